@@ -68,9 +68,8 @@ class HadamardOffset(Offset):
 
     def _positions(self, rows: Tensor) -> Tensor:
         """Where each output lies among the transforms of all groups."""
-        group = torch.arange(self.groups, device=rows.device).repeat_interleave(len(rows) // self.groups)
-        positions: Tensor = group * self.size + rows
-        return positions
+        group: Tensor = torch.arange(self.groups, device=rows.device)
+        return group.repeat_interleave(len(rows) // self.groups) * self.size + rows
 
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs, scaled so that D's rows have norm 1."""
