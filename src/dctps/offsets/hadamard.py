@@ -68,8 +68,9 @@ class HadamardOffset(Offset):
 
     def _positions(self, rows: Tensor) -> Tensor:
         """Where each output lies among the transforms of all groups."""
-        starts = torch.arange(self.groups, device=rows.device) * self.size
-        return starts.repeat_interleave(len(rows) // self.groups).add(rows)
+        outputs = torch.arange(len(rows), device=rows.device)
+        group = outputs.div(len(rows) // self.groups, rounding_mode="floor")
+        return group.mul(self.size).add(rows)
 
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs, scaled so that D's rows have norm 1."""
