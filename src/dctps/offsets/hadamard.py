@@ -68,10 +68,9 @@ class HadamardOffset(Offset):
 
     def _positions(self, rows: Tensor) -> Tensor:
         """Where each output lies among the transforms of all groups."""
-        outputs = torch.arange(len(rows), device=rows.device)
-        group = outputs.div(len(rows) // self.groups, rounding_mode="floor")
-        return group.mul(self.size).add(rows)
+        group = torch.arange(len(rows), device=rows.device) // (len(rows) // self.groups)
+        return group * self.size + rows
 
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs, scaled so that D's rows have norm 1."""
-        return flips.to(dtype) * self.in_features**-0.5
+        return flips.to(dtype) / math.sqrt(self.in_features)
