@@ -40,7 +40,7 @@ def configurations(epochs: int) -> list[RunConfig]:
 
 def train(config: RunConfig, runs: Path) -> dict[str, Any]:
     """One run, in a worker."""
-    from dctps.experiments import run  # noqa: PLC0415 (the parent process never needs torch)
+    from dctps.experiments.run import run  # noqa: PLC0415 (the parent process never needs torch)
 
     return run(config, out=runs / run_name(config), threads=1)
 
@@ -86,7 +86,7 @@ def main() -> None:
     rows = summarise(configs, summaries)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     result = {
-        "command": f"python benchmarks/lenet_cifar10.py --epochs {arguments.epochs} --workers {arguments.workers}",
+        "command": f"python {' '.join(sys.argv)}",
         "commit": commit.strip(),
         "hardware": f"{platform.machine()}, {_processor()}, {arguments.workers} workers of one thread",
         "versions": summaries[0]["versions"],
