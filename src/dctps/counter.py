@@ -8,7 +8,8 @@ in any order. The definition (docs/generator.md gives it byte by byte, with gold
     uniform(key, i)          = (bits >> 11) + 1/2, times 2^-53: in (0, 1)
     normal(key, i)           = the standard normal quantile of uniform(key, i)
     sample(key, k, n)        = the first k distinct values of (bits(key, i) >> 1) mod n, i = 0, 1, ...
-    permutation(key, n)      = the order that sorts bits(key, i) >> 1, i < n, ties to the smaller i
+    permutation(key, n)      = the order that sorts bits(key, i) >> 1, i < n, ties to the smaller i;
+                               the p-th of several over n sorts draws p n, ..., p n + n - 1
 
 Everything is done in 64-bit integers modulo 2^64, which torch's int64 gives on every device.
 
@@ -70,8 +71,13 @@ def signs(key: int, n: int, *, device: torch.device | str | None = None) -> Tens
 
 def permutation(key: int, n: int, *, device: torch.device | str | None = None) -> Tensor:
     """A uniform permutation of 0..n-1, int64."""
-    draws = _shift_right(bits(key, torch.arange(n, device=device)), 1)
-    return torch.sort(draws, stable=True).indices
+    return permutations(key, 1, n, device=device)[0]
+
+
+def permutations(key: int, count: int, n: int, *, device: torch.device | str | None = None) -> Tensor:
+    """`count` independent permutations of 0..n-1, int64 (count, n), the p-th from draws p n, ..., p n + n - 1."""
+    draws = _shift_right(bits(key, torch.arange(count * n, device=device)), 1)
+    return torch.sort(draws.reshape(count, n), stable=True).indices
 
 
 def sample(key: int, k: int, n: int, *, device: torch.device | str | None = None) -> Tensor:

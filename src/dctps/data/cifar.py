@@ -1,0 +1,306 @@
+"""CIFAR-10 and CIFAR-100 from their published files, unpacked or still in their archives.
+
+Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; files from
+https://www.cs.toronto.edu/~kriz/cifar.html. Both the "python version" and the "binary version" are read;
+the pickles of the former as data only (see `pickles`). A file is read up to its published size, then its MD5
+is compared, and only then is anything parsed; an archive as a whole first, then each file in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dctps.data.download import download as download_file
+from dctps.data.pickles import read_batch
+from dctps.data.registry import register_dataset
+from dctps.data.tensors import DataError, Dataset, ImageTensors
+
+BASE_URL = "https://www.cs.toronto.edu/~kriz/"
+
+_SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+_REMEDY = "point --data-dir or DCTPS_DATA at the folder that holds it, or add --download to fetch it there"
+_REPLACE = "delete it and fetch it again (--download)"
+
+_md5 = partial(hashlib.md5, usedforsecurity=False)
+
+# Pixels (uint8, (n, 3072)) and labels (any integers, (n,)) from the bytes of one file.
+Parser = Callable[[bytes], tuple[NDArray[np.uint8], NDArray[np.integer]]]
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file as published: its name, its exact size in bytes, its MD5, and how many images it holds."""
+
+    name: str
+    size: int
+    md5: str
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One published version: the folder, the archive that unpacks to it, its files and how to parse them."""
+
+    folder: str
+    archive: PublishedFile
+    train: tuple[PublishedFile, ...]
+    test: tuple[PublishedFile, ...]
+    parse: Parser
+
+    @property
+    def files(self) -> tuple[PublishedFile, ...]:
+        """Training files, then test files."""
+        return self.train + self.test
+
+    def missing_in(self, data_dir: Path) -> list[str]:
+        """Names of the files that the unpacked folder lacks."""
+        return [file.name for file in self.files if not (data_dir / self.folder / file.name).is_file()]
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """One of the two data sets; `layouts[0]` is the version that is downloaded."""
+
+    name: str
+    classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layouts: tuple[Layout, ...]
+
+
+def parse_binary(data: bytes, label_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    """Records of `label_bytes` labels (the last is the one used: CIFAR-100's fine label) and 3,072 pixels."""
+    if len(data) % (label_bytes + _PIXELS):
+        raise DataError(f"{len(data)} bytes are no whole number of {label_bytes + _PIXELS}-byte records")
+    records = np.frombuffer(data, np.uint8).reshape(-1, label_bytes + _PIXELS)
+    return records[:, label_bytes:], records[:, label_bytes - 1]
+
+
+# Checksums: of the archives, from the source's page; of the python version's files, those that torchvision
+# checks; of CIFAR-10's .bin files and CIFAR-100's test.bin, computed from the python files, which fix every byte;
+# of CIFAR-100's train.bin, from the public Go package rai-project/dldataset, whose test.bin is the computed one.
+CIFAR10 = Cifar(
+    name="cifar10",
+    classes=10,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    layouts=(
+        Layout(
+            folder="cifar-10-batches-py",
+            archive=PublishedFile("cifar-10-python.tar.gz", 170498071, "c58f30108f718f92721af3b95e74349a"),
+            train=(
+                PublishedFile("data_batch_1", 31035704, "c99cafc152244af753f735de768cd75f", 10000),
+                PublishedFile("data_batch_2", 31035320, "d4bba439e000b95fd0a9bffe97cbabec", 10000),
+                PublishedFile("data_batch_3", 31035999, "54ebc095f3ab1f0389bbae665268c751", 10000),
+                PublishedFile("data_batch_4", 31035696, "634d18415352ddfa80567beed471001a", 10000),
+                PublishedFile("data_batch_5", 31035623, "482c414d41f54cd18b22e5b47cb7c3cb", 10000),
+            ),
+            test=(PublishedFile("test_batch", 31035526, "40351d587109b95175f43aff81a1287e", 10000),),
+            parse=partial(read_batch, label_key="labels"),
+        ),
+        Layout(
+            folder="cifar-10-batches-bin",
+            archive=PublishedFile("cifar-10-binary.tar.gz", 170052171, "c32a1d4ab5d03f1284b67883e8d87530"),
+            train=(
+                PublishedFile("data_batch_1.bin", 30730000, "5dd7e06a14cb22eb9f671a540d1b7c25", 10000),
+                PublishedFile("data_batch_2.bin", 30730000, "5ea93a67294ea407fff1d09f752e9692", 10000),
+                PublishedFile("data_batch_3.bin", 30730000, "942cd6a4bcdd0dd3c604fbe906cb4421", 10000),
+                PublishedFile("data_batch_4.bin", 30730000, "ae636b3ba5c66a11e91e8cb52e771fcb", 10000),
+                PublishedFile("data_batch_5.bin", 30730000, "53f37980c15c3d472c316c40844f3f0d", 10000),
+            ),
+            test=(PublishedFile("test_batch.bin", 30730000, "803d5f7f4d78ea53de84dbe85f74fb6d", 10000),),
+            parse=partial(parse_binary, label_bytes=1),
+        ),
+    ),
+)
+
+CIFAR100 = Cifar(
+    name="cifar100",
+    classes=100,
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    layouts=(
+        Layout(
+            folder="cifar-100-python",
+            archive=PublishedFile("cifar-100-python.tar.gz", 169001437, "eb9058c3a382ffc7106e4002c42a8d85"),
+            train=(PublishedFile("train", 155249918, "16019d7e3df5f24257cddd939b257f8d", 50000),),
+            test=(PublishedFile("test", 31049707, "f0ef6b0ae62326f3e7ffdfab6717acfc", 10000),),
+            parse=partial(read_batch, label_key="fine_labels"),
+        ),
+        Layout(
+            folder="cifar-100-binary",
+            archive=PublishedFile("cifar-100-binary.tar.gz", 168513733, "03b5dce01913d631647c71ecec9e9cb8"),
+            train=(PublishedFile("train.bin", 153700000, "6172c7755cfe09b2fe270c85cebc1b15", 50000),),
+            test=(PublishedFile("test.bin", 30740000, "4499cfba6c016c1be1438163640a0898", 10000),),
+            parse=partial(parse_binary, label_bytes=2),
+        ),
+    ),
+)
+
+
+@register_dataset("cifar10")
+def load_cifar10(data_dir: Path | None, download: bool = False) -> Dataset:
+    """CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32), 10 classes; see `load_cifar`."""
+    return load_cifar(CIFAR10, data_dir, download)
+
+
+@register_dataset("cifar100")
+def load_cifar100(data_dir: Path | None, download: bool = False) -> Dataset:
+    """CIFAR-100 with its 100 fine labels: 50,000 training and 10,000 test images; see `load_cifar`."""
+    return load_cifar(CIFAR100, data_dir, download)
+
+
+def load_cifar(
+    spec: Cifar, data_dir: Path | None, download: bool = False, *, base_url: str = BASE_URL
+) -> Dataset:
+    """Load from the first complete version in a folder: unpacked folders first, then archives.
+
+    Args:
+        spec: which data set, in which versions.
+        data_dir: the folder that holds the published folders or archives.
+        download: fetch the python version's archive into `data_dir` if no version there is complete.
+        base_url: where the archive is, with a slash at the end.
+
+    Raises:
+        DataError: no folder was given; nothing complete is in it; a file is damaged; the download failed.
+    """
+    if data_dir is None:
+        wanted = ", ".join(f"{layout.folder}/ or {layout.archive.name}" for layout in spec.layouts)
+        raise DataError(f"{spec.name} needs a data folder (for {wanted}): give --data-dir or set DCTPS_DATA")
+    contents = _find(spec, data_dir)
+    if contents is None and download:
+        archive = spec.layouts[0].archive
+        download_file(base_url + archive.name, data_dir / archive.name, archive.md5, size=archive.size)
+        contents = _find(spec, data_dir)
+    if contents is None:
+        raise DataError(_nothing_found(spec, data_dir))
+    layout, read = contents
+    return _assemble(spec, layout, read)
+
+
+def _find(spec: Cifar, data_dir: Path) -> tuple[Layout, Iterator[tuple[PublishedFile, bytes]]] | None:
+    for layout in spec.layouts:
+        if not layout.missing_in(data_dir):
+            return layout, _read_folder(layout, data_dir / layout.folder)
+    for layout in spec.layouts:
+        path = data_dir / layout.archive.name
+        if path.is_file():
+            return layout, _read_archive(layout, path)
+    return None
+
+
+def _nothing_found(spec: Cifar, data_dir: Path) -> str:
+    if not data_dir.is_dir():
+        return f"the data folder {data_dir} does not exist: {_REMEDY}"
+    looked = []
+    for layout in spec.layouts:
+        folder = f"{layout.folder}/"
+        if (data_dir / layout.folder).is_dir():
+            folder += f" (which lacks {', '.join(layout.missing_in(data_dir))})"
+        looked.append(f"{folder} or {layout.archive.name}")
+    return f"{spec.name} is not in {data_dir}, where it would be {' or '.join(looked)}: {_REMEDY}"
+
+
+def _read_folder(layout: Layout, folder: Path) -> Iterator[tuple[PublishedFile, bytes]]:
+    for published in layout.files:
+        path = folder / published.name
+        try:
+            with path.open("rb") as file:
+                yield published, _read_checked(file, published, str(path))
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_archive(layout: Layout, path: Path) -> Iterator[tuple[PublishedFile, bytes]]:
+    """The files wanted, in the archive's order, in one pass and without writing any to disk."""
+    wanted = {f"{layout.folder}/{published.name}": published for published in layout.files}
+    try:
+        with path.open("rb") as file:
+            _check_size(layout.archive, os.fstat(file.fileno()).st_size, str(path))
+            _check_md5(layout.archive, hashlib.file_digest(file, _md5).hexdigest(), str(path))
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r|gz") as tar:
+                for member in tar:
+                    content = tar.extractfile(member) if member.name in wanted else None
+                    if content is not None:
+                        published = wanted.pop(member.name)
+                        yield published, _read_checked(content, published, f"{member.name} in {path}")
+                    if not wanted:
+                        break
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if wanted:
+        raise DataError(f"{path} lacks {', '.join(wanted)}: {_REPLACE}")
+
+
+def _read_checked(file: IO[bytes], published: PublishedFile, where: str) -> bytes:
+    """All of a file, but never more than one byte past its published size."""
+    data = file.read(published.size + 1)
+    _check_size(published, len(data), where)
+    _check_md5(published, _md5(data).hexdigest(), where)
+    return data
+
+
+def _check_size(published: PublishedFile, size: int, where: str) -> None:
+    if size < published.size:
+        raise DataError(f"{where} is cut off, {size} of {published.size} bytes: {_REPLACE}")
+    if size > published.size:
+        raise DataError(f"{where} is longer than the published {published.size} bytes: {_REPLACE}")
+
+
+def _check_md5(published: PublishedFile, md5: str, where: str) -> None:
+    if md5 != published.md5:
+        raise DataError(f"{where} is damaged, its MD5 is {md5} instead of {published.md5}: {_REPLACE}")
+
+
+def _assemble(spec: Cifar, layout: Layout, contents: Iterator[tuple[PublishedFile, bytes]]) -> Dataset:
+    total = sum(published.images for published in layout.files)
+    pixels = np.empty((total, *_SHAPE), np.uint8)
+    labels = np.empty(total, np.int64)
+    starts = np.cumsum([0, *(published.images for published in layout.files)])
+    part = {published.name: slice(*starts[i : i + 2]) for i, published in enumerate(layout.files)}
+    for published, data in contents:
+        file_pixels, file_labels = _parse(spec, layout, published, data)
+        pixels[part[published.name]] = file_pixels.reshape(-1, *_SHAPE)
+        labels[part[published.name]] = file_labels
+    everything = ImageTensors(torch.from_numpy(pixels), torch.from_numpy(labels))
+    training = sum(published.images for published in layout.train)
+    return Dataset(
+        name=spec.name,
+        train=ImageTensors(everything.images[:training], everything.labels[:training]),
+        test=ImageTensors(everything.images[training:], everything.labels[training:]),
+        classes=spec.classes,
+        mean=spec.mean,
+        std=spec.std,
+        flip=True,
+    )
+
+
+def _parse(
+    spec: Cifar, layout: Layout, published: PublishedFile, data: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    try:
+        pixels, labels = layout.parse(data)
+    except DataError as error:
+        raise DataError(f"{published.name} of {spec.name}: {error}") from error
+    if pixels.shape != (published.images, _PIXELS) or labels.shape != (published.images,):
+        raise DataError(
+            f"{published.name} of {spec.name} holds pixels {pixels.shape} and labels {labels.shape} "
+            f"instead of {published.images} images"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < spec.classes:
+        raise DataError(f"{published.name} of {spec.name} has labels outside 0..{spec.classes - 1}")
+    return pixels, labels

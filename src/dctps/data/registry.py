@@ -1,0 +1,59 @@
+"""Data sets by name: a registered loader is a plain callable from a folder to a `Dataset`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dctps.data.tensors import Dataset
+
+Loader = Callable[[Path | None, bool], Dataset]
+
+_LOADERS: dict[str, Loader] = {}
+
+
+def register_dataset(name: str) -> Callable[[Loader], Loader]:
+    """Give the decorated loader a name: `loader(data_dir, download) -> Dataset`.
+
+    Args:
+        name: what `load_dataset` and `--dataset` call it.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(loader: Loader) -> Loader:
+        if name in _LOADERS:
+            raise ValueError(f"a data set named {name!r} is registered already: choose another name")
+        _LOADERS[name] = loader
+        return loader
+
+    return register
+
+
+def list_datasets() -> list[str]:
+    """The registered names, sorted."""
+    return sorted(_LOADERS)
+
+
+def load_dataset(name: str, data_dir: str | Path | None = None, *, download: bool = False) -> Dataset:
+    """Load a data set whole into memory, on the CPU.
+
+    Args:
+        name: one of `list_datasets()`.
+        data_dir: folder of its files; None means the environment variable `DCTPS_DATA`, if set.
+        download: fetch what is missing into that folder.
+
+    Raises:
+        ValueError: no data set has that name.
+        DataError: its files are missing or damaged, or could not be downloaded.
+    """
+    if name not in _LOADERS:
+        near = difflib.get_close_matches(name, _LOADERS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(list_datasets())}"
+        raise ValueError(f"no data set is named {name!r}: {hint}")
+    # An empty variable counts as unset, as shells make no easy difference.
+    folder = data_dir if data_dir is not None else os.environ.get("DCTPS_DATA") or None
+    return _LOADERS[name](None if folder is None else Path(folder).expanduser(), download)

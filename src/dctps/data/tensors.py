@@ -1,0 +1,122 @@
+"""Image data sets as tensors, and the split of a validation set from the training images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dctps import counter
+
+
+class DataError(Exception):
+    """Data that is missing, cut off or not what it should be; the message says what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTensors:
+    """Labelled images, kept as the bytes they were published as.
+
+    Attributes:
+        images: uint8, (n, channels, height, width).
+        labels: int64, (n,), on the images' device.
+
+    Raises:
+        ValueError: a shape, a dtype or the devices are not these.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+            found = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
+            raise ValueError(f"images must be torch.uint8 of shape (n, channels, height, width), got {found}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            found = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            raise ValueError(f"labels must be torch.int64 of shape ({len(self.images)},), got {found}")
+        if self.labels.device != self.images.device:
+            raise ValueError(f"images are on {self.images.device}, labels on {self.labels.device}: move one")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> ImageTensors:
+        """The same images and labels on `device`."""
+        return ImageTensors(self.images.to(device), self.labels.to(device))
+
+    def select(self, indices: Tensor) -> ImageTensors:
+        """Copies of the images at `indices` (int64, (k,)), in that order."""
+        indices = indices.to(self.images.device)
+        return ImageTensors(self.images.index_select(0, indices), self.labels.index_select(0, indices))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named image classification task.
+
+    Attributes:
+        name: the name it is loaded by.
+        train: training images, validation not yet split off.
+        test: test images of the same shape.
+        classes: number of classes; labels are 0..classes-1.
+        mean: per channel over the training images, pixels scaled to [0, 1].
+        std: likewise.
+        flip: whether a horizontal flip keeps the label.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+
+    name: str
+    train: ImageTensors
+    test: ImageTensors
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+
+    def __post_init__(self) -> None:
+        train_shape, test_shape = tuple(self.train.images.shape[1:]), tuple(self.test.images.shape[1:])
+        if train_shape != test_shape:
+            raise ValueError(f"{self.name}: training images are {train_shape}, test images {test_shape}")
+        if not len(self.mean) == len(self.std) == train_shape[0]:
+            raise ValueError(
+                f"{self.name}: mean and std need one number for each of {train_shape[0]} channels"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"{self.name}: std must be positive, got {self.std}")
+        for part, labels in (("training", self.train.labels), ("test", self.test.labels)):
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+                raise ValueError(
+                    f"{self.name}: {part} labels run from {int(labels.min())} to {int(labels.max())}, "
+                    f"which is not within 0..{self.classes - 1}"
+                )
+
+
+def split_validation(
+    train: ImageTensors, validation_size: int, data_seed: int
+) -> tuple[ImageTensors, ImageTensors]:
+    """Split a validation set off the training images.
+
+    Validation are the first `validation_size` entries of `counter.permutation` under the key
+    `(data_seed, "", "split")`: a seed of its own, so that runs with other seeds share the split.
+
+    Args:
+        train: n images.
+        validation_size: number of validation images, 0..n-1.
+        data_seed: any integer.
+
+    Returns:
+        The training part and the validation part, each in the original order.
+
+    Raises:
+        ValueError: `validation_size` is not within 0..n-1.
+    """
+    n = len(train)
+    if not 0 <= validation_size < n:
+        raise ValueError(f"validation size {validation_size} is not within 0..{n - 1} of {n} training images")
+    order = counter.permutation(counter.derive_key(data_seed, "", "split"), n)
+    validation, rest = order[:validation_size], order[validation_size:]
+    return train.select(rest.sort().values), train.select(validation.sort().values)

@@ -1,0 +1,130 @@
+"""What an offset promises."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Offset(ABC):
+    """A fixed linear map D that is applied, never stored.
+
+    For a weight of shape (m, *rest) in `groups` groups, with n = prod(rest) inputs per output, D is
+    block-diagonal: group g maps its own n inputs to its own m / groups outputs. A convolution's n
+    inputs are one patch in torch's order (channel, row, column), as `F.unfold` gives them.
+
+    An offset has no parameters, holds at most O(m + n) numbers, and is rebuilt from `spec`. Subclasses
+    implement `to_dense`; those with a fast transform set `is_fast` and override `apply` and `adjoint`.
+
+    Args:
+        shape: of the weight, (m, n) or (m, in_channels / groups, kh, kw).
+        groups: of a convolution; divides m.
+        seed: of the offset's draws, where it has any.
+        layer: qualified name of the layer; keys the draws together with the seed.
+
+    Raises:
+        ValueError: the shape or the groups are not a layer's.
+    """
+
+    name: ClassVar[str] = ""
+    is_fast: ClassVar[bool] = False
+
+    def __init__(self, shape: Sequence[int], *, groups: int = 1, seed: int = 0, layer: str = "") -> None:
+        self.shape = tuple(int(size) for size in shape)
+        self.groups, self.seed, self.layer = groups, seed, layer
+        self._held: dict[torch.device, tuple[Tensor, ...]] = {}
+        if len(self.shape) < 2 or min(self.shape) < 1:
+            raise ValueError(f"an offset needs a weight shape (out, in, ...) of positive sizes, got {shape}")
+        if groups < 1 or self.shape[0] % groups:
+            raise ValueError(f"groups={groups} must divide the {self.shape[0]} outputs")
+
+    @property
+    def out_features(self) -> int:
+        """m: outputs of all groups."""
+        return self.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """n: inputs of one output."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON-ready arguments of `build_offset` that rebuild this offset."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "groups": self.groups,
+            "seed": self.seed,
+            "layer": self.layer,
+        }
+
+    @abstractmethod
+    def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+        """D as a tensor of the weight's shape, computed in `dtype` (float32 or float64)."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """D x.
+
+        Args:
+            x: float32 or float64, shape (*, groups * n).
+
+        Returns:
+            shape (*, m), of x's dtype and device.
+        """
+        blocks = self._blocks(x)
+        return torch.einsum("...gn,gon->...go", x.unflatten(-1, (self.groups, -1)), blocks).flatten(-2)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """D^T y: <D x, y> = <x, D^T y>.
+
+        Args:
+            y: float32 or float64, shape (*, m).
+
+        Returns:
+            shape (*, groups * n), of y's dtype and device.
+        """
+        blocks = self._blocks(y)
+        return torch.einsum("...go,gon->...gn", y.unflatten(-1, (self.groups, -1)), blocks).flatten(-2)
+
+    def norm(self) -> float:
+        """The Frobenius norm of D."""
+        return float(torch.linalg.vector_norm(self.to_dense(dtype=torch.float64)))
+
+    def held_bytes(self) -> int:
+        """Bytes of the draws that this one offset holds now, O(m + n)."""
+        return sum(t.numel() * t.element_size() for draws in self._held.values() for t in draws)
+
+    def __repr__(self) -> str:
+        groups = f", groups={self.groups}" if self.groups > 1 else ""
+        return f"{type(self).__name__}({'x'.join(map(str, self.shape))}{groups})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Offset) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.shape, self.groups, self.seed, self.layer))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": {}}
+
+    def _draw(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The seeded index tables of a subclass that has some, O(m + n) numbers."""
+        raise NotImplementedError
+
+    def _drawn(self, device: torch.device) -> tuple[Tensor, ...]:
+        """`_draw`, once for each device; outside inference mode, so that autograd may save it."""
+        if device not in self._held:
+            with torch.inference_mode(False), torch.no_grad():
+                self._held[device] = self._draw(device)
+        return self._held[device]
+
+    def _blocks(self, like: Tensor) -> Tensor:
+        """D as (groups, m / groups, n)."""
+        dense = self.to_dense(dtype=like.dtype, device=like.device)
+        return dense.reshape(self.groups, -1, self.in_features)

@@ -1,0 +1,76 @@
+"""The paper's offset: a block of the orthonormal DCT-II matrix."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..transforms import dct, dct_rows, idct
+from .base import Offset
+from .registry import register_offset
+
+
+@register_offset("dct")
+class DCTOffset(Offset):
+    """The top-left m x n block of the orthonormal DCT-II matrix of size q = max(m, n).
+
+    A patch is read with the channel fastest, `weight[o, c, i, j] = D[o, (i * kw + j) * C + c]`, and the
+    outputs of all groups run through the rows together.
+
+    Reference: Price and Tanner, "Dense for the Price of Sparse", ICML 2021, section 3.
+    """
+
+    is_fast = True
+
+    @property
+    def size(self) -> int:
+        """q: the transform's length."""
+        return max(self.out_features, self.in_features)
+
+    def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+        """D as a tensor of the weight's shape."""
+        m, n = self.out_features, self.in_features
+        rows = torch.arange(m, device=device)
+        if len(self.shape) == 2:
+            fine = math.isqrt(n - 1) + 1
+            blocks = dct_rows(rows, self.size, -(-n // fine), fine, dtype=dtype)
+            return blocks.flatten(1)[:, :n].contiguous()
+        channels = self.shape[1]
+        return dct_rows(rows, self.size, n // channels, channels, dtype=dtype).mT.reshape(self.shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """D x by one transform of length q for each group."""
+        n, per_group = self.in_features, self.out_features // self.groups
+        patches = self._channel_last(x.unflatten(-1, (self.groups, n)))
+        spectrum = dct(F.pad(patches, (0, self.size - n)))
+        kept = [spectrum[..., g, g * per_group : (g + 1) * per_group] for g in range(self.groups)]
+        return kept[0] if self.groups == 1 else torch.cat(kept, -1)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """D^T y by one transposed transform of length q for each group."""
+        per_group = self.out_features // self.groups
+        spectrum = torch.stack(
+            [
+                F.pad(y[..., g * per_group : (g + 1) * per_group], (g * per_group, self._above(g)))
+                for g in range(self.groups)
+            ],
+            -2,
+        )
+        return self._channel_first(idct(spectrum)[..., : self.in_features]).flatten(-2)
+
+    def _above(self, group: int) -> int:
+        """Transform rows above those of `group`."""
+        return self.size - (group + 1) * (self.out_features // self.groups)
+
+    def _channel_last(self, patches: Tensor) -> Tensor:
+        if len(self.shape) == 2:
+            return patches
+        return patches.unflatten(-1, (self.shape[1], -1)).mT.flatten(-2)
+
+    def _channel_first(self, patches: Tensor) -> Tensor:
+        if len(self.shape) == 2:
+            return patches
+        return patches.unflatten(-1, (-1, self.shape[1])).mT.flatten(-2)

@@ -1,0 +1,73 @@
+"""A randomised Hadamard offset: additions only."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..counter import derive_key, permutation, signs
+from ..transforms import hadamard, hadamard_rows
+from .base import Offset
+from .registry import register_offset
+
+
+@register_offset("hadamard")
+class HadamardOffset(Offset):
+    """D = n^(-1/2) H[rows, :n] diag(signs), H Sylvester's matrix of the next power of two q >= max(m, n).
+
+    The m rows are the first of a permutation of q keyed (seed, layer, "offset"), the n signs are keyed
+    (seed, layer, "offset-signs"), and every row of D has norm 1. Groups take their own rows, and
+    share the signs. Inputs are read in torch's order.
+    """
+
+    is_fast = True
+
+    @property
+    def size(self) -> int:
+        """q: the transform's length, a power of two."""
+        return 1 << (max(self.out_features, self.in_features) - 1).bit_length()
+
+    def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+        """D as a tensor of the weight's shape."""
+        rows, flips = self._drawn(torch.device(device))
+        n = self.in_features
+        fine = 1 << (math.isqrt(n - 1)).bit_length()
+        blocks = hadamard_rows(rows.long(), -(-n // fine), fine, dtype=dtype)
+        return (blocks.flatten(1)[:, :n] * self._scaled(flips, dtype)).reshape(self.shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """D x by one Hadamard transform of length q for each group."""
+        rows, flips = self._drawn(x.device)
+        patches = x.unflatten(-1, (self.groups, -1)) * self._scaled(flips, x.dtype)
+        spectrum = hadamard(F.pad(patches, (0, self.size - self.in_features)))
+        return spectrum.flatten(-2).index_select(-1, self._positions(rows))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """D^T y by one Hadamard transform of length q for each group."""
+        rows, flips = self._drawn(y.device)
+        spectrum = y.new_zeros(*y.shape[:-1], self.groups * self.size)
+        spectrum = spectrum.index_copy(-1, self._positions(rows), y)
+        patches = hadamard(spectrum.unflatten(-1, (self.groups, -1)))[..., : self.in_features]
+        return (patches * self._scaled(flips, y.dtype)).flatten(-2)
+
+    def norm(self) -> float:
+        """sqrt(m): every row has norm 1."""
+        return math.sqrt(self.out_features)
+
+    def _draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rows of H, and the signs of the inputs."""
+        rows = permutation(derive_key(self.seed, self.layer, "offset"), self.size, device=device)
+        flips = signs(derive_key(self.seed, self.layer, "offset-signs"), self.in_features, device=device)
+        return rows[: self.out_features].int(), flips.to(torch.int8)
+
+    def _positions(self, rows: Tensor) -> Tensor:
+        """Where each output lies among the transforms of all groups."""
+        group = torch.arange(self.groups, device=rows.device).repeat_interleave(len(rows) // self.groups)
+        return group * self.size + rows
+
+    def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
+        """The signs, scaled so that D's rows have norm 1."""
+        return flips.to(dtype) * self.in_features**-0.5

@@ -1,0 +1,106 @@
+"""The separable randomised DCT: the DCT's basis functions, dealt to the outputs at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..counter import derive_key, permutations, signs
+from ..transforms import dct, dct_rows, idct
+from .base import Offset
+from .registry import register_offset
+
+
+@register_offset("sdct")
+class SDCTOffset(Offset):
+    """Each output's filter is one separable cosine, `phi[u,a,b](c,i,j) = dct_C[u,c] dct_kh[a,i] dct_kw[b,j]`.
+
+    Per group, outputs take the n functions in the order of a permutation; each further n outputs take a
+    fresh permutation, and a fresh sign per channel and per spatial position. With R rounds of n,
+    round r of group g uses permutation g R + r of the key (seed, layer, "offset"), over functions
+    numbered (u kh + a) kw + b, and for r > 0 the signs from draw (g R + r)(C + kh kw) on, the
+    channels' first, of the key (seed, layer, "offset-signs"). Every filter has norm 1.
+    """
+
+    is_fast = True
+
+    def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+        """D as a tensor of the weight's shape."""
+        positions, flips = self._drawn(torch.device(device))
+        channels, kh, kw = self._axes
+        frequency = positions.long() % self.in_features
+        u, a, b = frequency // (kh * kw), frequency // kw % kh, frequency % kw
+        fine = math.isqrt(channels - 1) + 1
+        channel = dct_rows(u, channels, -(-channels // fine), fine, dtype=dtype).flatten(1)[:, :channels]
+        rows = dct_rows(a, kh, 1, kh, dtype=dtype)[:, 0]
+        columns = dct_rows(b, kw, 1, kw, dtype=dtype)[:, 0]
+        spatial = (rows[:, :, None] * columns[:, None, :]).flatten(1)
+        if self.rounds > 1:
+            sign = flips.flatten(0, 1)[positions.long() // self.in_features].to(dtype)
+            channel, spatial = channel * sign[:, :channels], spatial * sign[:, channels:]
+        return (channel[:, :, None] * spatial[:, None, :]).reshape(self.shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """D x: one separable transform for each group and round, of which the outputs pick their terms."""
+        positions, flips = self._drawn(x.device)
+        patches = self._flip(x.unflatten(-1, (self.groups, 1, self.in_features)), flips)
+        return self._transform(patches, dct).flatten(-3).index_select(-1, positions)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """D^T y: the outputs' terms, transformed back."""
+        positions, flips = self._drawn(y.device)
+        spectrum = y.new_zeros(*y.shape[:-1], self.groups * self.rounds * self.in_features)
+        spectrum = spectrum.index_copy(-1, positions.long(), y)
+        patches = self._transform(spectrum.unflatten(-1, (self.groups, self.rounds, -1)), idct)
+        return self._flip(patches, flips).sum(-2).flatten(-2)
+
+    def norm(self) -> float:
+        """sqrt(m): every filter has norm 1."""
+        return math.sqrt(self.out_features)
+
+    @property
+    def rounds(self) -> int:
+        """R: how often the n functions are dealt out in each group."""
+        return -(-(self.out_features // self.groups) // self.in_features)
+
+    @property
+    def _axes(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a patch; a linear layer's patch is one pixel."""
+        channels, kh, kw = (*self.shape[1:], 1, 1)[:3]
+        return channels, kh, kw
+
+    def _draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Each output's position among the (group, round, function) triples; the signs, -1 or 1."""
+        n, blocks = self.in_features, self.groups * self.rounds
+        order = permutations(derive_key(self.seed, self.layer, "offset"), blocks, n, device=device)
+        order = order + n * torch.arange(blocks, device=device)[:, None]
+        positions = order.reshape(self.groups, -1)[:, : self.out_features // self.groups].flatten()
+        if self.rounds == 1:
+            return positions.int(), torch.empty(0, dtype=torch.int8, device=device)
+        channels, kh, kw = self._axes
+        width = channels + kh * kw
+        key = derive_key(self.seed, self.layer, "offset-signs")
+        flips = signs(key, blocks * width, device=device).to(torch.int8)
+        flips = flips.reshape(self.groups, self.rounds, width)
+        flips[:, 0] = 1
+        return positions.int(), flips
+
+    def _flip(self, patches: Tensor, flips: Tensor) -> Tensor:
+        """Each round's signs on (*, groups, rounds, n); one round has none."""
+        if self.rounds == 1:
+            return patches
+        channels, _, _ = self._axes
+        sign = flips[..., :channels, None] * flips[..., None, channels:]
+        return patches * sign.flatten(-2).to(patches.dtype)
+
+    def _transform(self, patches: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
+        """The transform along channel, row and column of (*, n)."""
+        if len(self.shape) == 2:
+            return transform(patches)
+        cube = patches.unflatten(-1, self._axes)
+        for axis in (-1, -2, -3):
+            cube = transform(cube.transpose(axis, -1)).transpose(axis, -1)
+        return cube.flatten(-3)

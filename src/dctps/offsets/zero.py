@@ -1,0 +1,32 @@
+"""No offset: a plain sparse layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Offset
+from .registry import register_offset
+
+
+@register_offset("zero")
+class ZeroOffset(Offset):
+    """D = 0. A layer under it has no alpha, and trains S alone."""
+
+    is_fast = True
+
+    def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+        """Zeros of the weight's shape."""
+        return torch.zeros(self.shape, dtype=dtype, device=device)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Zeros, (*, m)."""
+        return x.new_zeros(*x.shape[:-1], self.out_features)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Zeros, (*, groups * n)."""
+        return y.new_zeros(*y.shape[:-1], self.groups * self.in_features)
+
+    def norm(self) -> float:
+        """0."""
+        return 0.0
