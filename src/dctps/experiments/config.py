@@ -89,7 +89,9 @@ def resolve(config: RunConfig) -> RunConfig:
     method = lookup("method", METHODS, config.method)
     default_lr = lookup("optimizer", LEARNING_RATES, config.optimizer)
     if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
-        raise ValueError("nesterov goes with the optimizer sgd and a momentum above 0: change those, or leave it out")
+        raise ValueError(
+            "nesterov goes with the optimizer sgd and a momentum above 0: change those, or leave it out"
+        )
 
     config = replace(config, lr=default_lr if config.lr is None else config.lr)
     if method.offset is None:
@@ -132,7 +134,9 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     """The fields in which two configurations differ, with both values, in the order of the fields."""
-    pairs = {field.name: (getattr(config, field.name), getattr(other, field.name)) for field in fields(config)}
+    pairs = {
+        field.name: (getattr(config, field.name), getattr(other, field.name)) for field in fields(config)
+    }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -146,7 +150,12 @@ def run_name(config: RunConfig) -> str:
     parts = [config.model, config.dataset, config.method, *density, f"seed{config.seed}"]
     usual = resolve(
         RunConfig(
-            config.model, config.dataset, config.method, config.density, config.seed, optimizer=config.optimizer
+            config.model,
+            config.dataset,
+            config.method,
+            config.density,
+            config.seed,
+            optimizer=config.optimizer,
         )
     )
     if config.optimizer != RunConfig.optimizer:

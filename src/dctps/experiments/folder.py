@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from dctps.checkpoint import save_state
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
 from dctps.files import write_atomically
 
@@ -45,12 +48,10 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds another run, or something that is no run.
         """
-        try:
+        with self._explained():
+            if not self.path.exists():
+                return None
             strangers = [file.name for file in self.path.iterdir() if not self._ours(file.name)]
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._unusable(error) from None
         if not (self.path / CONFIG).exists():
             if strangers:
                 raise RunFolderError(
@@ -73,11 +74,9 @@ class RunFolder:
         Raises:
             RunFolderError: another process holds it, or it cannot be written.
         """
-        try:
+        with self._explained():
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / LOCK).open("a")
-        except OSError as error:
-            raise self._unusable(error) from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +86,9 @@ class RunFolder:
                 ) from None
             # It may have been free when `finished` looked and filled since.
             if self.finished() is not None:
-                raise RunFolderError(f"another process has just finished the run in {self.path}: there is nothing to do")
+                raise RunFolderError(
+                    f"another process has just finished the run in {self.path}: there is nothing to do"
+                )
             self._begin()
             yield
 
@@ -95,31 +96,35 @@ class RunFolder:
         """Add an epoch to the metrics. The file is written anew, so that it never ends in half a line."""
         self._records.append(record)
         lines = "".join(json.dumps(record) + "\n" for record in self._records)
-        self.write(METRICS, lines.encode())
+        self._write(METRICS, lines.encode())
+
+    def save(self, model: nn.Module, name: str, epoch: int) -> None:
+        """Write the network as it is after `epoch`, under `LAST` or `BEST`."""
+        with self._explained():
+            save_state(model, self.path / name, {"config": to_dict(self.config), "epoch": epoch})
 
     def finish(self, summary: Record) -> None:
         """Write the summary, which makes the run a finished one."""
-        self.write(SUMMARY, _to_json(summary))
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write one file of the folder atomically.
-
-        Raises:
-            RunFolderError: it cannot be written.
-        """
-        try:
-            write_atomically(self.path / name, content)
-        except OSError as error:
-            raise self._unusable(error) from None
+        self._write(SUMMARY, _to_json(summary))
 
     def _begin(self) -> None:
         for name in (METRICS, LAST, BEST):
             (self.path / name).unlink(missing_ok=True)
         self._records.clear()
-        self.write(CONFIG, _to_json(to_dict(self.config)))
+        self._write(CONFIG, _to_json(to_dict(self.config)))
 
-    def _unusable(self, error: OSError) -> RunFolderError:
-        return RunFolderError(f"cannot write to {self.path} ({error.strerror}): choose another folder with --out")
+    def _write(self, name: str, content: bytes) -> None:
+        with self._explained():
+            write_atomically(self.path / name, content)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write to {self.path} ({error.strerror}): choose another folder with --out, or make room"
+            ) from None
 
     @staticmethod
     def _ours(name: str) -> bool:

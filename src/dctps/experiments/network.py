@@ -6,9 +6,13 @@ import torch
 from torch import nn
 
 import dctps
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
+from dctps.names import lookup
 from dctps.nn import DpSConv2d, DpSLinear
+
+# Classes and channels of the data sets that come with dctps, so that a report needs no data files.
+_SHAPES = {"digits": (10, 1), "cifar10": (10, 3), "cifar100": (100, 3)}
 
 
 def build_network(config: RunConfig, classes: int, in_channels: int, device: torch.device) -> nn.Module:
@@ -44,3 +48,25 @@ def build_network(config: RunConfig, classes: int, in_channels: int, device: tor
         if isinstance(module, DpSLinear | DpSConv2d) and module.alpha is not None:
             module.alpha.requires_grad_(config.alpha_trainable)
     return model
+
+
+def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> dctps.Report:
+    """The report on the network of `config`, from a build of its own: no data are read.
+
+    Args:
+        config: what to build.
+        classes: outputs (None: those of the data set).
+        in_channels: of the images (None: those of the data set).
+
+    Raises:
+        ValueError: a bad choice in `config`, or a size that neither arguments nor data set give.
+    """
+    config = resolve(config)
+    if classes is None or in_channels is None:
+        usual_classes, usual_channels = lookup("data set", _SHAPES, config.dataset)
+        classes = usual_classes if classes is None else classes
+        in_channels = usual_channels if in_channels is None else in_channels
+    if min(classes, in_channels) < 1:
+        raise ValueError(f"classes and in_channels must be at least 1, got {classes} and {in_channels}")
+    with torch.random.fork_rng(devices=[]):
+        return dctps.report(build_network(config, classes, in_channels, torch.device("cpu")))

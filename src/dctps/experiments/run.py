@@ -7,18 +7,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 import dctps
-from dctps.checkpoint import load_state, save_state
+from dctps.checkpoint import load_state
 from dctps.data import load_dataset
-from dctps.experiments.config import RunConfig, resolve, run_name, to_dict
+from dctps.experiments.config import RunConfig, resolve, run_name
 from dctps.experiments.folder import BEST, LAST, Record, RunFolder, read_config, read_summary
 from dctps.experiments.session import Session
 from dctps.training import Metrics
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Where a run goes that is given no folder: `runs/` and `run_name(config)`."""
+    return Path("runs") / run_name(config)
 
 
 def run(
@@ -38,7 +42,7 @@ def run(
 
     Args:
         config: what to run.
-        out: the run folder (None: `runs/` and `run_name(config)`).
+        out: the run folder (None: `default_folder(config)`).
         data_dir: folder of the data files (None: the environment variable DCTPS_DATA).
         download: fetch missing data files into `data_dir`.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`: a GPU where there is one.
@@ -55,7 +59,7 @@ def run(
         TrainingError: the loss is not finite.
     """
     config = resolve(config)
-    folder = RunFolder(Path("runs") / run_name(config) if out is None else Path(out), config)
+    folder = RunFolder(default_folder(config) if out is None else Path(out), config)
     summary = folder.finished()
     if summary is not None:
         return summary
@@ -68,13 +72,12 @@ def run(
             for epoch in range(1, config.epochs + 1):
                 record = session.train_epoch(epoch, progress=progress)
                 records.append(record)
-                stamp = {"config": to_dict(config), "epoch": epoch}
-                save_state(session.model, folder.path / LAST, stamp)
+                folder.save(session.model, LAST, epoch)
                 if record["val_accuracy"] is not None and (
                     best is None or record["val_accuracy"] > best["val_accuracy"]
                 ):
                     best = record
-                    save_state(session.model, folder.path / BEST, stamp)
+                    folder.save(session.model, BEST, epoch)
                 folder.append(record)
                 if on_epoch is not None:
                     on_epoch(record)
@@ -117,9 +120,7 @@ def evaluate_run(
         return found
 
 
-def _summary(
-    model: nn.Module, records: list[Record], best: Record | None, device: torch.device
-) -> Record:
+def _summary(model: nn.Module, records: list[Record], best: Record | None, device: torch.device) -> Record:
     last = records[-1]
     chosen = best or {"epoch": None, "val_accuracy": None, "test_accuracy": None}
     return {
@@ -169,5 +170,7 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"the device {name!r} is not supported: choose cpu, cuda or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {name!r} ({torch.cuda.device_count()} GPUs found): choose --device cpu")
+        raise ValueError(
+            f"there is no device {name!r} ({torch.cuda.device_count()} GPUs found): choose --device cpu"
+        )
     return device

@@ -112,9 +112,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, precision: Precision
-) -> Metrics:
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, precision: Precision) -> Metrics:
     """The mean loss and the accuracy of `model`, in evaluation mode, over `batches`.
 
     Args:
