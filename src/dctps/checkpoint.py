@@ -47,7 +47,9 @@ def load_state(model: nn.Module, path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}: check the path") from None
     except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}): train again, or copy it again") from None
+        raise ValueError(
+            f"{path} is no readable checkpoint ({error}): copy it again, or train again"
+        ) from None
 
     expected = {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}

@@ -1,4 +1,7 @@
-"""The command line: read the flags, call `dctps.experiments`, print. torch is imported once the flags are read."""
+"""The command line: read the flags, call `dctps.experiments`, print.
+
+torch is imported once the flags are read, so that `--help` and a mistyped flag are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: after `--help` (status 0), or flags that do not parse (status 2).
     """
     command = tyro.cli(
-        _Command,  # type: ignore[arg-type]
+        _Command,
         prog="dctps",
         description="Train and inspect networks whose layers are alpha * D + S: a dense offset that is never "
         "stored, and a very sparse trained matrix.",

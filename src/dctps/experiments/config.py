@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from dctps.experiments.methods import METHODS
@@ -82,15 +83,15 @@ def resolve(config: RunConfig) -> RunConfig:
     Raises:
         ValueError: a value out of range, an unknown method or optimizer, or choices that exclude each other.
     """
-    for name, (holds, what) in _RULES.items():
+    for name, (holds, what, example) in _RULES.items():
         value = getattr(config, name)
         if value is not None and not holds(value):
-            raise ValueError(f"{name} must be {what}, got {value}")
+            raise ValueError(f"{name} must be {what}, got {value}; for instance {example}")
     method = lookup("method", METHODS, config.method)
     default_lr = lookup("optimizer", LEARNING_RATES, config.optimizer)
     if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
         raise ValueError(
-            "nesterov goes with the optimizer sgd and a momentum above 0: change those, or leave it out"
+            "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out"
         )
 
     config = replace(config, lr=default_lr if config.lr is None else config.lr)
@@ -134,58 +135,44 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     """The fields in which two configurations differ, with both values, in the order of the fields."""
-    pairs = {
-        field.name: (getattr(config, field.name), getattr(other, field.name)) for field in fields(config)
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    ours, theirs = vars(config), vars(other)
+    return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
 
 
 def run_name(config: RunConfig) -> str:
-    """A folder's name for a run: model, data set, method, density, seed, and whatever else is not the default.
+    """A folder's name for a run: model, data set, method, density, seed, and what else is not the default.
 
     `lenet5-digits-dctps-0.01-seed0`, or with five epochs `lenet5-digits-dctps-0.01-seed0-epochs5`.
     """
     config = resolve(config)
     density = [] if config.density is None else [repr(config.density)]
     parts = [config.model, config.dataset, config.method, *density, f"seed{config.seed}"]
-    usual = resolve(
-        RunConfig(
-            config.model,
-            config.dataset,
-            config.method,
-            config.density,
-            config.seed,
-            optimizer=config.optimizer,
-        )
-    )
     if config.optimizer != RunConfig.optimizer:
         parts.append(config.optimizer)
+    named = ("model", "dataset", "method", "density", "seed", "optimizer")
+    usual = resolve(RunConfig(**{name: getattr(config, name) for name in named}))
     for name, (value, _) in differences(config, usual).items():
         text = "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"{name.replace('_', '')}{text}")
     return "-".join(parts)
 
 
-def _finite_from_zero(value: float) -> bool:
-    return 0 <= value < math.inf
-
-
 def _rising_shares(shares: tuple[float, ...]) -> bool:
     edges = [0.0, *shares, 1.0]
-    return all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    return all(a < b for a, b in pairwise(edges))
 
 
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "density": (lambda x: 0 < x <= 1, "in (0, 1], such as 0.01 for one weight in a hundred"),
-    "seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1"),
-    "epochs": (lambda x: x >= 1, "at least 1"),
-    "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number"),
-    "lr": (lambda x: 0 < x < math.inf, "above 0"),
-    "momentum": (lambda x: 0 <= x < 1, "in [0, 1)"),
-    "weight_decay": (_finite_from_zero, "0 or more"),
-    "milestones": (_rising_shares, "rising shares of the run in (0, 1), such as 0.6 0.8"),
-    "batch_size": (lambda x: x >= 1, "at least 1"),
-    "clip_norm": (lambda x: 0 < x < math.inf, "above 0"),
-    "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1), such as 0.1"),
-    "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1"),
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "density": (lambda x: 0 < x <= 1, "in (0, 1]", "0.01 trains one weight in a hundred"),
+    "seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
+    "epochs": (lambda x: x >= 1, "at least 1", "20"),
+    "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number", "one"),
+    "lr": (lambda x: 0 < x < math.inf, "above 0", "0.006 with adam"),
+    "momentum": (lambda x: 0 <= x < 1, "in [0, 1)", "0.9"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "0 or more", "0.0005"),
+    "milestones": (_rising_shares, "rising shares of the run in (0, 1)", "0.6 0.8"),
+    "batch_size": (lambda x: x >= 1, "at least 1", "128"),
+    "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
+    "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
+    "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
 }

@@ -55,7 +55,7 @@ class RunFolder:
         if not (self.path / CONFIG).exists():
             if strangers:
                 raise RunFolderError(
-                    f"{self.path} holds files but no run ({min(strangers)}): choose an empty folder with --out"
+                    f"{self.path} holds files that are no run ({min(strangers)}): choose another --out"
                 )
             return None
         theirs = read_config(self.path)
@@ -63,7 +63,7 @@ class RunFolder:
         if differing:
             listed = ", ".join(f"{name} {a} there and {b} here" for name, (a, b) in differing.items())
             raise RunFolderError(
-                f"{self.path} holds a different run ({listed}): choose another folder with --out, or delete it"
+                f"{self.path} holds a different run ({listed}): choose another --out, or delete it"
             )
         return _read_json(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
 
@@ -82,13 +82,11 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunFolderError(
-                    f"another process is writing to {self.path}: wait for it, or choose another folder with --out"
+                    f"another process is writing to {self.path}: wait for it, or choose another --out"
                 ) from None
             # It may have been free when `finished` looked and filled since.
             if self.finished() is not None:
-                raise RunFolderError(
-                    f"another process has just finished the run in {self.path}: there is nothing to do"
-                )
+                raise RunFolderError(f"another process has just finished the run in {self.path}")
             self._begin()
             yield
 
@@ -123,7 +121,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise RunFolderError(
-                f"cannot write to {self.path} ({error.strerror}): choose another folder with --out, or make room"
+                f"cannot write to {self.path} ({error.strerror}): choose another --out"
             ) from None
 
     @staticmethod

@@ -27,14 +27,14 @@ def build_network(config: RunConfig, classes: int, in_channels: int, device: tor
         device: where the network is to be.
 
     Raises:
-        ValueError: an unknown model, offset, allocation or criterion, or a choice that does not fit the model.
+        ValueError: an unknown model, offset, allocation or criterion, or one that does not fit the model.
     """
     if config.density is None:
         return build_model(config.model, classes, in_channels).to(device)
     weightless = config.criterion == "random" and config.alpha != "match"
     with torch.device("meta" if weightless else "cpu"):
         model = build_model(config.model, classes, in_channels)
-    model = dctps.sparsify_(
+    sparse: nn.Module = dctps.sparsify_(
         model if weightless else model.to(device),
         config.density,
         offset=config.offset,
@@ -44,10 +44,10 @@ def build_network(config: RunConfig, classes: int, in_channels: int, device: tor
         seed=config.seed,
         device=device,
     )
-    for module in model.modules():
+    for module in sparse.modules():
         if isinstance(module, DpSLinear | DpSConv2d) and module.alpha is not None:
             module.alpha.requires_grad_(config.alpha_trainable)
-    return model
+    return sparse
 
 
 def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> dctps.Report:

@@ -36,7 +36,7 @@ def run(
     progress: bool = False,
     on_epoch: Callable[[Record], None] | None = None,
 ) -> Record:
-    """Train the network of `config` and write its run folder; a run that is finished already is left as it is.
+    """Train the network of `config` and write its run folder; a finished run is left as it is.
 
     The caller's random state and number of threads are afterwards as before.
 
@@ -46,7 +46,7 @@ def run(
         data_dir: folder of the data files (None: the environment variable DCTPS_DATA).
         download: fetch missing data files into `data_dir`.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`: a GPU where there is one.
-        threads: of the CPU (None: torch's choice). Runs repeat bit for bit on one machine and number of threads.
+        threads: of the CPU (None: torch's choice). Runs repeat bit for bit on one machine at one number.
         progress: show a bar for each epoch where standard error is a terminal.
         on_epoch: called with each epoch's record, as in metrics.jsonl.
 
@@ -94,7 +94,7 @@ def evaluate_run(
     device: str = "auto",
     threads: int | None = None,
 ) -> dict[str, Metrics]:
-    """The test metrics of a finished run's saved networks: `"last"`, and `"best"` where it had a validation set.
+    """The test metrics of a finished run's networks: `"last"`, and `"best"` where it had a validation set.
 
     Args:
         path: the run folder.

@@ -21,13 +21,13 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
 
 
-class NonFiniteLoss(TrainingError):
+class NonFiniteLoss(TrainingError):  # noqa: N818
     """The loss of a step is infinite or not a number."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Means over the images of one pass: the cross-entropy `loss` in nats and the `accuracy` as a fraction."""
+    """Means over the images of one pass: cross-entropy `loss` in nats, and `accuracy` as a fraction."""
 
     loss: float
     accuracy: float
@@ -73,7 +73,7 @@ def train_epoch(
         schedule: of `optimizer`, counted in steps.
         epoch: for messages, counted from 1.
         precision: of the forward pass.
-        clip_norm: gradients are scaled down to this norm, over all parameters together, where theirs is above it.
+        clip_norm: the largest norm of the gradient over all parameters together; a larger one is scaled down.
 
     Returns:
         The means over the epoch of what each step saw, before it stepped.
@@ -94,7 +94,7 @@ def train_epoch(
 
         optimizer.zero_grad(set_to_none=True)
         scaler = precision.scaler
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if clip_norm is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, clip_norm)

@@ -24,8 +24,7 @@ def parameter_groups(
         model: converted or not; a shared parameter is taken once.
         weight_decay: of the first group; the second has 0.
         decay_alpha: whether the DpS layers' alphas are decayed.
-        decay_norm_bias: whether biases are, and all parameters of normalisation layers (those with
-            one dimension in any other layer).
+        decay_norm_bias: whether biases and normalisation layers are: every other parameter of one dimension.
 
     Returns:
         Groups as torch's optimizers take them; an empty one is left out.
@@ -60,7 +59,7 @@ def parameter_groups(
 def build_optimizer(
     name: str, groups: Groups, *, lr: float, momentum: float = 0.9, nesterov: bool = False
 ) -> Optimizer:
-    """The optimizer called `name`: `"sgd"`, `"adam"` (L2 added to the gradient) or `"adamw"` (decoupled decay).
+    """The optimizer called `name`: `"sgd"`, `"adam"` (L2 in the gradient) or `"adamw"` (decoupled decay).
 
     Args:
         name: of the optimizer.
