@@ -90,8 +90,9 @@ def parse_binary(data: bytes, label_bytes: int) -> tuple[NDArray[np.uint8], NDAr
 
 
 # Checksums: of the archives, from the source's page; of the python version's files, those that torchvision
-# checks; of CIFAR-10's .bin files and CIFAR-100's test.bin, computed from the python files, which fix every byte;
-# of CIFAR-100's train.bin, from the public Go package rai-project/dldataset, whose test.bin is the computed one.
+# checks; of CIFAR-10's .bin files and CIFAR-100's test.bin, computed from the python files, which fix every
+# byte; of CIFAR-100's train.bin, from the public Go package rai-project/dldataset, whose checksum of test.bin
+# is the computed one.
 CIFAR10 = Cifar(
     name="cifar10",
     classes=10,
@@ -109,7 +110,7 @@ CIFAR10 = Cifar(
                 PublishedFile("data_batch_5", 31035623, "482c414d41f54cd18b22e5b47cb7c3cb", 10000),
             ),
             test=(PublishedFile("test_batch", 31035526, "40351d587109b95175f43aff81a1287e", 10000),),
-            parse=partial(read_batch, label_key="labels"),
+            parse=partial(read_batch, label_key=b"labels"),
         ),
         Layout(
             folder="cifar-10-batches-bin",
@@ -138,7 +139,7 @@ CIFAR100 = Cifar(
             archive=PublishedFile("cifar-100-python.tar.gz", 169001437, "eb9058c3a382ffc7106e4002c42a8d85"),
             train=(PublishedFile("train", 155249918, "16019d7e3df5f24257cddd939b257f8d", 50000),),
             test=(PublishedFile("test", 31049707, "f0ef6b0ae62326f3e7ffdfab6717acfc", 10000),),
-            parse=partial(read_batch, label_key="fine_labels"),
+            parse=partial(read_batch, label_key=b"fine_labels"),
         ),
         Layout(
             folder="cifar-100-binary",
@@ -180,13 +181,16 @@ def load_cifar(
     if data_dir is None:
         wanted = ", ".join(f"{layout.folder}/ or {layout.archive.name}" for layout in spec.layouts)
         raise DataError(f"{spec.name} needs a data folder (for {wanted}): give --data-dir or set DCTPS_DATA")
-    contents = _find(spec, data_dir)
-    if contents is None and download:
-        archive = spec.layouts[0].archive
-        download_file(base_url + archive.name, data_dir / archive.name, archive.md5, size=archive.size)
+    try:
         contents = _find(spec, data_dir)
-    if contents is None:
-        raise DataError(_nothing_found(spec, data_dir))
+        if contents is None and download:
+            archive = spec.layouts[0].archive
+            download_file(base_url + archive.name, data_dir / archive.name, archive.md5, size=archive.size)
+            contents = _find(spec, data_dir)
+        if contents is None:
+            raise DataError(_nothing_found(spec, data_dir))
+    except OSError as error:
+        raise DataError(f"cannot look into {data_dir} ({error.strerror}): {_REMEDY}") from error
     layout, read = contents
     return _assemble(spec, layout, read)
 
@@ -204,7 +208,7 @@ def _find(spec: Cifar, data_dir: Path) -> tuple[Layout, Iterator[tuple[Published
 
 def _nothing_found(spec: Cifar, data_dir: Path) -> str:
     if not data_dir.is_dir():
-        return f"the data folder {data_dir} does not exist: {_REMEDY}"
+        return f"there is no data folder {data_dir}: {_REMEDY}"
     looked = []
     for layout in spec.layouts:
         folder = f"{layout.folder}/"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dctps.data.tensors import Dataset
+from dctps.data.tensors import DataError, Dataset
 
 Loader = Callable[[Path | None, bool], Dataset]
 
@@ -56,4 +56,8 @@ def load_dataset(name: str, data_dir: str | Path | None = None, *, download: boo
         raise ValueError(f"no data set is named {name!r}: {hint}")
     # An empty variable counts as unset, as shells make no easy difference.
     folder = data_dir if data_dir is not None else os.environ.get("DCTPS_DATA") or None
-    return _LOADERS[name](None if folder is None else Path(folder).expanduser(), download)
+    try:
+        path = None if folder is None else Path(folder).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"the data folder {folder} begins with the name of no user here") from error
+    return _LOADERS[name](path, download)
