@@ -128,6 +128,6 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, change, where, 
 def test_a_report_needs_sizes_for_an_unknown_data_set():
     with pytest.raises(ValueError, match="unknown data set 'mnist'"):
         describe(RunConfig(dataset="mnist"))
-    assert describe(RunConfig(dataset="mnist"), classes=10, in_channels=1).to_dict()["weights"] == 61_470 - 150
+    assert describe(RunConfig(dataset="mnist"), classes=10, in_channels=1).to_dict()["weights"] == 61_770 - 300
     with pytest.raises(ValueError, match="at least 1, got 0"):
         describe(RunConfig(), classes=0)
