@@ -1,1 +1,50 @@
-"""Networks whose layers are `W = alpha * D + S`: a fast dense offset plus a sparse trained matrix."""
+"""Networks whose layers are `W = alpha * D + S`: a fast dense offset plus a sparse trained matrix.
+
+Names load when first used, so that `import dctps` costs nothing and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .nn import DpSConv2d as DpSConv2d
+    from .nn import DpSLinear as DpSLinear
+    from .nn import merge_ as merge_
+    from .nn import report as report
+    from .offsets import Offset as Offset
+    from .offsets import build_offset as build_offset
+    from .offsets import register_offset as register_offset
+    from .selection import register_allocation as register_allocation
+    from .selection import register_criterion as register_criterion
+    from .selection import sparsify_ as sparsify_
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DpSConv2d": "nn",
+    "DpSLinear": "nn",
+    "Offset": "offsets",
+    "build_offset": "offsets",
+    "merge_": "nn",
+    "register_allocation": "selection",
+    "register_criterion": "selection",
+    "register_offset": "offsets",
+    "report": "nn",
+    "sparsify_": "selection",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names that load when first used)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

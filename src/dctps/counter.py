@@ -29,7 +29,7 @@ _MIX_2 = 0x94D049BB133111EB
 
 
 def derive_key(seed: int, name: str, purpose: str) -> int:
-    """The 64-bit key of one stream: BLAKE2b with an 8-byte digest of `"{seed}/{name}/{purpose}"`, little-endian.
+    """The 64-bit key of one stream: BLAKE2b-64 of `"{seed}/{name}/{purpose}"`, little-endian.
 
     Args:
         seed: the user's seed, any integer.
@@ -60,7 +60,8 @@ def uniform(key: int, counter: Tensor) -> Tensor:
 
 def normal(key: int, counter: Tensor) -> Tensor:
     """Standard normal draws, float64, one per counter, by inversion."""
-    return torch.special.ndtri(uniform(key, counter))
+    draws: Tensor = torch.special.ndtri(uniform(key, counter))
+    return draws
 
 
 def signs(key: int, n: int, *, device: torch.device | str | None = None) -> Tensor:
@@ -75,7 +76,7 @@ def permutation(key: int, n: int, *, device: torch.device | str | None = None) -
 
 
 def permutations(key: int, count: int, n: int, *, device: torch.device | str | None = None) -> Tensor:
-    """`count` independent permutations of 0..n-1, int64 (count, n), the p-th from draws p n, ..., p n + n - 1."""
+    """`count` permutations of 0..n-1, int64 (count, n), the p-th from draws p n, ..., p n + n - 1."""
     draws = _shift_right(bits(key, torch.arange(count * n, device=device)), 1)
     return torch.sort(draws.reshape(count, n), stable=True).indices
 

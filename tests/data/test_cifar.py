@@ -268,14 +268,16 @@ def test_real_cifar10_from_python_files_and_from_binary_files_made_of_them(tmp_p
 
 
 @pytest.mark.real_data
-def test_real_cifar100_test_file_in_both_versions():
-    path = real_folder("cifar-100-python/test") / "cifar-100-python" / "test"
-    python, binary = CIFAR100.layouts
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_real_cifar100_files_in_both_versions(part):
+    """The python file fixes every byte of the binary file, so each proves the other's size and checksum."""
+    path = real_folder(f"cifar-100-python/{part}") / "cifar-100-python" / part
+    python, binary = (getattr(layout, part)[0] for layout in CIFAR100.layouts)
     data, batch = path.read_bytes(), unpickled(path)
     coarse, fine = (np.array(batch[key], np.uint8)[:, None] for key in (b"coarse_labels", b"fine_labels"))
     records = np.concatenate([coarse, fine, batch[b"data"]], axis=1).tobytes()
-    assert published("test", data, 10000) == python.test[0]
-    assert published("test.bin", records, 10000) == binary.test[0]
+    assert published(part, data, len(fine)) == python
+    assert published(f"{part}.bin", records, len(fine)) == binary
     for pixels, labels in (read_batch(data, b"fine_labels"), parse_binary(records, label_bytes=2)):
         assert np.array_equal(pixels, batch[b"data"])
         assert labels.tolist() == batch[b"fine_labels"]

@@ -45,6 +45,12 @@ def test_nothing_that_a_file_names_is_called(protocol, tmp_path):
     assert (tmp_path / "ran").exists()  # the file was a real danger
 
 
+def test_a_foreign_name_is_refused_even_where_nothing_uses_it():
+    hostile = GOOD[:-2] + b"U\x01xcos\nsystem\nu."
+    with pytest.raises(DataError, match="the name b'os system' has no place there"):
+        read_batch(hostile, b"labels")
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -19,7 +19,7 @@ class Offset(ABC):
     inputs are one patch in torch's order (channel, row, column), as `F.unfold` gives them.
 
     An offset has no parameters, holds at most O(m + n) numbers, and is rebuilt from `spec`. Subclasses
-    implement `to_dense`; those with a fast transform set `is_fast` and override `apply` and `adjoint`.
+    implement `to_dense`; those with a fast transform override `apply`, `adjoint` and `row_cost`.
 
     Args:
         shape: of the weight, (m, n) or (m, in_channels / groups, kh, kw).
@@ -32,7 +32,6 @@ class Offset(ABC):
     """
 
     name: ClassVar[str] = ""
-    is_fast: ClassVar[bool] = False
 
     def __init__(self, shape: Sequence[int], *, groups: int = 1, seed: int = 0, layer: str = "") -> None:
         self.shape = tuple(int(size) for size in shape)
@@ -63,6 +62,14 @@ class Offset(ABC):
             "seed": self.seed,
             "layer": self.layer,
         }
+
+    @property
+    def row_cost(self) -> float:
+        """Estimated time of `apply` for each input row, in nanoseconds on one core; inf: no fast transform.
+
+        The layers weigh it against the dense kernel (`nn/dispatch.py`); only ratios matter.
+        """
+        return math.inf
 
     @abstractmethod
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:

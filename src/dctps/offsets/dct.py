@@ -23,12 +23,15 @@ class DCTOffset(Offset):
     Reference: Price and Tanner, "Dense for the Price of Sparse", ICML 2021, section 3.
     """
 
-    is_fast = True
-
     @property
     def size(self) -> int:
         """q: the transform's length."""
         return max(self.out_features, self.in_features)
+
+    @property
+    def row_cost(self) -> float:
+        """A real FFT with reordering before and after."""
+        return 6.0 * self.groups * self.size
 
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """D as a tensor of the weight's shape."""
@@ -68,9 +71,11 @@ class DCTOffset(Offset):
     def _channel_last(self, patches: Tensor) -> Tensor:
         if len(self.shape) == 2:
             return patches
-        return patches.unflatten(-1, (self.shape[1], -1)).mT.flatten(-2)
+        cubes: Tensor = patches.unflatten(-1, (self.shape[1], -1))
+        return cubes.mT.flatten(-2)
 
     def _channel_first(self, patches: Tensor) -> Tensor:
         if len(self.shape) == 2:
             return patches
-        return patches.unflatten(-1, (-1, self.shape[1])).mT.flatten(-2)
+        cubes: Tensor = patches.unflatten(-1, (-1, self.shape[1]))
+        return cubes.mT.flatten(-2)

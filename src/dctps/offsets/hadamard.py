@@ -23,12 +23,15 @@ class HadamardOffset(Offset):
     share the signs. Inputs are read in torch's order.
     """
 
-    is_fast = True
-
     @property
     def size(self) -> int:
         """q: the transform's length, a power of two."""
         return 1 << (max(self.out_features, self.in_features) - 1).bit_length()
+
+    @property
+    def row_cost(self) -> float:
+        """A few small matrix products."""
+        return 2.0 * self.groups * self.size
 
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """D as a tensor of the weight's shape."""
@@ -65,8 +68,8 @@ class HadamardOffset(Offset):
 
     def _positions(self, rows: Tensor) -> Tensor:
         """Where each output lies among the transforms of all groups."""
-        group = torch.arange(self.groups, device=rows.device).repeat_interleave(len(rows) // self.groups)
-        return group * self.size + rows
+        group: Tensor = torch.arange(self.groups, device=rows.device)
+        return group.repeat_interleave(len(rows) // self.groups) * self.size + rows
 
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs, scaled so that D's rows have norm 1."""

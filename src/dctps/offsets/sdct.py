@@ -25,7 +25,10 @@ class SDCTOffset(Offset):
     channels' first, of the key (seed, layer, "offset-signs"). Every filter has norm 1.
     """
 
-    is_fast = True
+    @property
+    def row_cost(self) -> float:
+        """A transform for each group and round, and the outputs' selection."""
+        return 7.0 * self.groups * self.rounds * self.in_features + self.out_features
 
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """D as a tensor of the weight's shape."""
@@ -100,7 +103,7 @@ class SDCTOffset(Offset):
         """The transform along channel, row and column of (*, n)."""
         if len(self.shape) == 2:
             return transform(patches)
-        cube = patches.unflatten(-1, self._axes)
+        cube: Tensor = patches.unflatten(-1, self._axes)
         for axis in (-1, -2, -3):
             cube = transform(cube.transpose(axis, -1)).transpose(axis, -1)
         return cube.flatten(-3)

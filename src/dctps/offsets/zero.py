@@ -13,7 +13,10 @@ from .registry import register_offset
 class ZeroOffset(Offset):
     """D = 0. A layer under it has no alpha, and trains S alone."""
 
-    is_fast = True
+    @property
+    def row_cost(self) -> float:
+        """Nothing to do."""
+        return 0.0
 
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """Zeros of the weight's shape."""

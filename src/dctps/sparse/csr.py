@@ -50,15 +50,16 @@ def _sddmm(g: Tensor, x: Tensor, support: Tensor, m: int, n: int) -> Tensor:
     pointers, columns = _compressed_rows(support, m, n)
     zeros = x.new_zeros(support.shape)
     pattern = torch.sparse_csr_tensor(pointers, columns, zeros, (m, n), check_invariants=False)
-    return torch.sparse.sampled_addmm(pattern, g.T, x, beta=0.0).values()
+    entries: Tensor = torch.sparse.sampled_addmm(pattern, g.T, x, beta=0.0).values()
+    return entries
 
 
-@torch.library.register_fake("dctps::spmm", lib=_library)
+@torch.library.register_fake("dctps::spmm", lib=_library)  # type: ignore[untyped-decorator]
 def _spmm_fake(values: Tensor, support: Tensor, x: Tensor, m: int, n: int, transposed: bool) -> Tensor:
     return x.new_empty(x.shape[0], n if transposed else m)
 
 
-@torch.library.register_fake("dctps::sddmm", lib=_library)
+@torch.library.register_fake("dctps::sddmm", lib=_library)  # type: ignore[untyped-decorator]
 def _sddmm_fake(g: Tensor, x: Tensor, support: Tensor, m: int, n: int) -> Tensor:
     return x.new_empty(support.shape)
 
@@ -71,7 +72,7 @@ def _compressed_rows(support: Tensor, m: int, n: int) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _acknowledge_beta() -> None:
-    """torch warns once in a process that CSR is in beta; this library's users can do nothing about it."""
+    """Torch warns once in a process that CSR is in beta; this library's users can do nothing about it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([0])[:0], torch.empty(0), (1, 1))

@@ -23,13 +23,14 @@ Shape = tuple[int, int]
 
 
 def spmm(values: Tensor, support: Tensor, x: Tensor, shape: Shape, *, transposed: bool = False) -> Tensor:
-    """x S^T, or x S if `transposed`.
+    """The product x S^T, or x S if `transposed`.
 
     Args:
         values: (nnz,), float32 or float64.
         support: int64 (nnz,), sorted flat positions in S.
         x: (batch, n), or (batch, m) if `transposed`; of the dtype of `values`.
         shape: (m, n) of S.
+        transposed: multiply by S instead of S^T.
 
     Returns:
         (batch, m), or (batch, n) if `transposed`.
@@ -145,7 +146,7 @@ class _SDDMM(Function):
 def _one_by_one(
     op: type[Function], batch_size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[Tensor, int]:
-    """vmap where the matrices themselves differ: torch has no batched CSR product."""
+    """The batching rule where the matrices themselves differ: torch has no batched CSR product."""
     slices = [
         [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
         for i in range(batch_size)

@@ -23,7 +23,9 @@ def budget(density: float, size: int) -> int:
         ValueError: the density is outside (0, 1].
     """
     if not 0 < density <= 1:
-        raise ValueError(f"density must be in (0, 1], got {density}: it is the fraction of weights that train")
+        raise ValueError(
+            f"density must be in (0, 1], got {density}: it is the fraction of weights that train"
+        )
     # The float 0.1 lies a little above a tenth; its shortest decimal does not, so that ties are ties.
     return round(Fraction(str(float(density))) * size)
 

@@ -1,0 +1,270 @@
+"""What DpSLinear and DpSConv2d share: D, S, alpha and bias, and how each is made."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..counter import derive_key, uniform
+from ..offsets import Offset, ZeroOffset, build_offset
+from ..sparse import budget, check_support, random_support
+from .functional import dps_weight
+
+Alpha = Literal["one", "match"] | float
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+class DpSLayer(nn.Module):
+    """A layer with the weight W = alpha * D + S, of which only S's values, alpha and the bias exist.
+
+    Attributes:
+        values: Parameter (nnz,), the entries of S at the support.
+        support: buffer, int64 (nnz,), sorted flat row-major positions in W.
+        alpha: Parameter (1,), or None under the `zero` offset.
+        bias: Parameter (out,) or None.
+        offset: D as an operator; no module, no parameters. Its `layer` names the layer's draws.
+        seed: of the support, and of whatever else `reset_parameters` draws.
+    """
+
+    values: nn.Parameter
+    support: Tensor
+    alpha: nn.Parameter | None
+    bias: nn.Parameter | None
+    offset: Offset
+
+    def _build(
+        self,
+        shape: tuple[int, ...],
+        *,
+        groups: int,
+        bias: bool,
+        offset: str | Offset,
+        density: float | None,
+        nnz: int | None,
+        support: Tensor | None,
+        alpha: Alpha,
+        alpha_trainable: bool,
+        seed: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        if isinstance(offset, str):
+            offset = build_offset(offset, shape, groups=groups, seed=seed)
+        elif offset.shape != shape or offset.groups != groups:
+            raise ValueError(f"{offset!r} does not fit a weight of shape {shape} in {groups} groups")
+        if sum(given is not None for given in (density, nnz, support)) != 1:
+            raise ValueError("give one of density, nnz and support: it fixes the other two")
+        size = math.prod(shape)
+        if support is not None:
+            support = check_support(support, shape)
+            count = len(support)
+        else:
+            count = budget(density, size) if density is not None else nnz or 0
+            if not 0 <= count <= size:
+                raise ValueError(f"nnz must be in 0..{size} for a weight of shape {shape}, got {count}")
+        self.offset, self.seed = offset, seed
+        self._alpha_law, self._given_support = alpha, support is not None
+
+        self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
+        where = self.values.device
+        has_offset = not isinstance(offset, ZeroOffset)
+        self.alpha = nn.Parameter(self.values.new_empty(1), alpha_trainable) if has_offset else None
+        self.bias = nn.Parameter(self.values.new_empty(shape[0])) if bias else None
+        if support is None:
+            support = torch.empty(count, dtype=torch.int64, device=where)
+        elif where.type == "meta":
+            raise ValueError(
+                "a given support would be lost on the meta device: build the layer on a real one"
+            )
+        self.register_buffer("support", support.to(where))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make the layer as its arguments say, from its seed; a no-op on the meta device.
+
+        S is 0 under an offset. Under `zero` its values follow the law of torch's own layers, as the
+        bias does: U(-1/sqrt(n), 1/sqrt(n)) with n inputs per output, each from the draw of its own
+        position. A support that came from the seed is drawn again; one that was given is kept.
+        """
+        if self.values.is_meta:
+            return
+        bound = self.offset.in_features**-0.5
+        with torch.no_grad():
+            if not self._given_support:
+                size = math.prod(self.offset.shape)
+                self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.offset.layer))
+            if self.alpha is None:
+                self.values.copy_(bound * self._symmetric("values", self.support))
+            else:
+                self.values.zero_()
+                # A draw from that law has an expected squared norm of m n / 3n.
+                norm = math.sqrt(self.offset.out_features / 3)
+                self.alpha.fill_(initial_alpha(self._alpha_law, self.offset, norm))
+            if self.bias is not None:
+                outputs = torch.arange(len(self.bias), device=self.bias.device)
+                self.bias.copy_(bound * self._symmetric("bias", outputs))
+
+    @classmethod
+    @abstractmethod
+    def _arguments_of(cls, dense: nn.Module) -> dict[str, Any]:
+        """The constructor's arguments that shape a layer like `dense`."""
+
+    @classmethod
+    def from_dense(
+        cls,
+        dense: nn.Linear | nn.Conv2d,
+        *,
+        offset: str = "dct",
+        density: float | None = None,
+        nnz: int | None = None,
+        support: Tensor | None = None,
+        alpha: Alpha = "one",
+        alpha_trainable: bool = True,
+        seed: int = 0,
+        name: str = "",
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """The layer that replaces a dense one.
+
+        Bias, dtype, training mode, hooks and frozenness are taken over. Under the `zero` offset so are
+        the weights at the support; under others S starts at 0. A layer on the meta device has no
+        weights to take: values and bias are drawn, on `device`.
+
+        Args:
+            dense: `nn.Linear` for `DpSLinear`, `nn.Conv2d` for `DpSConv2d`.
+            offset: name of the offset.
+            density: fraction of the weights that train; or
+            nnz: their number; or
+            support: their mask or positions. None of the three: the nonzeros of the dense weight, so
+                that an already pruned layer is brought in as it is.
+            alpha: `"one"`, `"match"` for ||W|| / ||D||, or a number.
+            alpha_trainable: whether alpha is trained.
+            seed: of the support and the offset.
+            name: qualified name of the layer, which keys its draws together with the seed.
+            device: of the new layer; by default the dense one's, or the CPU for a meta layer.
+
+        Raises:
+            ValueError: weights are needed, for their nonzeros or `"match"`, of a layer on the meta device.
+        """
+        weight = dense.weight
+        if density is None and nnz is None and support is None:
+            _need_weights(weight, "its nonzeros as the support")
+            support = weight != 0
+        arguments = cls._arguments_of(dense)
+        operator = build_offset(
+            offset, weight.shape, groups=arguments.get("groups", 1), seed=seed, layer=name
+        )
+        if alpha == "match" and not isinstance(operator, ZeroOffset):
+            _need_weights(weight, 'alpha="match"')
+            norm = float(torch.linalg.vector_norm(weight.detach().double()))
+            alpha = initial_alpha(alpha, operator, norm)
+        layer = cls(
+            **arguments,
+            offset=operator,
+            density=density,
+            nnz=nnz,
+            support=support,
+            alpha=alpha,
+            alpha_trainable=alpha_trainable and weight.requires_grad,
+            seed=seed,
+            device=device or ("cpu" if weight.is_meta else weight.device),
+            dtype=weight.dtype,
+        )
+        with torch.no_grad():
+            if not weight.is_meta and layer.alpha is None:
+                layer.values.copy_(weight.reshape(-1)[layer.support.to(weight.device)])
+            if dense.bias is not None and layer.bias is not None:
+                if not dense.bias.is_meta:
+                    layer.bias.copy_(dense.bias)
+                layer.bias.requires_grad_(dense.bias.requires_grad)
+        layer.values.requires_grad_(weight.requires_grad)
+        for hooks in _HOOKS:
+            setattr(layer, hooks, getattr(dense, hooks))
+        return layer.train(dense.training)
+
+    @abstractmethod
+    def merged(self) -> nn.Linear | nn.Conv2d:
+        """The plain dense layer with the weight `to_dense()`."""
+
+    def _merge_into(self, dense: nn.Linear | nn.Conv2d) -> None:
+        """Give a meta-built dense layer this one's weight, bias, training mode, hooks and frozenness."""
+        dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad)
+        dense.bias = self.bias
+        for hooks in _HOOKS:
+            setattr(dense, hooks, getattr(self, hooks))
+        dense.train(self.training)
+
+    @property
+    def nnz(self) -> int:
+        """Number of trained values."""
+        return self.values.numel()
+
+    @property
+    def density(self) -> float:
+        """The fraction of weights that train, nnz / (out * in), in [0, 1]."""
+        return self.nnz / math.prod(self.offset.shape)
+
+    def to_dense(self) -> Tensor:
+        """W = alpha * D + S, made when asked, differentiable; of the weight's shape and the layer's dtype."""
+        weight = dps_weight(self.values, self.support, self.offset, self.alpha)
+        return weight.to(self.values.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The same as `to_dense()`: O(out * in) time and memory at each access."""
+        return self.to_dense()
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dtype != self.values.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"{type(self).__name__} holds {self.values.dtype} and its input is {x.dtype}: "
+                f"convert one of them with .to(), or run under torch.autocast"
+            )
+
+    def _symmetric(self, purpose: str, counter: Tensor) -> Tensor:
+        """Draws from U(-1, 1), float64."""
+        return 2.0 * uniform(derive_key(self.seed, self.offset.layer, purpose), counter) - 1.0
+
+    def _state_repr(self) -> str:
+        alpha = "" if self.alpha is None or self.alpha.requires_grad else ", alpha_trainable=False"
+        return f"offset={self.offset.name!r}, nnz={self.nnz}, density={self.density:.4g}{alpha}"
+
+
+def initial_alpha(alpha: Alpha, offset: Offset, norm: float) -> float:
+    """Alpha's initial value.
+
+    Args:
+        alpha: `"one"`, `"match"` for norm / ||D|| (0 for a layer initialised to zero), or a number.
+        offset: D.
+        norm: Frobenius norm of the layer's own initialisation, for `"match"`.
+
+    Raises:
+        ValueError: another word.
+    """
+    if alpha == "one":
+        return 1.0
+    if alpha == "match":
+        return norm / offset.norm()
+    if isinstance(alpha, str):
+        raise ValueError(f'alpha must be "one", "match" or a number, got {alpha!r}')
+    return float(alpha)
+
+
+def _need_weights(weight: Tensor, what: str) -> None:
+    if weight.is_meta:
+        raise ValueError(
+            f"{what} needs the layer's weights, and this one is on the meta device: build it for real"
+        )

@@ -1,0 +1,60 @@
+"""Walking a network by qualified names, and replacing modules in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from .layer import DpSLayer
+
+_WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, by its first qualified name without wrappers' prefixes.
+
+    So names, and the draws that they key, do not depend on whether the network is compiled or wrapped
+    for data parallel training.
+    """
+    seen: set[int] = set()
+
+    def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        yield name, module
+        for child_name, child in module.named_children():
+            hidden = child_name in _WRAPPED or (child_name == "module" and isinstance(module, _WRAPPERS))
+            parts = [name] if hidden else [name, child_name]
+            yield from walk(".".join(filter(None, parts)), child)
+
+    return walk("", model)
+
+
+def replace_(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put each replacement wherever its original stands, shared places included.
+
+    Returns:
+        the model, or the root's own replacement.
+    """
+    for parent in list(model.modules()):
+        for child_name, child in list(parent._modules.items()):
+            if child is not None and child in replacements:
+                parent._modules[child_name] = replacements[child]
+    return replacements.get(model, model)
+
+
+def merge_(model: nn.Module) -> nn.Module:
+    """Turn every DpS layer back into the plain dense layer with the weight W = alpha * D + S.
+
+    Args:
+        model: any module, converted in part or whole; changed in place.
+
+    Returns:
+        the model; a root that is itself a DpS layer comes back replaced.
+    """
+    return replace_(model, {m: m.merged() for m in model.modules() if isinstance(m, DpSLayer)})
