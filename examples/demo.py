@@ -1,7 +1,4 @@
-"""Train LeNet-5 on the digits in four ways, and compare what each trains, keeps in memory and stores.
-
-    python examples/demo.py [--epochs 15] [--seed 0] [--out FOLDER]
-"""
+"""Train LeNet-5 on the digits in four ways, and compare what each trains, keeps in memory and stores."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ NETWORKS = {
 
 def main() -> None:
     """Train all, then print a line for each."""
-    parser = argparse.ArgumentParser(description="Train LeNet-5 on the digits in four ways and compare them.")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the run folders here (default: they are deleted)")
@@ -34,7 +31,9 @@ def main() -> None:
 def compare(folder: Path, epochs: int, seed: int) -> None:
     """One run folder for each network under `folder`, and the table."""
     print(f"LeNet-5 on 32x32 digits, {epochs} epochs each, density 1%\n")
-    print(f"{'network':<14}{'test accuracy':>14}{'trained numbers':>17}{'bytes in memory':>17}{'on disk':>10}")
+    print(
+        f"{'network':<14}{'test accuracy':>14}{'trained numbers':>17}{'bytes in memory':>17}{'on disk':>10}"
+    )
     for name, choices in NETWORKS.items():
         # 1,437 images make few steps: small batches make them many, and crops would ask for more of them.
         config = RunConfig(**choices, epochs=epochs, seed=seed, batch_size=32, augment=False)
@@ -42,7 +41,7 @@ def compare(folder: Path, epochs: int, seed: int) -> None:
         summary = run(config, out=folder / config.method, threads=1, progress=True)
         report = summary["report"]
         print(
-            f"{name:<14}{summary['last_test_accuracy']:>14.1%}{report['trainable']:>17,}"
+            f"{name:<14}{summary['last_test_accuracy']:>14.1%}{sum(report['trainable'].values()):>17,}"
             f"{report['memory_bytes']:>17,}{report['disk_bytes']:>10,}",
             flush=True,
         )

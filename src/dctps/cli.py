@@ -152,7 +152,8 @@ def _train(command: Train) -> None:
             f"validation {summary['best_val_accuracy']:.4f}, test {summary['best_test_accuracy']:.4f}"
         )
     counts = summary["report"]
-    print(f"trained numbers {counts['trainable']:,}, of them in S {counts['nnz']:,} of {counts['weights']:,}")
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts["trainable"].items() if count)
+    print(f"trained numbers {sum(counts['trainable'].values()):,} ({kinds})")
 
 
 def _evaluate(command: Evaluate) -> None:

@@ -92,8 +92,8 @@ def test_a_locked_folder(tmp_path, capfd):
 
 
 def test_a_loss_that_is_not_finite(tmp_path, capfd):
-    flags = "--method dense --optimizer sgd --lr 1e20 --schedule constant --threads 1 --out".split()
-    assert "epoch 1, step" in error_of(capfd, "train", *flags, str(tmp_path / "run"))
+    flags = "--method dense --optimizer sgd --lr 1e20 --schedule constant --threads 1"
+    assert "epoch 1, step" in error_of(capfd, "train", *flags.split(), "--out", str(tmp_path / "run"))
 
 
 def test_damaged_files(tmp_path, trained, capfd):
@@ -121,7 +121,14 @@ def test_a_folder_that_is_no_run(tmp_path, capfd, command):
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["trian"], ["train", "--densty", "0.1"], ["train", "--density", "x"], ["evaluate"], ["train", "--amp", "8"]],
+    [
+        [],
+        ["trian"],
+        ["train", "--densty", "0.1"],
+        ["train", "--density", "x"],
+        ["evaluate"],
+        ["train", "--amp", "8"],
+    ],
 )
 def test_flags_that_do_not_parse(capfd, argv):
     with pytest.raises(SystemExit) as info:

@@ -21,7 +21,9 @@ def command(*argv, cwd):
     )
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["report", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["report", "--help"]]
+)
 def test_help_does_not_import_torch(tmp_path, argv):
     traced = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "dctps", *argv],

@@ -24,7 +24,10 @@ def test_round_trip_of_a_trained_model_and_its_metadata(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (network(4), r"'0.bias' is torch.float32 of shape \(3,\) in the file and torch.float32 of shape \(4,\)"),
+        (
+            network(4),
+            r"'0.bias' is torch.float32 of shape \(3,\) in the file and torch.float32 of shape \(4,\)",
+        ),
         (network()[0], "'0.bias' is torch.float32 .* in the file and absent in the model"),
         (network().double(), "'0.bias' is torch.float32 of .* torch.float64"),
     ],
@@ -42,7 +45,9 @@ def test_a_missing_file(tmp_path):
         load_state(network(), tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"\xff" + b[1:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"\xff" + b[1:]]
+)
 def test_a_damaged_file(tmp_path, damage):
     path = tmp_path / "m.safetensors"
     save_state(network(), path, {})

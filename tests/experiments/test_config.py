@@ -27,7 +27,11 @@ def test_a_field_younger_than_the_file_has_its_default():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"densty": 1}, "unknown field 'densty'"), ({"epochs": "many"}, "wrong type"), ({"epochs": 0}, "at least 1")],
+    [
+        ({"densty": 1}, "unknown field 'densty'"),
+        ({"epochs": "many"}, "wrong type"),
+        ({"epochs": 0}, "at least 1"),
+    ],
 )
 def test_values_that_no_run_has_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

@@ -98,9 +98,9 @@ def test_a_path_that_cannot_be_a_folder(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", '{"epochs": "many"}', '{"colour": 1}'])
 def test_a_damaged_configuration(finished, content):
     (finished.path / "config.json").write_text(content)
-    with pytest.raises(RunFolderError, match="config.json"):
+    with pytest.raises(RunFolderError, match=r"config\.json"):
         read_config(finished.path)
-    with pytest.raises(RunFolderError, match="config.json"):
+    with pytest.raises(RunFolderError, match=r"config\.json"):
         finished.finished()
 
 

@@ -45,7 +45,7 @@ def test_an_epoch_is_the_same_as_steps_by_hand():
         gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
         with torch.no_grad():
             for p, g in zip(by_hand.parameters(), gradients, strict=True):
-                p -= 0.1 * g
+                p.sub_(0.1 * g)
         loss_sum += loss.item() * len(y)
         correct += sum(int(row.argmax() == label) for row, label in zip(logits, y, strict=True))
     torch.testing.assert_close(model.weight, by_hand.weight)
@@ -56,7 +56,9 @@ def test_an_epoch_is_the_same_as_steps_by_hand():
 def test_clip_norm_bounds_the_step_over_all_parameters():
     model = linear()
     before = torch.cat([p.detach().clone().flatten() for p in model.parameters()])
-    train_epoch(model, two_batches()[:1], *sgd_and_constant(model, lr=1.0), epoch=1, precision=OFF, clip_norm=1e-3)
+    train_epoch(
+        model, two_batches()[:1], *sgd_and_constant(model, lr=1.0), epoch=1, precision=OFF, clip_norm=1e-3
+    )
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert (after - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -82,7 +84,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_says_what_to_do():
     optimizer, schedule = sgd_and_constant(model, lr=0.25)
     train_epoch(model, [good], optimizer, schedule, epoch=1, precision=OFF)
     before = model.weight.detach().clone()
-    with pytest.raises(NonFiniteLoss, match=r"nan at epoch 3, step 1, learning rate 0\.25: try a lower --lr") as info:
+    with pytest.raises(
+        NonFiniteLoss, match=r"nan at epoch 3, step 1, learning rate 0\.25: try a lower --lr"
+    ) as info:
         train_epoch(model, [bad], optimizer, schedule, epoch=3, precision=OFF)
     assert isinstance(info.value, TrainingError)
     assert torch.equal(model.weight, before)
@@ -104,7 +108,9 @@ class Recording(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    ("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_amp_sets_the_dtype_of_the_forward_pass_and_trains_float32_parameters(amp, dtype):
     model = Recording()
     before = model.linear.weight.detach().clone()

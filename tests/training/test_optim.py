@@ -17,7 +17,9 @@ def network():
 
 def names_with_decay(model, **options):
     decay = {
-        id(p): group["weight_decay"] for group in parameter_groups(model, 0.1, **options) for p in group["params"]
+        id(p): group["weight_decay"]
+        for group in parameter_groups(model, 0.1, **options)
+        for p in group["params"]
     }
     names = {name: decay[id(p)] for name, p in model.named_parameters()}
     assert len(decay) == len(names)
@@ -88,7 +90,9 @@ def test_adam_adds_the_decay_to_the_gradient_and_adamw_does_not():
     parameter, groups = groups_of(10.0, 0.5)
     assert one_step(build_optimizer("adam", groups, lr=0.1), parameter, [-1.0]) == pytest.approx(9.9)
     parameter, groups = groups_of(10.0, 0.5)
-    assert one_step(build_optimizer("adamw", groups, lr=0.1), parameter, [-1.0]) == pytest.approx(10 - 0.5 + 0.1)
+    assert one_step(build_optimizer("adamw", groups, lr=0.1), parameter, [-1.0]) == pytest.approx(
+        10 - 0.5 + 0.1
+    )
 
 
 def test_unknown_optimizer():

@@ -57,4 +57,4 @@ def load_dataset(name: str, data_dir: str | Path | None = None, *, download: boo
         path = None if folder is None else Path(folder).expanduser()
     except RuntimeError as error:
         raise DataError(f"the data folder {folder} begins with the name of no user here") from error
-    return _LOADERS[name](path, download)
+    return loader(path, download)

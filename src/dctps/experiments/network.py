@@ -9,7 +9,7 @@ import dctps
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
 from dctps.names import lookup
-from dctps.nn import DpSConv2d, DpSLinear
+from dctps.nn import Report
 
 # Classes and channels of the data sets that come with dctps, so that a report needs no data files.
 _SHAPES = {"digits": (10, 1), "cifar10": (10, 3), "cifar100": (100, 3)}
@@ -29,28 +29,26 @@ def build_network(config: RunConfig, classes: int, in_channels: int, device: tor
     Raises:
         ValueError: an unknown model, offset, allocation or criterion, or one that does not fit the model.
     """
-    if config.density is None:
+    # A resolved configuration has all three or, for the dense network, none.
+    if config.density is None or config.offset is None or config.criterion is None:
         return build_model(config.model, classes, in_channels).to(device)
     weightless = config.criterion == "random" and config.alpha != "match"
     with torch.device("meta" if weightless else "cpu"):
         model = build_model(config.model, classes, in_channels)
-    sparse: nn.Module = dctps.sparsify_(
+    return dctps.sparsify_(
         model if weightless else model.to(device),
         config.density,
         offset=config.offset,
         allocation=config.allocation,
         criterion=config.criterion,
         alpha=config.alpha,
+        alpha_trainable=config.alpha_trainable,
         seed=config.seed,
         device=device,
     )
-    for module in sparse.modules():
-        if isinstance(module, DpSLinear | DpSConv2d) and module.alpha is not None:
-            module.alpha.requires_grad_(config.alpha_trainable)
-    return sparse
 
 
-def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> dctps.Report:
+def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> Report:
     """The report on the network of `config`, from a build of its own: no data are read.
 
     Args:

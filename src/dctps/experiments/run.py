@@ -81,9 +81,9 @@ def run(
                 folder.append(record)
                 if on_epoch is not None:
                     on_epoch(record)
-            summary = _summary(session.model, records, best, place)
-            folder.finish(summary)
-    return summary
+            folder.finish(_summary(session.model, records, best, place))
+    # Read back, so that the first call and one that finds the run finished return the same.
+    return read_summary(folder.path)
 
 
 def evaluate_run(

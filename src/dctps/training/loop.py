@@ -94,7 +94,7 @@ def train_epoch(
 
         optimizer.zero_grad(set_to_none=True)
         scaler = precision.scaler
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss).backward()
         if clip_norm is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, clip_norm)

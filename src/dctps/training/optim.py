@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dctps.names import lookup
-from dctps.nn import DpSConv2d, DpSLinear
+from dctps.nn import DpSLayer
 
 Groups = list[dict[str, Any]]
 
@@ -35,7 +35,7 @@ def parameter_groups(
     decayed: dict[nn.Parameter, None] = {}
     spared: dict[nn.Parameter, None] = {}
     for module in model.modules():
-        is_dps = isinstance(module, DpSLinear | DpSConv2d)
+        is_dps = isinstance(module, DpSLayer)
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
