@@ -20,7 +20,7 @@ NETWORKS = {
 def main() -> None:
     """Train all, then print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the run folders here (default: they are deleted)")
     arguments = parser.parse_args()

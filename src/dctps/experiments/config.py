@@ -34,9 +34,9 @@ class RunConfig:
     offset: str | None = None
     """D: zero, dct, sdct, hadamard, gaussian (None: the method's)"""
     allocation: str | None = None
-    """weights per layer: uniform, epl, epf, erk, global (None: the method's)"""
+    """weights per layer: uniform, epl, epf, erk (None: the method's)"""
     criterion: str | None = None
-    """which weights of a layer: random (None: the method's)"""
+    """which weights of a layer: random, magnitude (None: the method's)"""
     alpha: Literal["one", "match"] | float = "one"
     """first value of each layer's alpha: 1, the dense initialisation's norm over D's, or a number"""
     alpha_trainable: bool = True
