@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from ..offsets import Offset
 from ..sparse import sddmm, spmm
@@ -36,11 +35,8 @@ def dps_weight(values: Tensor, support: Tensor, offset: Offset, alpha: Tensor | 
     Returns:
         W, in float64 if `values` are, else in float32.
     """
-    dtype = _compute_dtype(values.dtype)
-    dense = offset.to_dense(dtype=dtype, device=values.device)
-    if alpha is not None:
-        dense = alpha.to(dtype) * dense
-    return dense.reshape(-1).index_add(0, support, values.to(dtype)).reshape(offset.shape)
+    dense = offset.to_dense(dtype=_compute_dtype(values.dtype), device=values.device)
+    return _combine(dense, values, support, alpha)
 
 
 def dps_linear(
@@ -130,7 +126,7 @@ def dps_conv2d(
             y = _Transform.apply(pixels.reshape(-1, pixels.shape[-1]), values, alpha, support, offset)
             y = y.reshape(*pixels.shape[:-1], offset.out_features).movedim(-1, 1)
         else:
-            op = _Conv2d(offset.shape, stride, padding, dilation, offset.groups)
+            op = _Conv2d(stride, padding, dilation, offset.groups)
             y = _Dense.apply(x, values, alpha, support, offset, op)
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
@@ -212,18 +208,15 @@ class _Dense(Function):
         x, values, alpha, support = ctx.saved_tensors
         need_x, need_values, need_alpha = ctx.needs_input_grad[:3]
         dtype = _compute_dtype(x.dtype)
-        by_x = by_values = by_alpha = None
+        by_values = by_alpha = None
         with _no_autocast(x):
-            if need_x:
-                weight = dps_weight(values, support, ctx.offset, alpha)
-                by_x = ctx.op.by_input(g, weight.to(x.dtype), x)
-            if need_values or need_alpha:
-                by_weight = ctx.op.by_weight(g, x).to(dtype)
+            dense = ctx.offset.to_dense(dtype=dtype, device=x.device)
+            weight = _combine(dense, values, support, alpha).to(x.dtype)
+            by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
             if need_values:
                 by_values = by_weight.reshape(-1)[support].to(values.dtype)
             if need_alpha:
-                dense = ctx.offset.to_dense(dtype=dtype, device=x.device)
-                by_alpha = (by_weight * dense).sum(dtype=torch.float64).reshape(1).to(alpha.dtype)
+                by_alpha = (by_weight.to(dtype) * dense).sum(dtype=torch.float64).reshape(1).to(alpha.dtype)
         return by_x, by_values, by_alpha, None, None, None
 
     @staticmethod
@@ -240,18 +233,16 @@ class _Linear:
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         return x @ weight.T
 
-    def by_input(self, g: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        return g @ weight
-
-    def by_weight(self, g: Tensor, x: Tensor) -> Tensor:
-        return g.T @ x
+    def backward(
+        self, g: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        return g @ weight if need_x else None, g.T @ x if need_weight else None
 
 
 @dataclass(frozen=True)
 class _Conv2d:
     """The convolution of x with W, and its derivatives."""
 
-    shape: tuple[int, ...]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
@@ -260,15 +251,23 @@ class _Conv2d:
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
-    def by_input(self, g: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        options = self.stride, self.padding, self.dilation, self.groups
-        by_input: Tensor = conv2d_input(x.shape, weight, g, *options)
-        return by_input
-
-    def by_weight(self, g: Tensor, x: Tensor) -> Tensor:
-        options = self.stride, self.padding, self.dilation, self.groups
-        by_weight: Tensor = conv2d_weight(x, self.shape, g, *options)
-        return by_weight
+    def backward(
+        self, g: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+            g,
+            x,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            (0, 0),
+            self.groups,
+            (need_x, need_weight, False),
+        )
+        return by_x, by_weight
 
 
 def _product_rule(
@@ -285,6 +284,13 @@ def _product_rule(
         d_alpha = torch.zeros_like(alpha) if d_alpha is None and alpha is not None else d_alpha
         terms.append(function.apply(x, d_values, d_alpha, support, *constants))
     return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+
+
+def _combine(dense: Tensor, values: Tensor, support: Tensor, alpha: Tensor | None) -> Tensor:
+    """alpha * D + S, given D."""
+    if alpha is not None:
+        dense = alpha.to(dense.dtype) * dense
+    return dense.reshape(-1).index_add(0, support, values.to(dense.dtype)).reshape(dense.shape)
 
 
 def _matrix_shape(offset: Offset) -> tuple[int, int]:

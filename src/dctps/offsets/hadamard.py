@@ -68,8 +68,8 @@ class HadamardOffset(Offset):
 
     def _positions(self, rows: Tensor) -> Tensor:
         """Where each output lies among the transforms of all groups."""
-        group: Tensor = torch.arange(self.groups, device=rows.device)
-        return group.repeat_interleave(len(rows) // self.groups) * self.size + rows
+        starts = torch.arange(self.groups, device=rows.device) * self.size
+        return starts.repeat_interleave(len(rows) // self.groups).add(rows)
 
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs, scaled so that D's rows have norm 1."""
