@@ -106,8 +106,9 @@ class RunFolder:
         self._write(SUMMARY, _to_json(summary))
 
     def _begin(self) -> None:
-        for name in (METRICS, LAST, BEST):
-            (self.path / name).unlink(missing_ok=True)
+        with self._explained():
+            for name in (METRICS, LAST, BEST):
+                (self.path / name).unlink(missing_ok=True)
         self._records.clear()
         self._write(CONFIG, _to_json(to_dict(self.config)))
 
