@@ -135,3 +135,9 @@ def test_a_report_needs_sizes_for_an_unknown_data_set():
     )
     with pytest.raises(ValueError, match="at least 1, got 0"):
         describe(RunConfig(), classes=0)
+
+
+@pytest.mark.parametrize(("method", "floor"), [("dense", 0.85), ("dctps", 0.6), ("sdctps", 0.6)])
+def test_networks_learn_the_digits(tmp_path, method, floor):
+    config = RunConfig(method=method, density=0.05, epochs=5, batch_size=32, augment=False)
+    assert run(config, out=tmp_path / "run", threads=1)["last_test_accuracy"] > floor
