@@ -172,7 +172,8 @@ def _safetensors_bytes(state: dict[str, Any]) -> int:
     for name, tensor in tensors.items():
         kept.setdefault(id(tensor), name)
     header, at = {}, 0
-    for name in kept.values():
+    # safetensors puts wide elements first, so that all are aligned
+    for name in sorted(kept.values(), key=lambda name: (-tensors[name].element_size(), name)):
         size = _bytes(tensors[name])
         dtype = str(tensors[name].dtype).removeprefix("torch.")
         code = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "bool": "BOOL"}

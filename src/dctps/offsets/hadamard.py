@@ -68,9 +68,9 @@ class HadamardOffset(Offset):
 
     def _positions(self, rows: Tensor) -> Tensor:
         """Where each output lies among the transforms of all groups."""
-        starts = torch.arange(self.groups, device=rows.device) * self.size
-        return starts.repeat_interleave(len(rows) // self.groups).add(rows)
+        group = torch.arange(len(rows), device=rows.device) // (len(rows) // self.groups)
+        return group * self.size + rows
 
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs, scaled so that D's rows have norm 1."""
-        return flips.to(dtype) * self.in_features**-0.5
+        return flips.to(dtype) / math.sqrt(self.in_features)

@@ -7,4 +7,3 @@ from .ops import spmm_ref as spmm_ref
 from .support import budget as budget
 from .support import check_support as check_support
 from .support import random_support as random_support
-from .support import scatter as scatter

@@ -147,11 +147,17 @@ def _one_by_one(
     op: type[Function], batch_size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[Tensor, int]:
     """The batching rule where the matrices themselves differ: torch has no batched CSR product."""
-    slices = [
-        [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
-        for i in range(batch_size)
+
+    def pick(argument: Any, dim: int | None, i: int) -> Any:
+        if dim is None:
+            return argument
+        return argument.select(dim, i) if batch_size else argument.sum(dim)  # no slice: zeros of its shape
+
+    outputs = [
+        op.apply(*(pick(argument, dim, i) for argument, dim in zip(args, in_dims, strict=True)))
+        for i in range(max(batch_size, 1))
     ]
-    return torch.stack([op.apply(*one) for one in slices]), 0
+    return torch.stack(outputs)[:batch_size], 0
 
 
 def _sum(*terms: Tensor | None) -> Tensor:

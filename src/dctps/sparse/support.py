@@ -81,9 +81,3 @@ def check_support(support: Tensor, shape: Sequence[int]) -> Tensor:
         twice = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
         raise ValueError(f"position {twice} is named more than once in the support")
     return ordered
-
-
-def scatter(values: Tensor, support: Tensor, shape: Sequence[int]) -> Tensor:
-    """S as a dense tensor of `shape`, differentiable in `values`."""
-    flat = values.new_zeros(math.prod(shape)).index_add(0, support, values)
-    return flat.reshape(tuple(shape))
