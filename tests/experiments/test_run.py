@@ -137,7 +137,7 @@ def test_a_report_needs_sizes_for_an_unknown_data_set():
         describe(RunConfig(), classes=0)
 
 
-@pytest.mark.parametrize(("method", "floor"), [("dense", 0.85), ("dctps", 0.6), ("sdctps", 0.6)])
+@pytest.mark.parametrize(("method", "floor"), [("dense", 0.85), ("dctps", 0.65), ("sdctps", 0.7)])
 def test_networks_learn_the_digits(tmp_path, method, floor):
-    config = RunConfig(method=method, density=0.05, epochs=5, batch_size=32, augment=False)
+    config = RunConfig(method=method, density=0.05, epochs=4, batch_size=32, augment=False)
     assert run(config, out=tmp_path / "run", threads=1)["last_test_accuracy"] > floor
