@@ -1,0 +1,114 @@
+"""LeNet-5 on CIFAR-10: DCTpS, sDCTpS, Random (EPL) and the dense network, mean and spread over seeds.
+
+    DCTPS_DATA=... python benchmarks/lenet_cifar10.py --runs runs/lenet_cifar10 --workers 2
+
+Finished runs are kept, so that the command goes on where it was stopped. Each worker is one process
+with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from dctps.experiments.config import RunConfig, run_name
+
+METHODS = ("dctps", "sdctps", "random-epl")
+DENSITIES = (0.05, 0.005)
+SEEDS = (0, 1, 2)
+RESULT = Path(__file__).parent / "results" / "lenet_cifar10.json"
+
+
+def configurations(epochs: int) -> list[RunConfig]:
+    """Every run of the study."""
+    common: dict[str, Any] = {"model": "lenet5", "dataset": "cifar10", "epochs": epochs}
+    sparse = [
+        RunConfig(**common, method=method, density=density, seed=seed)
+        for seed, density, method in itertools.product(SEEDS, DENSITIES, METHODS)
+    ]
+    return sparse + [RunConfig(**common, method="dense", density=None, seed=seed) for seed in SEEDS]
+
+
+def train(config: RunConfig, runs: Path) -> dict[str, Any]:
+    """One run, in a worker."""
+    from dctps.experiments.run import run  # noqa: PLC0415 (the parent process never needs torch)
+
+    return run(config, out=runs / run_name(config), threads=1)
+
+
+def summarise(configs: list[RunConfig], summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each method and density."""
+    rows = []
+    cells: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    for config, summary in zip(configs, summaries, strict=True):
+        density = None if config.method == "dense" else config.density
+        cells.setdefault((config.method, density), []).append(summary)
+    for (method, density), found in cells.items():
+        accuracy = [summary["last_test_accuracy"] for summary in found]
+        report = found[0]["report"]
+        rows.append(
+            {
+                "method": method,
+                "density": density,
+                "test_accuracy_mean": statistics.mean(accuracy),
+                "test_accuracy_std": statistics.stdev(accuracy),
+                "test_accuracy": accuracy,
+                "test_accuracy_at_best_validation": [s["best_test_accuracy"] for s in found],
+                "trainable": report["trainable"],
+                "memory_bytes": report["memory_bytes"],
+                "disk_bytes": report["disk_bytes"],
+                "seconds": [round(s["seconds"], 1) for s in found],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Run what is missing, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/lenet_cifar10"))
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    configs = configurations(arguments.epochs)
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        summaries = list(pool.map(train, configs, itertools.repeat(arguments.runs)))
+    rows = summarise(configs, summaries)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+    result = {
+        "command": f"python {' '.join(sys.argv)}",
+        "commit": commit.strip(),
+        "hardware": f"{platform.machine()}, {_processor()}, {arguments.workers} workers of one thread",
+        "versions": summaries[0]["versions"],
+        "seeds": list(SEEDS),
+        "epochs": arguments.epochs,
+        "rows": rows,
+    }
+    arguments.result.write_text(json.dumps(result, indent=1) + "\n")
+    for row in rows:
+        mean, std = row["test_accuracy_mean"], row["test_accuracy_std"]
+        print(f"{row['method']:12} {row['density']!s:8} {mean:.4f} +- {std:.4f}", file=sys.stdout)
+
+
+def _processor() -> str:
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
