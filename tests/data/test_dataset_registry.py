@@ -51,8 +51,8 @@ def test_a_name_can_be_taken_once(calls):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar", r"no data set is named 'cifar': did you mean cifar10 or cifar100\?"),
-        ("digit", r"did you mean digits\?"),
+        ("cifar", r"unknown data set 'cifar': did you mean 'cifar10' or 'cifar100'\?"),
+        ("digit", r"did you mean 'digits'\?"),
         ("xyz", "choose from cifar10, cifar100, digits"),
     ],
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from dctps.data.tensors import DataError, Dataset
+from dctps.names import lookup
 
 Loader = Callable[[Path | None, bool], Dataset]
 
@@ -50,14 +50,11 @@ def load_dataset(name: str, data_dir: str | Path | None = None, *, download: boo
         ValueError: no data set has that name.
         DataError: its files are missing or damaged, or could not be downloaded.
     """
-    if name not in _LOADERS:
-        near = difflib.get_close_matches(name, _LOADERS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(list_datasets())}"
-        raise ValueError(f"no data set is named {name!r}: {hint}")
+    loader = lookup("data set", _LOADERS, name)
     # An empty variable counts as unset, as shells make no easy difference.
     folder = data_dir if data_dir is not None else os.environ.get("DCTPS_DATA") or None
     try:
         path = None if folder is None else Path(folder).expanduser()
     except RuntimeError as error:
         raise DataError(f"the data folder {folder} begins with the name of no user here") from error
-    return _LOADERS[name](path, download)
+    return loader(path, download)

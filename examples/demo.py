@@ -1,0 +1,51 @@
+"""Train LeNet-5 on the digits in four ways, and compare what each trains, keeps in memory and stores."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from dctps.experiments import RunConfig
+from dctps.experiments.run import run
+
+NETWORKS = {
+    "DCTpS": {"method": "dctps", "density": 0.01},
+    "sDCTpS": {"method": "sdctps", "density": 0.01},
+    "Random (EPL)": {"method": "random-epl", "density": 0.01},
+    "dense": {"method": "dense"},
+}
+
+
+def main() -> None:
+    """Train all, then print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="keep the run folders here (default: they are deleted)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        compare(arguments.out or Path(scratch), arguments.epochs, arguments.seed)
+
+
+def compare(folder: Path, epochs: int, seed: int) -> None:
+    """One run folder for each network under `folder`, and the table."""
+    print(f"LeNet-5 on 32x32 digits, {epochs} epochs each, density 1%\n")
+    print(
+        f"{'network':<14}{'test accuracy':>14}{'trained numbers':>17}{'bytes in memory':>17}{'on disk':>10}"
+    )
+    for name, choices in NETWORKS.items():
+        # 1,437 images make few steps: small batches make them many, and crops would ask for more of them.
+        config = RunConfig(**choices, epochs=epochs, seed=seed, batch_size=32, augment=False)
+        # One thread is the fastest for a network this small.
+        summary = run(config, out=folder / config.method, threads=1, progress=True)
+        report = summary["report"]
+        print(
+            f"{name:<14}{summary['last_test_accuracy']:>14.1%}{sum(report['trainable'].values()):>17,}"
+            f"{report['memory_bytes']:>17,}{report['disk_bytes']:>10,}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`python -m dctps`."""
+
+import sys
+
+from dctps.cli import main
+
+sys.exit(main())

@@ -1,0 +1,178 @@
+"""What a run is, as plain values. This module does not import torch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from dctps.experiments.methods import METHODS
+from dctps.names import lookup
+
+LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run is: every choice that decides its numbers."""
+
+    model: str = "lenet5"
+    """the network: lenet5"""
+    dataset: str = "digits"
+    """the data set: digits (comes with the program), cifar10, cifar100"""
+    method: str = "dctps"
+    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, dense"""
+    density: float | None = 0.01
+    """trained share of the weights, in (0, 1]; dense has none"""
+    seed: int = 0
+    """of the initialisation, the supports, the order of the data and its augmentation"""
+    epochs: int = 20
+    """passes through the training images"""
+
+    offset: str | None = None
+    """D: zero, dct, sdct, hadamard, gaussian (None: the method's)"""
+    allocation: str | None = None
+    """weights per layer: uniform, epl, epf, erk (None: the method's)"""
+    criterion: str | None = None
+    """which weights of a layer: random, magnitude (None: the method's)"""
+    alpha: Literal["one", "match"] | float = "one"
+    """first value of each layer's alpha: 1, the dense initialisation's norm over D's, or a number"""
+    alpha_trainable: bool = True
+    """train alpha"""
+
+    optimizer: str = "adam"
+    """sgd, adam, adamw"""
+    lr: float | None = None
+    """learning rate, the peak of onecycle (None: 0.1 for sgd, 6e-3 for adam and adamw)"""
+    momentum: float = 0.9
+    """of sgd"""
+    nesterov: bool = False
+    """Nesterov's momentum, for sgd"""
+    weight_decay: float = 5e-4
+    """L2 penalty (sgd, adam) or decoupled decay (adamw)"""
+    decay_alpha: bool = True
+    """weight decay on alpha"""
+    decay_norm_bias: bool = True
+    """weight decay on biases and normalisation layers"""
+    schedule: str = "onecycle"
+    """of the learning rate: constant, multistep, onecycle"""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """where multistep divides the rate by 10, as shares of the run"""
+    batch_size: int = 128
+    """images per step"""
+    clip_norm: float | None = None
+    """largest norm of the gradient over all parameters (None: no limit)"""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """mixed precision; it changes the numbers, so it is part of the run"""
+
+    validation_size: float = 0.1
+    """share of the training images held out for validation, in [0, 1)"""
+    data_seed: int = 0
+    """of the choice of those images, apart from the seed"""
+    augment: bool = True
+    """pad by 4, crop at random, and mirror where the data set's classes allow it"""
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Check `config`, and put the method's and the optimizer's choices where it has None.
+
+    Two configurations are the same run exactly where their resolved forms are equal.
+
+    Raises:
+        ValueError: a value out of range, an unknown method or optimizer, or choices that exclude each other.
+    """
+    for name, (holds, what, example) in _RULES.items():
+        value = getattr(config, name)
+        if value is not None and not holds(value):
+            raise ValueError(f"{name} must be {what}, got {value}; for instance {example}")
+    method = lookup("method", METHODS, config.method)
+    default_lr = lookup("optimizer", LEARNING_RATES, config.optimizer)
+    if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
+        raise ValueError(
+            "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out"
+        )
+
+    config = replace(config, lr=default_lr if config.lr is None else config.lr)
+    if method.offset is None:
+        for name in ("offset", "allocation", "criterion"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
+        return replace(config, density=None)
+    if config.density is None:
+        raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
+    return replace(
+        config,
+        offset=config.offset or method.offset,
+        allocation=config.allocation or method.allocation,
+        criterion=config.criterion or method.criterion,
+    )
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The fields as JSON holds them."""
+    return asdict(config) | {"milestones": list(config.milestones)}
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The inverse of `to_dict`; a field that is missing, since it is younger than the file, has its default.
+
+    Raises:
+        ValueError: an unknown field, or a value that no run can have.
+    """
+    unknown = values.keys() - {field.name for field in fields(RunConfig)}
+    if unknown:
+        raise ValueError(f"unknown field {min(unknown)!r}: was this written by a newer version of dctps?")
+    try:
+        config = RunConfig(**values)
+        config = replace(config, milestones=tuple(config.milestones))
+        resolve(config)
+    except TypeError as error:
+        raise ValueError(f"a value is of the wrong type ({error})") from None
+    return config
+
+
+def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configurations differ, with both values, in the order of the fields."""
+    ours, theirs = vars(config), vars(other)
+    return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+
+
+def run_name(config: RunConfig) -> str:
+    """A folder's name for a run: model, data set, method, density, seed, and what else is not the default.
+
+    `lenet5-digits-dctps-0.01-seed0`, or with five epochs `lenet5-digits-dctps-0.01-seed0-epochs5`.
+    """
+    config = resolve(config)
+    density = [] if config.density is None else [repr(config.density)]
+    parts = [config.model, config.dataset, config.method, *density, f"seed{config.seed}"]
+    if config.optimizer != RunConfig.optimizer:
+        parts.append(config.optimizer)
+    named = ("model", "dataset", "method", "density", "seed", "optimizer")
+    usual = resolve(RunConfig(**{name: getattr(config, name) for name in named}))
+    for name, (value, _) in differences(config, usual).items():
+        text = "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts.append(f"{name.replace('_', '')}{text}")
+    return "-".join(parts)
+
+
+def _rising_shares(shares: tuple[float, ...]) -> bool:
+    edges = [0.0, *shares, 1.0]
+    return all(a < b for a, b in pairwise(edges))
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "density": (lambda x: 0 < x <= 1, "in (0, 1]", "0.01 trains one weight in a hundred"),
+    "seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
+    "epochs": (lambda x: x >= 1, "at least 1", "20"),
+    "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number", "one"),
+    "lr": (lambda x: 0 < x < math.inf, "above 0", "0.006 with adam"),
+    "momentum": (lambda x: 0 <= x < 1, "in [0, 1)", "0.9"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "0 or more", "0.0005"),
+    "milestones": (_rising_shares, "rising shares of the run in (0, 1)", "0.6 0.8"),
+    "batch_size": (lambda x: x >= 1, "at least 1", "128"),
+    "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
+    "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
+    "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
+}

@@ -1,0 +1,24 @@
+"""Names for choices of offset, allocation and criterion."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Method(NamedTuple):
+    """What a method's name stands for; all None is the dense network."""
+
+    offset: str | None
+    allocation: str | None
+    criterion: str | None
+
+
+METHODS: dict[str, Method] = {
+    "dctps": Method("dct", "epl", "random"),
+    "sdctps": Method("sdct", "epl", "random"),
+    "random-uniform": Method("zero", "uniform", "random"),
+    "random-epl": Method("zero", "epl", "random"),
+    "random-epf": Method("zero", "epf", "random"),
+    "random-erk": Method("zero", "erk", "random"),
+    "dense": Method(None, None, None),
+}

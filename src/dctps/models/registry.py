@@ -1,0 +1,50 @@
+"""Names for networks: a network is any callable `(classes, in_channels) -> nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
+
+from dctps.names import lookup
+
+ModelBuilder = Callable[[int, int], nn.Module]
+BuilderT = TypeVar("BuilderT", bound=ModelBuilder)
+
+_MODELS: dict[str, ModelBuilder] = {}
+
+
+def register_model(name: str) -> Callable[[BuilderT], BuilderT]:
+    """Decorator: give a callable `(classes, in_channels) -> nn.Module` a name for `--model`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(builder: BuilderT) -> BuilderT:
+        if name in _MODELS:
+            raise ValueError(f"the model name {name!r} is already taken: register under another")
+        _MODELS[name] = builder
+        return builder
+
+    return register
+
+
+def build_model(name: str, classes: int, in_channels: int) -> nn.Module:
+    """The network called `name`, freshly initialised from torch's global generator on the default device.
+
+    Args:
+        name: one of `list_models()`.
+        classes: outputs of the last layer.
+        in_channels: channels of the images.
+
+    Raises:
+        ValueError: no such network; the message gives the nearest names.
+    """
+    return lookup("model", _MODELS, name)(classes, in_channels)
+
+
+def list_models() -> list[str]:
+    """The registered names, sorted."""
+    return sorted(_MODELS)

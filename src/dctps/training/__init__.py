@@ -1,0 +1,17 @@
+"""A plain training loop, optimizers with parameter groups, and learning-rate schedules."""
+
+from dctps.training.loop import Metrics, NonFiniteLoss, Precision, TrainingError, evaluate, train_epoch
+from dctps.training.optim import build_optimizer, parameter_groups
+from dctps.training.schedule import build_schedule
+
+__all__ = [
+    "Metrics",
+    "NonFiniteLoss",
+    "Precision",
+    "TrainingError",
+    "build_optimizer",
+    "build_schedule",
+    "evaluate",
+    "parameter_groups",
+    "train_epoch",
+]

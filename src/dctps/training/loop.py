@@ -1,0 +1,155 @@
+"""One epoch of training and one pass of evaluation, over any batches of (images, labels)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dctps.names import lookup
+
+_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
+
+
+class NonFiniteLoss(TrainingError):  # noqa: N818
+    """The loss of a step is infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over the images of one pass: cross-entropy `loss` in nats, and `accuracy` as a fraction."""
+
+    loss: float
+    accuracy: float
+
+
+class Precision:
+    """Mixed precision: autocast around the forward pass, and for fp16 a loss scaler around the step.
+
+    Args:
+        amp: `"off"`, `"bf16"`, or `"fp16"` (with dynamic loss scaling).
+        device_type: `"cpu"` or `"cuda"`.
+
+    Raises:
+        ValueError: an unknown `amp`.
+    """
+
+    def __init__(self, amp: str, device_type: str) -> None:
+        self.dtype = lookup("mixed precision (amp)", _DTYPES, amp)
+        self.device_type = device_type
+        self.scaler = torch.amp.GradScaler(device_type, enabled=amp == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        """The context for a forward pass."""
+        return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
+
+
+def train_epoch(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    *,
+    epoch: int,
+    precision: Precision,
+    clip_norm: float | None = None,
+) -> Metrics:
+    """Train `model` once through `batches`, stepping `schedule` after every step of `optimizer`.
+
+    Args:
+        model: put into training mode; gives logits (batch, classes).
+        batches: images (batch, ...) and int64 labels (batch,) on the model's device; `tqdm(...)` is fine.
+        optimizer: over the model's parameters.
+        schedule: of `optimizer`, counted in steps.
+        epoch: for messages, counted from 1.
+        precision: of the forward pass.
+        clip_norm: the largest norm of the gradient over all parameters together; a larger one is scaled down.
+
+    Returns:
+        The means over the epoch of what each step saw, before it stepped.
+
+    Raises:
+        NonFiniteLoss: at the first step whose loss is not finite; the parameters are those before that step.
+    """
+    model.train()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    total_loss, correct, seen = 0.0, 0, 0
+    for step, (images, labels) in enumerate(batches, start=1):
+        with precision.autocast():
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+        step_loss = loss.item()
+        if not math.isfinite(step_loss):
+            raise _non_finite(step_loss, epoch, step, optimizer, precision)
+
+        optimizer.zero_grad(set_to_none=True)
+        scaler = precision.scaler
+        scaler.scale(loss).backward()
+        if clip_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, clip_norm)
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        # A scale that went down means that fp16 gradients overflowed and the optimizer did not step.
+        if scaler.get_scale() >= scale:
+            schedule.step()
+
+        total_loss += step_loss * len(labels)
+        correct += _correct(logits, labels)
+        seen += len(labels)
+    return _metrics(total_loss, correct, seen)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, precision: Precision) -> Metrics:
+    """The mean loss and the accuracy of `model`, in evaluation mode, over `batches`.
+
+    Args:
+        model: its mode is put back as it was.
+        batches: as for `train_epoch`.
+        precision: of the forward pass.
+    """
+    was_training = model.training
+    model.eval()
+    total_loss, correct, seen = 0.0, 0, 0
+    for images, labels in batches:
+        with precision.autocast():
+            logits = model(images)
+        total_loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
+        correct += _correct(logits, labels)
+        seen += len(labels)
+    model.train(was_training)
+    return _metrics(total_loss, correct, seen)
+
+
+def _correct(logits: Tensor, labels: Tensor) -> int:
+    return int((logits.argmax(dim=1) == labels).sum())
+
+
+def _metrics(total_loss: float, correct: int, seen: int) -> Metrics:
+    if seen == 0:
+        raise TrainingError("there are no images to go through: check the data set and the batch size")
+    return Metrics(total_loss / seen, correct / seen)
+
+
+def _non_finite(
+    loss: float, epoch: int, step: int, optimizer: Optimizer, precision: Precision
+) -> NonFiniteLoss:
+    lr = optimizer.param_groups[0]["lr"]
+    remedies = "a lower --lr, or --clip-norm 1"
+    if precision.dtype is not None:
+        remedies += ", or --amp off"
+    return NonFiniteLoss(
+        f"the loss became {loss} at epoch {epoch}, step {step}, learning rate {lr:.3g}: try {remedies}"
+    )

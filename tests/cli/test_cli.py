@@ -1,0 +1,143 @@
+import fcntl
+import json
+import re
+
+import pytest
+
+from dctps.cli import main
+
+
+def error_of(capfd, *argv):
+    """The one line on standard error of a command that ends with status 2."""
+    assert main(argv) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("dctps: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def trained(tmp_path, capfd):
+    argv = ["train", "--epochs", "1", "--density", "0.05", "--threads", "1", "--out", str(tmp_path / "run")]
+    assert main(argv) == 0
+    return argv, capfd.readouterr().out
+
+
+def test_train_evaluate_report_agree(tmp_path, trained, capfd):
+    _, out = trained
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    accuracy = f"{summary['last_test_accuracy']:.4f}"
+    assert re.search(rf"^epoch +1 .*test {accuracy}", out, re.MULTILINE)
+    assert f"test accuracy {accuracy}" in out
+
+    assert main(["evaluate", str(tmp_path / "run"), "--threads", "1"]) == 0
+    assert f"last  test accuracy {accuracy}" in capfd.readouterr().out
+
+    assert main(["report", str(tmp_path / "run")]) == 0
+    of_the_run = capfd.readouterr().out
+    assert main(["report", "--density", "0.05"]) == 0
+    assert capfd.readouterr().out == of_the_run
+    assert main(["report", "--density", "0.06"]) == 0
+    assert capfd.readouterr().out != of_the_run
+
+
+def test_a_finished_run_prints_its_summary_again(trained, capfd):
+    argv, out = trained
+    assert main(argv) == 0
+    again = capfd.readouterr().out
+    assert again
+    assert out.endswith(again)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--density 0", "density must be in (0, 1], got 0.0"),
+        ("--density 2", "density must be in (0, 1], got 2.0"),
+        ("--epochs 0", "epochs must be at least 1"),
+        ("--model lenet", "did you mean 'lenet5'"),
+        ("--dataset digit", "did you mean 'digits'"),
+        ("--method dtcps", "did you mean 'dctps'"),
+        ("--offset hadamar", "did you mean 'hadamard'"),
+        ("--allocation erl", "did you mean"),
+        ("--criterion rando", "did you mean 'random'"),
+        ("--optimizer adamw2", "did you mean 'adamw'"),
+        ("--schedule cyclic", "unknown schedule"),
+        ("--dataset cifar10 --data-dir nowhere", "nowhere"),
+        ("--threads 0", "threads must be from 1 to 1024, got 0"),
+        ("--device gpu", "unknown device 'gpu'"),
+        ("--out /dev/null/run", "cannot write to /dev/null/run"),
+    ],
+)
+def test_every_mistake_ends_with_one_line(capfd, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in error_of(capfd, "train", *flags.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_a_different_run(trained, capfd):
+    argv, _ = trained
+    message = error_of(capfd, *argv, "--seed", "1", "--no-augment")
+    assert "holds a different run (seed 0 there and 1 here, augment True there and False here)" in message
+
+
+def test_a_locked_folder(tmp_path, capfd):
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is writing" in error_of(
+            capfd, "train", "--method", "dense", "--out", str(tmp_path / "run")
+        )
+
+
+def test_a_loss_that_is_not_finite(tmp_path, capfd):
+    flags = "--method dense --optimizer sgd --lr 1e20 --schedule constant --threads 1"
+    assert "epoch 1, step" in error_of(capfd, "train", *flags.split(), "--out", str(tmp_path / "run"))
+
+
+def test_damaged_files(tmp_path, trained, capfd):
+    model = tmp_path / "run" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-5])
+    assert "no readable checkpoint" in error_of(capfd, "evaluate", str(tmp_path / "run"))
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert "config.json" in error_of(capfd, "report", str(tmp_path / "run"))
+    assert "config.json" in error_of(capfd, *trained[0])
+
+
+def test_a_damaged_data_file(tmp_path, capfd):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+        (folder / name).write_bytes(b"not a pickle")
+    flags = ["--dataset", "cifar10", "--data-dir", str(tmp_path)]
+    assert "cifar-10-batches-py" in error_of(capfd, "train", *flags, "--out", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_a_folder_that_is_no_run(tmp_path, capfd, command):
+    assert "holds no run" in error_of(capfd, command, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["trian"],
+        ["train", "--densty", "0.1"],
+        ["train", "--density", "x"],
+        ["evaluate"],
+        ["train", "--amp", "8"],
+    ],
+)
+def test_flags_that_do_not_parse(capfd, argv):
+    with pytest.raises(SystemExit) as info:
+        main(argv)
+    assert info.value.code == 2
+    assert capfd.readouterr().err
+
+
+def test_a_mistyped_flag_is_answered_with_the_nearest(capfd):
+    with pytest.raises(SystemExit):
+        main(["train", "--densty", "0.1"])
+    assert "--density" in capfd.readouterr().err

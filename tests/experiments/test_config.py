@@ -1,0 +1,115 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from dctps.experiments import METHODS, RunConfig
+from dctps.experiments.config import differences, from_dict, resolve, run_name, to_dict
+
+EVERY_KIND = RunConfig(
+    method="sdctps", density=0.1 + 0.2, alpha=0.7, milestones=(1 / 3,), clip_norm=1.0, lr=1e-17, seed=2**62
+)
+
+
+@pytest.mark.parametrize("config", [RunConfig(), EVERY_KIND, resolve(EVERY_KIND), RunConfig(alpha="match")])
+def test_json_round_trip_is_exact(config):
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_a_field_younger_than_the_file_has_its_default():
+    values = to_dict(RunConfig(seed=3))
+    del values["clip_norm"]
+    assert from_dict(values) == RunConfig(seed=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"densty": 1}, "unknown field 'densty'"),
+        ({"epochs": "many"}, "wrong type"),
+        ({"epochs": 0}, "at least 1"),
+    ],
+)
+def test_values_that_no_run_has_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(to_dict(RunConfig()) | change)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_its_offset_allocation_and_criterion(method):
+    config = resolve(RunConfig(method=method))
+    assert (config.offset, config.allocation, config.criterion) == METHODS[method]
+    assert (config.density is None) == (method == "dense")
+    assert resolve(config) == config
+
+
+def test_each_flag_overrides_the_method():
+    config = resolve(RunConfig(method="random-erk", offset="hadamard"))
+    assert (config.offset, config.allocation, config.criterion) == ("hadamard", "erk", "random")
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.1), ("adam", 6e-3), ("adamw", 6e-3)])
+def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
+    assert resolve(RunConfig(optimizer=optimizer)).lr == lr
+    assert resolve(RunConfig(optimizer=optimizer, lr=0.5)).lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"density": 2.0}, r"density must be in \(0, 1\], .*got 2.0"),
+        ({"density": 0.0}, "density must be"),
+        ({"density": math.nan}, "density must be"),
+        ({"density": None}, "needs a density"),
+        ({"seed": -1}, "seed must be"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"alpha": math.inf}, "alpha must be"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr": math.inf}, "lr must be above 0"),
+        ({"momentum": 1.0}, "momentum must be"),
+        ({"weight_decay": -1e-4}, "weight_decay must be"),
+        ({"milestones": (0.8, 0.6)}, "milestones must be rising"),
+        ({"milestones": (0.5, 1.0)}, "milestones must be rising"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"clip_norm": 0.0}, "clip_norm must be"),
+        ({"validation_size": 1.0}, "validation_size must be"),
+        ({"data_seed": -1}, "data_seed must be"),
+        ({"nesterov": True}, "nesterov needs the optimizer sgd"),
+        ({"nesterov": True, "optimizer": "sgd", "momentum": 0.0}, "nesterov needs"),
+        ({"method": "dctsp"}, "unknown method 'dctsp': did you mean 'dctps'"),
+        ({"optimizer": "adma"}, "unknown optimizer 'adma': did you mean 'adam'"),
+        ({"method": "dense", "offset": "dct"}, "'dense' has no offset"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(replace(RunConfig(), **change))
+
+
+def test_differences_have_both_values():
+    assert differences(RunConfig(lr=0.1, seed=1), RunConfig(lr=0.2, seed=1)) == {"lr": (0.1, 0.2)}
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (RunConfig(), "lenet5-digits-dctps-0.01-seed0"),
+        (RunConfig(method="dense", seed=4), "lenet5-digits-dense-seed4"),
+        (RunConfig(offset="dct", lr=6e-3), "lenet5-digits-dctps-0.01-seed0"),
+        (RunConfig(optimizer="sgd"), "lenet5-digits-dctps-0.01-seed0-sgd"),
+        (
+            RunConfig(density=1e-4, epochs=5, offset="sdct", milestones=(0.5, 0.7)),
+            "lenet5-digits-dctps-0.0001-seed0-epochs5-offsetsdct-milestones0.5_0.7",
+        ),
+    ],
+)
+def test_a_run_is_named_by_what_it_differs_in(config, name):
+    assert run_name(config) == name
+
+
+def test_configuration_does_not_import_torch():
+    code = "import sys, dctps.cli, dctps.experiments; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

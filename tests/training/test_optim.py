@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import nn
+
+import dctps
+from dctps.training import build_optimizer, parameter_groups
+
+
+def network():
+    return nn.Sequential(
+        dctps.DpSConv2d(3, 4, 3, density=0.5),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+
+
+def names_with_decay(model, **options):
+    decay = {
+        id(p): group["weight_decay"]
+        for group in parameter_groups(model, 0.1, **options)
+        for p in group["params"]
+    }
+    names = {name: decay[id(p)] for name, p in model.named_parameters()}
+    assert len(decay) == len(names)
+    assert set(names.values()) <= {0.0, 0.1}
+    return {name for name, value in names.items() if value == 0.1}
+
+
+EVERYTHING = {"0.values", "0.alpha", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, EVERYTHING),
+        ({"decay_alpha": False}, EVERYTHING - {"0.alpha"}),
+        ({"decay_norm_bias": False}, {"0.values", "0.alpha", "3.weight"}),
+        ({"decay_alpha": False, "decay_norm_bias": False}, {"0.values", "3.weight"}),
+    ],
+)
+def test_what_weight_decay_reaches(options, expected):
+    assert names_with_decay(network(), **options) == expected
+
+
+def test_frozen_parameters_are_left_out_and_shared_ones_taken_once():
+    model = network()
+    model[0].alpha.requires_grad_(False)
+    model.append(model[3])
+    groups = parameter_groups(model, 0.1, decay_norm_bias=False)
+    taken = [id(p) for group in groups for p in group["params"]]
+    assert len(taken) == len(set(taken)) == len(EVERYTHING) - 1
+    assert id(model[0].alpha) not in taken
+
+
+def test_a_model_without_trainable_parameters_is_an_error():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        parameter_groups(nn.ReLU(), 0.1)
+
+
+def one_step(optimizer, parameter, gradients):
+    for gradient in gradients:
+        parameter.grad = torch.tensor([gradient])
+        optimizer.step()
+    return parameter.item()
+
+
+def groups_of(start, weight_decay):
+    parameter = nn.Parameter(torch.tensor([start]))
+    return parameter, [{"params": [parameter], "weight_decay": weight_decay}]
+
+
+def test_sgd_with_momentum_and_decay():
+    parameter, groups = groups_of(1.0, 0.5)
+    value = one_step(build_optimizer("sgd", groups, lr=0.1, momentum=0.9), parameter, [1.0, 1.0])
+    first = 1.0 + 0.5 * 1.0
+    after = 1.0 - 0.1 * first
+    second = 0.9 * first + (1.0 + 0.5 * after)
+    assert value == pytest.approx(after - 0.1 * second)
+
+
+def test_nesterov():
+    parameter, groups = groups_of(1.0, 0.0)
+    value = one_step(build_optimizer("sgd", groups, lr=0.1, momentum=0.9, nesterov=True), parameter, [2.0])
+    assert value == pytest.approx(1.0 - 0.1 * (2.0 + 0.9 * 2.0))
+
+
+def test_adam_adds_the_decay_to_the_gradient_and_adamw_does_not():
+    # The first step of Adam is lr in the gradient's direction, whatever its size.
+    parameter, groups = groups_of(10.0, 0.5)
+    assert one_step(build_optimizer("adam", groups, lr=0.1), parameter, [-1.0]) == pytest.approx(9.9)
+    parameter, groups = groups_of(10.0, 0.5)
+    assert one_step(build_optimizer("adamw", groups, lr=0.1), parameter, [-1.0]) == pytest.approx(
+        10 - 0.5 + 0.1
+    )
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match="did you mean 'adam'"):
+        build_optimizer("adm", groups_of(1.0, 0.0)[1], lr=0.1)
