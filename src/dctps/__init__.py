@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .nn import DpSConv2d as DpSConv2d
-    from .nn import DpSLinear as DpSLinear
-    from .nn import merge_ as merge_
-    from .nn import report as report
-    from .offsets import Offset as Offset
-    from .offsets import build_offset as build_offset
-    from .offsets import register_offset as register_offset
-    from .selection import register_allocation as register_allocation
-    from .selection import register_criterion as register_criterion
-    from .selection import sparsify_ as sparsify_
+    from dctps.nn import DpSConv2d as DpSConv2d
+    from dctps.nn import DpSLinear as DpSLinear
+    from dctps.nn import merge_ as merge_
+    from dctps.nn import report as report
+    from dctps.offsets import Offset as Offset
+    from dctps.offsets import build_offset as build_offset
+    from dctps.offsets import register_offset as register_offset
+    from dctps.selection import register_allocation as register_allocation
+    from dctps.selection import register_criterion as register_criterion
+    from dctps.selection import sparsify_ as sparsify_
 
 __version__ = "0.1.0"
 

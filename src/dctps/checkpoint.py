@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 from dctps.files import write_atomically
@@ -25,7 +26,11 @@ def save_state(model: nn.Module, path: Path, metadata: Mapping[str, Any]) -> Non
     Raises:
         OSError: the file cannot be written.
     """
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies: safetensors refuses tensors that share memory, as those of a layer used twice do.
+    tensors = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     content = safetensors.torch.save(tensors, metadata={"dctps": json.dumps(dict(metadata))})
     write_atomically(path, content)
 

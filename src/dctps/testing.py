@@ -19,9 +19,9 @@ import pickle
 import torch
 from torch import Tensor, nn
 
-from .nn import dps_linear
-from .nn.dispatch import Backend
-from .offsets import Offset, build_offset
+from dctps.nn import dps_linear
+from dctps.nn.dispatch import Backend
+from dctps.offsets import Offset, build_offset
 
 # (shape, groups): m < n, m = n, m > n, single, long, convolutions, grouped, depthwise, with a multiplier
 CASES: list[tuple[tuple[int, ...], int]] = [

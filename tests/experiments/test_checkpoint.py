@@ -63,3 +63,13 @@ def test_an_unwritable_place_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError):
         save_state(network(), path, {"epoch": 2})
     assert load_state(network(), path) == {"epoch": 1}
+
+
+def test_a_layer_used_twice(tmp_path):
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    save_state(model, tmp_path / "m.safetensors", {})
+    other = nn.Sequential(twice := nn.Linear(2, 2), nn.ReLU(), twice)
+    load_state(other, tmp_path / "m.safetensors")
+    assert other[0] is other[2]
+    assert torch.equal(other[0].weight, shared.weight)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..offsets import Offset
-from .functional import dps_conv2d
-from .layer import Alpha, DpSLayer
+from dctps.nn.functional import dps_conv2d
+from dctps.nn.layer import Alpha, DpSLayer
+from dctps.offsets import Offset
 
 
 class DpSConv2d(DpSLayer):

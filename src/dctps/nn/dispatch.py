@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
-from ..offsets import Offset
+from dctps.offsets import Offset
 
 Backend = Literal["auto", "dense", "transform"]
 

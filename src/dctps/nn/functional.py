@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from ..offsets import Offset
-from ..sparse import sddmm, spmm
-from .dispatch import Backend, choose_backend
+from dctps.nn.dispatch import Backend, choose_backend
+from dctps.offsets import Offset
+from dctps.sparse import sddmm, spmm
 
 
 def dps_weight(values: Tensor, support: Tensor, offset: Offset, alpha: Tensor | None) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from ..counter import derive_key, uniform
-from ..offsets import Offset, ZeroOffset, build_offset
-from ..sparse import budget, check_support, random_support
-from .functional import dps_weight
+from dctps.counter import derive_key, uniform
+from dctps.nn.functional import dps_weight
+from dctps.offsets import Offset, ZeroOffset, build_offset
+from dctps.sparse import budget, check_support, random_support
 
 Alpha = Literal["one", "match"] | float
 

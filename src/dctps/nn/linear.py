@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..offsets import Offset
-from .functional import dps_linear
-from .layer import Alpha, DpSLayer
+from dctps.nn.functional import dps_linear
+from dctps.nn.layer import Alpha, DpSLayer
+from dctps.offsets import Offset
 
 
 class DpSLinear(DpSLayer):

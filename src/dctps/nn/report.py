@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..transforms import table_bytes
-from .layer import DpSLayer
-from .surgery import named_modules
+from dctps.nn.layer import DpSLayer
+from dctps.nn.surgery import named_modules
+from dctps.transforms import table_bytes
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -167,13 +167,10 @@ def _bytes(tensor: Tensor) -> int:
 
 def _safetensors_bytes(state: dict[str, Any]) -> int:
     """Size of the file without writing it: 8 bytes of length, a JSON header padded to 8, and the data."""
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    kept: dict[int, str] = {}
-    for name, tensor in tensors.items():
-        kept.setdefault(id(tensor), name)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     header, at = {}, 0
     # safetensors puts wide elements first, so that all are aligned
-    for name in sorted(kept.values(), key=lambda name: (-tensors[name].element_size(), name)):
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         size = _bytes(tensors[name])
         dtype = str(tensors[name].dtype).removeprefix("torch.")
         code = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "bool": "BOOL"}

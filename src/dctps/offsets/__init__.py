@@ -4,12 +4,12 @@ To add an offset, subclass `Offset` and decorate the class with `register_offset
 `dctps.testing.OffsetContract` tests it.
 """
 
-from .base import Offset as Offset
-from .dct import DCTOffset as DCTOffset
-from .gaussian import GaussianOffset as GaussianOffset
-from .hadamard import HadamardOffset as HadamardOffset
-from .registry import build_offset as build_offset
-from .registry import list_offsets as list_offsets
-from .registry import register_offset as register_offset
-from .sdct import SDCTOffset as SDCTOffset
-from .zero import ZeroOffset as ZeroOffset
+from dctps.offsets.base import Offset as Offset
+from dctps.offsets.dct import DCTOffset as DCTOffset
+from dctps.offsets.gaussian import GaussianOffset as GaussianOffset
+from dctps.offsets.hadamard import HadamardOffset as HadamardOffset
+from dctps.offsets.registry import build_offset as build_offset
+from dctps.offsets.registry import list_offsets as list_offsets
+from dctps.offsets.registry import register_offset as register_offset
+from dctps.offsets.sdct import SDCTOffset as SDCTOffset
+from dctps.offsets.zero import ZeroOffset as ZeroOffset

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..transforms import dct, dct_rows, idct
-from .base import Offset
-from .registry import register_offset
+from dctps.offsets.base import Offset
+from dctps.offsets.registry import register_offset
+from dctps.transforms import dct, dct_rows, idct
 
 
 @register_offset("dct")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..counter import derive_key, normal
-from .base import Offset
-from .registry import register_offset
+from dctps.counter import derive_key, normal
+from dctps.offsets.base import Offset
+from dctps.offsets.registry import register_offset
 
 _BLOCK = 1 << 20  # entries drawn at once: bounds the float64 scratch to some tens of MB
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import derive_key, permutation, signs
-from ..transforms import hadamard, hadamard_rows
-from .base import Offset
-from .registry import register_offset
+from dctps.counter import derive_key, permutation, signs
+from dctps.offsets.base import Offset
+from dctps.offsets.registry import register_offset
+from dctps.transforms import hadamard, hadamard_rows
 
 
 @register_offset("hadamard")

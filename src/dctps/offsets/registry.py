@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..names import lookup
-from .base import Offset
+from dctps.names import lookup
+from dctps.offsets.base import Offset
 
 _OFFSETS: dict[str, type[Offset]] = {}
 

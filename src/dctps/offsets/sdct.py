@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..counter import derive_key, permutations, signs
-from ..transforms import dct, dct_rows, idct
-from .base import Offset
-from .registry import register_offset
+from dctps.counter import derive_key, permutations, signs
+from dctps.offsets.base import Offset
+from dctps.offsets.registry import register_offset
+from dctps.transforms import dct, dct_rows, idct
 
 
 @register_offset("sdct")

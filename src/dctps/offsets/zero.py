@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Offset
-from .registry import register_offset
+from dctps.offsets.base import Offset
+from dctps.offsets.registry import register_offset
 
 
 @register_offset("zero")

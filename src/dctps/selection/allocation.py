@@ -12,8 +12,8 @@ from fractions import Fraction
 
 import torch
 
-from ..counter import derive_key, sample
-from ..names import lookup
+from dctps.counter import derive_key, sample
+from dctps.names import lookup
 
 Shape = tuple[int, ...]
 Allocation = Callable[[Mapping[str, Shape], int, int], dict[str, int]]

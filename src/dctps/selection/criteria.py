@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..names import lookup
+from dctps.names import lookup
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Criterion = Callable[

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import DpSConv2d, DpSLayer, DpSLinear
-from ..nn.layer import Alpha
-from ..nn.surgery import named_modules, replace_
-from ..sparse import budget
-from .allocation import Allocation, allocate
-from .criteria import Criterion, Loss, find_criterion, keep_largest
+from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
+from dctps.nn.layer import Alpha
+from dctps.nn.surgery import named_modules, replace_
+from dctps.selection.allocation import Allocation, allocate
+from dctps.selection.criteria import Criterion, Loss, find_criterion, keep_largest
+from dctps.sparse import budget
 
 _DPS_CLASS: dict[type[nn.Module], type[DpSLayer]] = {nn.Linear: DpSLinear, nn.Conv2d: DpSConv2d}
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .csr import sddmm_csr, spmm_csr
+from dctps.sparse.csr import sddmm_csr, spmm_csr
 
 Shape = tuple[int, int]
 

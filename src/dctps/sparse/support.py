@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..counter import derive_key, sample
+from dctps.counter import derive_key, sample
 
 
 def budget(density: float, size: int) -> int:

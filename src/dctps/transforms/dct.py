@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from .tables import shape_table
+from dctps.transforms.tables import shape_table
 
 
 def dct(x: Tensor) -> Tensor:

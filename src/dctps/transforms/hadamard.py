@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tables import shape_table
+from dctps.transforms.tables import shape_table
 
 _RADIX = 32  # one small matrix product does five butterfly stages in one pass over memory
 
