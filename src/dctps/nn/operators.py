@@ -17,6 +17,7 @@ from torch import Tensor
 from dctps.nn.dispatch import Backend
 from dctps.nn.products import Conv2d, Gradients, Linear, no_autocast, product, product_backward
 from dctps.offsets import Offset, build_offset
+from dctps.transforms.tables import constant_to_compilers
 
 _library = torch.library.Library("dctps", "FRAGMENT")
 _ARGUMENTS = "Tensor x, Tensor values, Tensor? alpha, Tensor support, str offset, int[] window, str backend"
@@ -42,7 +43,7 @@ def compiled_product(
     return y
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator]
+@constant_to_compilers
 def _spec(offset: Offset) -> str:
     return json.dumps(offset.spec)
 
