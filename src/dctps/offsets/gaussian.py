@@ -8,7 +8,7 @@ from torch import Tensor
 from dctps.counter import derive_key, normal
 from dctps.offsets.base import Offset
 from dctps.offsets.registry import register_offset
-from dctps.transforms.tables import making_constants
+from dctps.transforms.tables import exporting_to_onnx, making_constants
 
 _BLOCK = 1 << 20  # entries drawn at once: bounds the float64 scratch to some tens of MB
 
@@ -23,7 +23,7 @@ class GaussianOffset(Offset):
 
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """D as a tensor of the weight's shape."""
-        if torch.onnx.is_in_onnx_export():
+        if exporting_to_onnx():
             with making_constants():
                 return self._make(dtype, torch.device(device))
         return self._make(dtype, torch.device(device))

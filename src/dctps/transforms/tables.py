@@ -65,6 +65,11 @@ def making_constants() -> Iterator[None]:
         yield
 
 
+def exporting_to_onnx() -> bool:
+    """Whether an ONNX program is being made; free of cost where nothing is exported."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
 def table_bytes() -> int:
     """Bytes that all shape tables of this process hold now."""
     return sum(t.numel() * t.element_size() for cache in _caches for t in list(cache.values()))
