@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dctps.transforms.tables import constant_to_compilers, making_constants
+
 
 class Offset(ABC):
     """A fixed linear map D that is applied, never stored.
@@ -32,6 +34,7 @@ class Offset(ABC):
     """
 
     name: ClassVar[str] = ""
+    draws: ClassVar[int] = 0  # index tables that `_draw` makes
 
     def __init__(self, shape: Sequence[int], *, groups: int = 1, seed: int = 0, layer: str = "") -> None:
         self.shape = tuple(int(size) for size in shape)
@@ -125,11 +128,19 @@ class Offset(ABC):
         raise NotImplementedError
 
     def _drawn(self, device: torch.device) -> tuple[Tensor, ...]:
-        """`_draw`, once for each device; outside inference mode, so that autograd may save it."""
+        """`_draw`, once for each device."""
+        return tuple(self._drawn_part(device, i) for i in range(self.draws))
+
+    @constant_to_compilers
+    def _drawn_part(self, device: torch.device, part: int) -> Tensor:
+        """One of the draws; to a compiler a constant."""
         if device not in self._held:
-            with torch.inference_mode(False), torch.no_grad():
-                self._held[device] = self._draw(device)
-        return self._held[device]
+            with making_constants():
+                drawn = self._draw(device)
+            if any(type(draw) is not Tensor for draw in drawn):  # some other tracer's: not to outlive it
+                return drawn[part]
+            self._held[device] = drawn
+        return self._held[device][part]
 
     def _blocks(self, like: Tensor) -> Tensor:
         """D as (groups, m / groups, n)."""

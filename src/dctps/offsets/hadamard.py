@@ -23,6 +23,8 @@ class HadamardOffset(Offset):
     share the signs. Inputs are read in torch's order.
     """
 
+    draws = 2
+
     @property
     def size(self) -> int:
         """q: the transform's length, a power of two."""

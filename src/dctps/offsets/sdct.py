@@ -25,6 +25,8 @@ class SDCTOffset(Offset):
     channels' first, of the key (seed, layer, "offset-signs"). Every filter has norm 1.
     """
 
+    draws = 2
+
     @property
     def row_cost(self) -> float:
         """A transform for each group and round, and the outputs' selection."""

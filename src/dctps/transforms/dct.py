@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from dctps.transforms.tables import shape_table
+from dctps.transforms.tables import exporting_to_onnx, shape_table
 
 
 def dct(x: Tensor) -> Tensor:
@@ -30,6 +30,8 @@ def dct(x: Tensor) -> Tensor:
     if x.numel() == 0:  # MKL refuses an empty batch
         return x.clone()
     v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
+    if exporting_to_onnx():
+        return _twisted_by_products(v)
     z = torch.fft.rfft(v) * _twiddle(n, x.dtype, x.device)
     return torch.cat([z.real, -z.imag[..., 1 : (n + 1) // 2].flip(-1)], -1)
 
@@ -98,6 +100,36 @@ def idct_ref(y: Tensor) -> Tensor:
     return y.double() @ _matrix_ref(y.shape[-1])
 
 
+def _twisted_by_products(v: Tensor) -> Tensor:
+    """s_k Re(exp(-i pi k / 2n) V_k), V the Fourier transform of v, by small matrix products.
+
+    In O(n (a + b)) for n = a b: ONNX runtimes have matrix products everywhere, but their DFT, where there is
+    one, is direct for most lengths and accurate to 1e-4 only. With j = j1 b + j2 and k = k1 + a k2,
+
+        V_k = sum_j2 exp(-2 pi i j2 k2 / b) exp(-2 pi i j2 k1 / n) sum_j1 exp(-2 pi i j1 k1 / a) v_j
+    """
+    n = v.shape[-1]
+    a = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
+    b = n // a
+
+    def circle(length: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of 2 pi r c / length."""
+        r, c = torch.arange(rows, device=v.device)[:, None], torch.arange(columns, device=v.device)
+        t = 4 * (r * c % length)
+        cosine = _cosines(length, v.dtype, v.device)
+        return cosine[t], cosine[(t + 3 * length) % (4 * length)]
+
+    cos_a, sin_a = circle(a, a, a)
+    cos_n, sin_n = circle(n, a, b)
+    cos_b, sin_b = circle(b, b, b)
+    blocks = v.unflatten(-1, (a, b))
+    real, imaginary = cos_a @ blocks, -(sin_a @ blocks)
+    real, imaginary = real * cos_n + imaginary * sin_n, imaginary * cos_n - real * sin_n
+    real, imaginary = real @ cos_b + imaginary @ sin_b, imaginary @ cos_b - real @ sin_b
+    twist = _full_twiddle(n, v.dtype, v.device)
+    return real.mT.flatten(-2) * twist[0] + imaginary.mT.flatten(-2) * twist[1]
+
+
 def _matrix_ref(n: int) -> Tensor:
     k, j = torch.arange(n)[:, None], torch.arange(n)
     # Reducing the integer first keeps the cosine's argument small and exact.
@@ -110,6 +142,14 @@ def _twiddle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """s_k exp(-i pi k / 2n) for k = 0..n//2, complex."""
     k = torch.arange(n // 2 + 1, device=device)
     return torch.polar(_scales(k, n), -math.pi / (2 * n) * k.double()).to(dtype.to_complex())
+
+
+@shape_table
+def _full_twiddle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """s_k cos(pi k / 2n) and s_k sin(pi k / 2n) for k = 0..n-1, (2, n)."""
+    k = torch.arange(n, device=device)
+    angle = math.pi / (2 * n) * k.double()
+    return (_scales(k, n) * torch.stack([torch.cos(angle), torch.sin(angle)])).to(dtype)
 
 
 @shape_table

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MAX_TABLES = 256  # of each kind; a table is a few times a layer's width, so this bounds them to some MB
 _caches: list[dict[Any, Tensor]] = []
@@ -16,24 +21,53 @@ _caches: list[dict[Any, Tensor]] = []
 def shape_table(make: Callable[[int, torch.dtype, torch.device], Tensor]) -> Callable[..., Tensor]:
     """Cache `make(size, dtype, device)`, the least recently used tables making room for new ones.
 
-    The table is made outside inference mode: autograd could not save it for backward otherwise.
+    To a compiler the table is a constant.
     """
     cache: dict[Any, Tensor] = {}
     _caches.append(cache)
 
+    @constant_to_compilers
     @functools.wraps(make)
     def cached(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         key = (size, dtype, device)
         table = cache.pop(key, None)
         if table is None:
-            with torch.inference_mode(False), torch.no_grad():
+            with making_constants():
                 table = make(size, dtype, device)
+            if type(table) is not Tensor:  # some other tracer's: not to outlive it
+                return table
             while len(cache) >= _MAX_TABLES:
                 cache.pop(next(iter(cache)), None)
         cache[key] = table
         return table
 
     return cached
+
+
+def constant_to_compilers(function: Callable[P, R]) -> Callable[P, R]:
+    """Mark a function that compilers call while they trace, its result a constant to them.
+
+    As `torch.compiler.assume_constant_result` does, which would import the compiler: 2 s for everyone.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@contextlib.contextmanager
+def making_constants() -> Iterator[None]:
+    """Tensors made here are real ones, also while a program is exported, and autograd may save them.
+
+    In inference mode it could not; an exporter's stand-ins would be of no use to anyone after it.
+    """
+    tracing = torch.compiler.is_exporting()
+    outside = _disable_current_modes() if tracing else contextlib.nullcontext()
+    with outside, torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def exporting_to_onnx() -> bool:
+    """Whether an ONNX program is being made; free of cost where nothing is exported."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 
 def table_bytes() -> int:
