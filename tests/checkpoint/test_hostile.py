@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from torch import nn
 
 import dctps
 from dctps.checkpoint import CheckpointError, load_state, save_state
+from dctps.nn import DpSLayer
+from dctps.sparse import check_support
 
 DIGEST = slice(48, 112)
 
@@ -115,26 +118,33 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
 def is_sound(model: nn.Module, original: nn.Module) -> bool:
     """Whether every tensor has the dtype and shape that it must have, and every support is one."""
     left, right = model.state_dict(), original.state_dict()
-    supports = [m.support for m in model.modules() if hasattr(m, "support")]
-    sizes = [m.in_features * m.out_features if hasattr(m, "in_features") else None for m in model.modules()]
-    del sizes
+    layers = [module for module in model.modules() if isinstance(module, DpSLayer)]
     return (
         left.keys() == right.keys()
         and all(left[k].dtype == right[k].dtype and left[k].shape == right[k].shape for k in left)
-        and all(bool((s[1:] > s[:-1]).all()) and bool((s >= 0).all()) for s in supports)
-        and all(
-            not m.nnz or int(m.support[-1]) < m.offset.out_features * m.offset.in_features
-            for m in model.modules()
-            if hasattr(m, "support")
-        )
+        and all(torch.equal(m.support, check_support(m.support, m.offset.shape)) for m in layers)
     )
 
 
-CONSTANT = 1 << 20  # bytes that Python may take for a load beside ten times the file
+@pytest.fixture
+def memory_file():
+    """A file in memory: ten thousand of them on a disk take most of a minute."""
+    descriptor = os.memfd_create("checkpoint")
+    with open(descriptor, "r+b", buffering=0) as file:  # noqa: PTH123
+        yield file, Path(f"/proc/self/fd/{descriptor}")
+
+
+def rewrite(file, content: bytes) -> None:
+    file.seek(0)
+    file.write(content)
+    file.truncate()
+
+
+CONSTANT = 1 << 16  # bytes that Python may take for a load beside ten times the file
 
 
 @pytest.mark.parametrize("name", ["seeded", "packed", "half", "dense"])
-def test_2500_mutated_files(files, tmp_path, name):
+def test_2500_mutated_files(files, memory_file, name):
     model, content = files[name]
     draw = random.Random(name)
     fresh = copy.deepcopy(model)
@@ -142,33 +152,31 @@ def test_2500_mutated_files(files, tmp_path, name):
         for parameter in fresh.parameters():
             parameter.data.zero_()
     untouched = copy.deepcopy(fresh)
-    path = tmp_path / "model.safetensors"
+    file, path = memory_file
     refused, loaded, highest = 0, 0, 0
-    tracemalloc.start()
-    try:
-        for i in range(2500):
-            sealed = i % 2 == 1
-            changed = mutate(content, draw)
-            if sealed and len(changed) > DIGEST.stop:
-                changed = seal(changed)
-            path.write_bytes(changed)
-            tracemalloc.reset_peak()
-            before = tracemalloc.get_traced_memory()[0]
-            try:
-                load_state(fresh, path)
-            except CheckpointError as error:
-                assert "\n" not in str(error) and len(str(error)) < 600
-                refused += 1
-            else:
-                loaded += 1
-                assert same_state(fresh, model) if not sealed else is_sound(fresh, model)
-                fresh = copy.deepcopy(untouched)
-            peak = tracemalloc.get_traced_memory()[1] - before
-            highest = max(highest, peak - 10 * len(changed))
-            if i % 50 == 0:
-                assert same_state(fresh, untouched)
-    finally:
-        tracemalloc.stop()
+    for i in range(2500):
+        sealed, measured = i % 2 == 1, i % 9 == 0  # tracing every load would take minutes
+        changed = mutate(content, draw)
+        if sealed and len(changed) > DIGEST.stop:
+            changed = seal(changed)
+        rewrite(file, changed)
+        if measured:
+            tracemalloc.start()
+        try:
+            load_state(fresh, path)
+        except CheckpointError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+            refused += 1
+        else:
+            loaded += 1
+            assert is_sound(fresh, model) if sealed else same_state(fresh, model)
+            fresh = copy.deepcopy(untouched)
+        finally:
+            if measured:
+                highest = max(highest, tracemalloc.get_traced_memory()[1] - 10 * len(changed))
+                tracemalloc.stop()
+        if i % 50 == 0:
+            assert same_state(fresh, untouched)
     assert same_state(fresh, untouched)
     assert highest < CONSTANT
     assert refused > 2000 and refused + loaded == 2500
@@ -176,21 +184,22 @@ def test_2500_mutated_files(files, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["seeded", "packed"])
-def test_a_file_cut_at_every_byte(files, tmp_path, name):
+def test_a_file_cut_at_every_byte(files, memory_file, name):
     model, content = files[name]
+    file, path = memory_file
     target = copy.deepcopy(model)
     for length in range(len(content)):
-        (tmp_path / "cut").write_bytes(content[:length])
+        rewrite(file, content[:length])
         with pytest.raises(CheckpointError, match="no readable checkpoint"):
-            load_state(target, tmp_path / "cut")
+            load_state(target, path)
     assert same_state(target, model)
 
 
-def test_every_flipped_bit_is_found(files, tmp_path):
+def test_a_flipped_bit_in_any_byte_is_found(files, memory_file):
     model, content = files["packed"]
-    path = tmp_path / "flipped"
+    file, path = memory_file
     for at in range(len(content)):
-        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
+        rewrite(file, content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
         with pytest.raises(CheckpointError):
             load_state(model, path)
 
@@ -207,11 +216,9 @@ EDITS = {
     "no shape": lambda t, f: f["layers"][0].update(shape=[]),
     "a nested shape": lambda t, f: f["layers"][0].update(shape=[[4], 2, 3, 3]),
     "an unknown offset": lambda t, f: f["common"].update(offset="dcp"),
-    "another offset": lambda t, f: f["common"].update(offset="sdct"),
     "no offset": lambda t, f: f["common"].update(offset="zero"),
     "a seed of text": lambda t, f: f["common"].update(seed="0"),
     "a huge seed": lambda t, f: f["common"].update(seed=10**4000),
-    "another seed": lambda t, f: f["common"].update(offset_seed=1),
     "groups": lambda t, f: f["common"].update(groups=2),
     "a Rice parameter too large": lambda t, f: f["common"].update(rice=40),
     "supports that are not there": lambda t, f: f["common"].update(rice=None),
@@ -392,7 +399,7 @@ def test_an_oversized_file_is_not_read(files, tmp_path):
 
 def test_lies_about_sizes_take_no_memory(files, tmp_path):
     """In a process of its own that may not take 300 MB more: counts, shapes and headers of up to 2^53."""
-    model, content = files["packed"]
+    _, content = files["packed"]
     for i, name in enumerate(
         ["huge nnz", "a huge shape", "a huge size of nothing", "offsets beyond the end"]
     ):
@@ -425,7 +432,7 @@ def test_lies_about_sizes_take_no_memory(files, tmp_path):
                 print(error)
         """
     )
-    paths = [*sys.path, str(os.path.dirname(__file__))]
+    paths = [*sys.path, str(Path(__file__).parent)]
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
         capture_output=True,
