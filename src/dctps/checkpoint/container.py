@@ -172,18 +172,17 @@ def _content(path: Path, max_header: int, max_data: int) -> bytes:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
             raise CheckpointError(f"{path} is no file: check the path")
+        if about.st_size > 8 + max_header + max_data:
+            raise CheckpointError(
+                f"{path} is of another architecture: it has {about.st_size:,} bytes, more than any "
+                f"checkpoint of this model"
+            )
         with path.open("rb") as file:
-            content = file.read(8 + max_header + max_data + 1)
+            return file.read(about.st_size)  # a larger number would be allocated, whatever is there
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}: check the path") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path") from None
-    if len(content) > 8 + max_header + max_data:
-        raise CheckpointError(
-            f"{path} is of another architecture: it has {about.st_size:,} bytes, more than any "
-            f"checkpoint of this model"
-        )
-    return content
 
 
 def _check_table(path: Path, table: Mapping[str, Any], length: int) -> None:

@@ -64,25 +64,29 @@ def decode(packed: Bytes, start: int, size: int, nnz: int, k: int) -> tuple[Ints
     left = 8 * len(packed) - start - m * k
     if left < m:
         raise ValueError(f"its code has too few bits for {nnz} positions")
-    gaps = np.zeros(m, dtype=np.int64)
+    remainders = np.zeros(m, dtype=np.int64)
     for at in range(0, m if k else 0, _CHUNK):
-        count = min(_CHUNK, m - at)
-        chunk = _unpacked(packed, start + at * k, count * k).reshape(count, k)
+        part = remainders[at : at + _CHUNK]
+        bits = _unpacked(packed, start + at * k, len(part) * k).reshape(-1, k)
         for column in range(k):
-            gaps[at : at + count] = (gaps[at : at + count] << 1) | chunk[:, column]
-    # The gaps add up to no more than size - m: further zeros would be an error in any case.
-    unary = _unpacked(packed, start + m * k, min(left, m + ((size - m) >> k)))
-    ends = np.flatnonzero(unary)[:m]
+            part <<= 1
+            part |= bits[:, column]
+    # The gaps add up to size - m at most: where the ones are further apart, no code goes on.
+    ends = np.flatnonzero(_unpacked(packed, start + m * k, min(left, m + ((size - m) >> k))))[:m]
     if len(ends) < m:
         raise ValueError(f"its code gives fewer than {nnz} positions below {size}")
-    gaps += (np.diff(ends, prepend=-1) - 1) << k
-    # In floating point first: a sum of hostile remainders could wrap around.
-    if m and float(gaps.sum(dtype=np.float64)) + m > size:
-        raise ValueError(f"its code gives a position beyond {size - 1}")
-    gaps += 1
-    coded = np.cumsum(gaps, out=gaps)
-    coded -= 1
     end = start + m * k + (int(ends[-1]) + 1 if m else 0)
+    # In floating point, for hostile remainders could add up to more than an int64 holds.
+    if m and float(remainders.sum(dtype=np.float64)) > size:
+        raise ValueError(f"its code gives a position beyond {size - 1}")
+    # The quotients up to i add up to ends[i] - i, so that p_i = (ends[i] - i) 2^k + sum of remainders + i.
+    remainders += 1 - (1 << k)
+    coded = np.cumsum(remainders, out=remainders)
+    coded += (1 << k) - 1
+    ends <<= k
+    coded += ends
+    if m and int(coded[-1]) >= size:
+        raise ValueError(f"its code gives a position beyond {size - 1}")
     return (coded if nnz == m else _complement(coded, size)), end
 
 
