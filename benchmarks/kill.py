@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python -m benchmarks.kill
 
-Two parts. LeNet-5 on the digits gets a SIGKILL from outside at a random moment, is started again, and so on. A
-small network is cut short at every opening, write, fsync, rename and deletion of its files in turn: by
+Two parts. LeNet-5 on the digits gets a SIGKILL from outside at a random moment, is started again, and so on.
+A small network is cut short at every opening, write, fsync, rename and deletion of its files in turn: by
 SIGKILL, by two kinds of simulated power cut, and by a full disk. Every run must end with the same bytes in
 its networks, the same metrics and the same summary, times aside.
 """
