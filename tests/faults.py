@@ -1,10 +1,11 @@
 """Runs that are killed, cut off from power, or out of disk space at a chosen operation on their files.
 
-A child process is forked for each run, so that torch is imported once. Run as a program, it goes through every
-operation of a small run: `python -m tests.faults kill FOLDER`.
+A child process is forked for each run, so that torch is imported once. Run as a program, it goes through
+every operation of a small run: `python -m tests.faults kill FOLDER 1`.
 """
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -27,22 +28,22 @@ MODES = ("kill", "power cut, names lost", "power cut, contents lost", "disk full
 class FileOperations:
     """Counts this process's changes to the folder `root`, and makes the one with number `k` fail.
 
-    Every opening for writing, write, fsync, rename, unlink and mkdir counts. A write that fails has written its
-    first half.
+    Every opening for writing, write, fsync, rename, unlink and mkdir counts. A write that fails has written
+    its first half.
 
-    After a power cut a file holds what it held at its last fsync (nothing, if there was none). What the folder
-    lists is either what it listed at its own last fsync ("names lost"), or what it lists now ("contents lost"):
-    a disk may do either.
+    After a power cut a file holds what it held at its last fsync (nothing, if there was none). What the
+    folder lists is either what it listed at its own last fsync ("names lost"), or what it lists now
+    ("contents lost"): a disk may do either. A full disk stays full.
 
     Args:
         root: of one run; it holds no folders.
         mode: one of `MODES`.
-        k: counted from 0; None only counts.
+        k: counted from 0.
     """
 
     NAMES = ("open", "close", "write", "fsync", "replace", "unlink", "mkdir")
 
-    def __init__(self, root, mode="kill", k=None):
+    def __init__(self, root, mode, k):
         self.root, self.mode, self.k = root, mode, k
         self.count = 0
         self.full = False
@@ -111,7 +112,7 @@ class FileOperations:
         self.count += 1
         if self.mode == "disk full":
             self.full = self.full or here
-            if self.full and (here or operation in ("open", "write", "mkdir")) and operation != "unlink":
+            if self.full and operation != "unlink" and (here or operation in ("open", "write", "mkdir")):
                 half()
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         elif here:
@@ -194,34 +195,37 @@ def train_tiny(folder, config=TINY, **choices):
     return run(config, out=folder, threads=1, checkpoint_interval=2, **choices)
 
 
-def every_operation(mode, scratch):
+def every_operation(mode, scratch, *, stride=1, train=train_tiny):
     """Fail at each operation of a run in turn, go on each time, and compare; returns their number.
+
+    With a stride only at every so many.
 
     Raises:
         AssertionError: a run that was cut short and continued ended differently, or could not go on.
     """
     folder = scratch / "whole"
-    assert in_child(lambda: train_tiny(folder)) == 0
+    # Here, not in a child: what torch does once in a process is then done in all of them.
+    train(folder)
     whole = outcome(folder)
-    k = 0
-    while True:
-        folder = scratch / "run"
+    folder = scratch / "run"
+    for k in itertools.count(step=stride):
 
-        def cut_short(folder=folder, k=k):
+        def cut_short(k=k):
             FileOperations(folder, mode, k)
-            train_tiny(folder)
+            train(folder)
 
         status = in_child(cut_short)
-        assert status in ((0, 2) if mode == "disk full" else (0, -signal.SIGKILL)), (mode, k, status)
-        if status == 0 and k > 20:
-            assert outcome(folder) == whole, (mode, k)
-            return k
-        assert in_child(lambda folder=folder: train_tiny(folder)) == 0, (mode, k)
+        finished = status == 0
+        assert finished or status == (2 if mode == "disk full" else -signal.SIGKILL), (mode, k, status)
+        again = in_child(lambda: train(folder))
+        assert again == 0, (mode, k, again)
         assert outcome(folder) == whole, (mode, k)
         shutil.rmtree(folder)
-        k += 1
+        if finished:
+            return k
+    raise AssertionError("unreachable")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(every_operation(sys.argv[1], Path(sys.argv[2])))
+    print(every_operation(sys.argv[1], Path(sys.argv[2]), stride=int(sys.argv[3])))

@@ -65,6 +65,7 @@ def test_a_finished_run_prints_its_summary_again(trained, capfd):
         ("--optimizer adamw2", "did you mean 'adamw'"),
         ("--schedule cyclic", "unknown schedule"),
         ("--dataset cifar10 --data-dir nowhere", "nowhere"),
+        ("--checkpoint-interval 0", "checkpoint_interval must be at least 1 step, got 0"),
         ("--threads 0", "threads must be from 1 to 1024, got 0"),
         ("--device gpu", "unknown device 'gpu'"),
         ("--out /dev/null/run", "cannot write to /dev/null/run"),
@@ -80,6 +81,16 @@ def test_a_folder_with_a_different_run(trained, capfd):
     argv, _ = trained
     message = error_of(capfd, *argv, "--seed", "1", "--no-augment")
     assert "holds a different run (seed 0 there and 1 here, augment True there and False here)" in message
+
+
+def test_a_damaged_state(tmp_path, trained, capfd):
+    argv, _ = trained
+    (tmp_path / "run" / "summary.json").unlink()
+    message = error_of(capfd, *argv)
+    assert "has metrics.jsonl but no state.safetensors" in message
+    (tmp_path / "run" / "state.safetensors").write_bytes(b"\x80\x04N.")
+    message = error_of(capfd, *argv)
+    assert "state.safetensors cannot be used (it is no state file, or was cut short)" in message
 
 
 def test_a_locked_folder(tmp_path, capfd):

@@ -1,12 +1,15 @@
 """The command as a user starts it: a process of its own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from tests.faults import outcome
 
 import dctps
 
@@ -51,17 +54,54 @@ def test_a_mistake_gives_one_line_and_status_2(tmp_path, flags):
     assert done.stderr.count("\n") == 1
 
 
-def test_ctrl_c_gives_one_line_and_status_130(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_gives_one_line_and_the_same_command_continues(tmp_path, number, status):
+    argv = ["train", "--epochs", "4", "--batch-size", "16"]
     with subprocess.Popen(
-        [*DCTPS, "train", "--epochs", "10000", "--out", "run"],
+        [*DCTPS, *argv, "--out", "run"],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout.readline().startswith("epoch   1")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.startswith("dctps: stopped")
-    assert err.count("\n") == 1
+    assert process.returncode == status
+    where = re.fullmatch(
+        r"dctps: stopped; run is saved (.*): the same command continues from there\n", err
+    ).group(1)
+
+    again = command(*argv, "--out", "run", cwd=tmp_path)
+    assert again.returncode == 0
+    assert again.stderr == f"dctps: run continues {where}\n"
+    assert command(*argv, "--out", "whole", cwd=tmp_path).returncode == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_signal_before_the_first_step(tmp_path):
+    """While torch is still being imported, say."""
+    with subprocess.Popen(
+        [*DCTPS, "train", "--out", "run"],
+        cwd=tmp_path, env=ENVIRONMENT | {"PYTHONUNBUFFERED": "1"}, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode in (143, -signal.SIGTERM)
+    assert "Traceback" not in err
+    assert err.count("\n") <= 1
+
+
+def test_a_limit_on_the_size_of_files_is_one_line_and_the_run_goes_on_without_it(tmp_path):
+    """A disk that is really full needs a disk; this is the same, for one process."""
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *DCTPS, "train", "--epochs", "1", "--out", "run"],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        "dctps: error: cannot write to run (File too large): free some space, or choose another --out\n"
+    )
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "lock"]
+    assert command("train", "--epochs", "1", "--out", "run", cwd=tmp_path).returncode == 0
 
 
 def test_two_processes_on_one_folder(tmp_path):

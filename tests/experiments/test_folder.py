@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from torch import nn
@@ -13,9 +14,10 @@ from dctps.experiments.folder import RunFolder, RunFolderError, read_config, rea
 def finished(tmp_path):
     folder = RunFolder(tmp_path / "run", RunConfig())
     with folder.writing():
-        folder.append({"epoch": 1})
-        folder.append({"epoch": 2})
-        folder.save(nn.Linear(2, 1), "model.safetensors", 2)
+        assert folder.begin() is None
+        folder.save_state({"step": 7}, "after epoch 2 of 2")
+        folder.save_metrics([{"epoch": 1}, {"epoch": 2}])
+        folder.save_model(nn.Linear(2, 1), "model.safetensors", 2)
         folder.finish({"last_epoch": 2})
     return folder
 
@@ -26,7 +28,8 @@ def test_what_is_written_can_be_read(finished):
     lines = (finished.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"epoch": 1}, {"epoch": 2}]
     assert load_state(nn.Linear(2, 1), finished.path / "model.safetensors")["epoch"] == 2
-    assert not list(finished.path.glob("*.tmp"))
+    names = {file.name for file in finished.path.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "model.safetensors", "summary.json", "lock"}
 
 
 def test_a_new_folder_is_not_finished_and_looking_does_not_make_it(tmp_path):
@@ -42,8 +45,6 @@ def test_a_different_run_is_refused_and_left_alone(finished):
     other = RunFolder(finished.path, RunConfig(seed=1, epochs=3))
     with pytest.raises(RunFolderError, match=r"seed 0 there and 1 here, epochs 20 there and 3 here"):
         other.finished()
-    with pytest.raises(RunFolderError, match="different run"), other.writing():
-        pass
     assert read_summary(finished.path) == {"last_epoch": 2}
 
 
@@ -54,37 +55,93 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_unfinished_run_starts_from_the_beginning(tmp_path):
+@pytest.fixture
+def unfinished(tmp_path):
     folder = RunFolder(tmp_path / "run", RunConfig())
     with folder.writing():
-        folder.append({"epoch": 1})
-        folder.save(nn.Linear(2, 1), "best.safetensors", 1)
+        folder.begin()
+        folder.save_state({"step": 7}, "after epoch 1 of 20")
+        folder.save_metrics([{"epoch": 1}])
+    return folder
+
+
+def test_an_unfinished_run_gives_its_state_back(unfinished):
     with pytest.raises(RunFolderError, match="not finished"):
-        read_summary(folder.path)
-    again = RunFolder(tmp_path / "run", RunConfig())
+        read_summary(unfinished.path)
+    (unfinished.path / ".metrics.jsonl.tmp").write_text("half a li")
+    again = RunFolder(unfinished.path, RunConfig())
     assert again.finished() is None
     with again.writing():
-        assert sorted(file.name for file in folder.path.iterdir()) == ["config.json", "lock"]
-        again.append({"epoch": 1, "seconds": 2})
-    assert len((folder.path / "metrics.jsonl").read_text().splitlines()) == 1
+        assert again.begin()["step"] == 7
+    names = {file.name for file in unfinished.path.iterdir()}
+    assert names == {"config.json", "state.safetensors", "metrics.jsonl", "lock"}
+
+
+def begin_fails(folder, match):
+    before = {file.name: file.read_bytes() for file in folder.path.iterdir()}
+    again = RunFolder(folder.path, RunConfig())
+    with pytest.raises(RunFolderError, match=match), again.writing():
+        again.begin()
+    assert {file.name: file.read_bytes() for file in folder.path.iterdir()} == before
+
+
+def test_a_damaged_state_is_no_reason_to_begin_again(unfinished):
+    state = unfinished.path / "state.safetensors"
+    content = state.read_bytes()
+    state.write_bytes(content[:-1])
+    begin_fails(unfinished, r"state\.safetensors cannot be used .*delete the folder")
+    state.unlink()
+    begin_fails(unfinished, r"has metrics\.jsonl but no state\.safetensors")
+
+
+def test_a_state_of_another_run_is_refused(unfinished, tmp_path):
+    other = RunFolder(tmp_path / "other", RunConfig(seed=1))
+    with other.writing():
+        other.begin()
+        other.save_state({}, "after epoch 1 of 20")
+    shutil.copy(other.path / "state.safetensors", unfinished.path)
+    begin_fails(unfinished, "of a different run")
 
 
 def test_one_process_at_a_time(tmp_path):
     first, second = (RunFolder(tmp_path / "run", RunConfig()) for _ in range(2))
-    with first.writing():
-        first.append({"epoch": 1})
-        with pytest.raises(RunFolderError, match="another process is writing"), second.writing():
-            pass
-        assert (first.path / "metrics.jsonl").exists()
+    refused = pytest.raises(RunFolderError, match="another process is writing")
+    with first.writing(), refused, second.writing():
+        pass
     with second.writing():
         pass
 
 
-def test_a_run_that_another_process_finished_meanwhile_is_left_alone(finished):
-    late = RunFolder(finished.path, RunConfig())
-    with pytest.raises(RunFolderError, match="just finished"), late.writing():
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_is_gone_or_another_is_not_written_to(unfinished, again):
+    folder = RunFolder(unfinished.path, RunConfig())
+    with folder.writing():
+        folder.begin()
+        folder.path.rename(folder.path.with_name("moved"))
+        if again:
+            folder.path.mkdir()
+            (folder.path / "lock").touch()
+        with pytest.raises(RunFolderError, match="moved or deleted while the run wrote"):
+            folder.save_state({}, "after epoch 2 of 20")
+        if again:
+            assert [file.name for file in folder.path.iterdir()] == ["lock"]
+
+
+def test_links_in_a_strangers_folder_are_not_followed(unfinished, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    for name in (".state.safetensors.tmp", "best.safetensors"):
+        (unfinished.path / name).symlink_to(tmp_path / "mine")
+    folder = RunFolder(unfinished.path, RunConfig())
+    with folder.writing():
+        folder.begin()
+        (unfinished.path / ".state.safetensors.tmp").symlink_to(tmp_path / "mine")
+        folder.save_state({}, "after epoch 2 of 20")
+        folder.save_model(nn.Linear(1, 1), "best.safetensors", 2)
+    (unfinished.path / "lock").unlink()
+    (unfinished.path / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunFolderError, match="cannot write to"), folder.writing():
         pass
-    assert read_summary(finished.path) == {"last_epoch": 2}
+    assert (tmp_path / "mine").read_text() == "precious"
 
 
 def test_a_path_that_cannot_be_a_folder(tmp_path):

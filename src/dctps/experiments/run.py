@@ -198,13 +198,16 @@ class _Work:
         records = self.session.records
         last = records[-1]
         chosen = self.session.best or {"epoch": None, "val_accuracy": None, "test_accuracy": None}
+        report = dctps.report(self.session.model).to_dict()
+        # What this process has cached so far, which says something about the process and not about the run.
+        del report["shape_table_bytes"]
         return {
             "last_epoch": last["epoch"],
             "last_test_accuracy": last["test_accuracy"],
             "best_epoch": chosen["epoch"],
             "best_val_accuracy": chosen["val_accuracy"],
             "best_test_accuracy": chosen["test_accuracy"],
-            "report": dctps.report(self.session.model).to_dict(),
+            "report": report,
             "seconds": sum(record["seconds"] for record in records),
             **self.environments[-1],
             "earlier_environments": self.environments[:-1],
