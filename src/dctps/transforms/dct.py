@@ -122,7 +122,7 @@ def _twisted_by_products(v: Tensor) -> Tensor:
     cos_a, sin_a = circle(a, a, a)
     cos_n, sin_n = circle(n, a, b)
     cos_b, sin_b = circle(b, b, b)
-    blocks = v.unflatten(-1, (a, b))
+    blocks: Tensor = v.unflatten(-1, (a, b))
     real, imaginary = cos_a @ blocks, -(sin_a @ blocks)
     real, imaginary = real * cos_n + imaginary * sin_n, imaginary * cos_n - real * sin_n
     real, imaginary = real @ cos_b + imaginary @ sin_b, imaginary @ cos_b - real @ sin_b
