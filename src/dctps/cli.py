@@ -15,9 +15,11 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from dctps.experiments.config import RunConfig
+from dctps.experiments.signals import Stopped, sigterm_raises
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
+_STOPPED = "stopped; the same command begins again, a training run where it was last saved"
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Output:
     """the run folder (None: runs/ and a name made of the run's choices)"""
     progress: bool = True
     """show a bar on a terminal"""
+    checkpoint_interval: int | None = None
+    """steps between two saves within an epoch (None: the run is saved at each epoch's end)"""
 
 
 @dataclass(frozen=True)
 class Train:
     """Train one network and write its run folder.
 
-    A finished run is not run again. One that was cut short starts from its beginning.
+    A finished run is not run again. One that was cut short goes on where it was last saved.
     """
 
     run: RunConfig = field(default_factory=RunConfig)
@@ -95,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments (None: the process's).
 
     Returns:
-        The exit status: 0, 2 after a message for input that cannot be used, or 130 after Ctrl-C.
+        The exit status: 0, 2 after a message for input that cannot be used, 130 after Ctrl-C, 143 after
+        SIGTERM.
 
     Raises:
         SystemExit: after `--help` (status 0), or flags that do not parse (status 2).
@@ -109,9 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
     )
     try:
-        return _perform(command)
+        with sigterm_raises(_STOPPED):
+            return _perform(command)
+    except Stopped as stopped:
+        _print_note(str(stopped))
+        return stopped.status
     except KeyboardInterrupt:
-        print("dctps: stopped; the same command starts it again from the beginning", file=sys.stderr)
+        _print_note(_STOPPED)
         return _INTERRUPTED
 
 
@@ -143,6 +152,8 @@ def _train(command: Train) -> None:
         out=out,
         progress=command.output.progress,
         on_epoch=_print_epoch,
+        on_note=_print_note,
+        checkpoint_interval=command.output.checkpoint_interval,
         **_place(command.machine),
     )
     print(f"{out}: epoch {summary['last_epoch']}, test accuracy {summary['last_test_accuracy']:.4f}")
@@ -178,6 +189,10 @@ def _place(machine: Machine) -> dict[str, Any]:
         "device": machine.device,
         "threads": machine.threads,
     }
+
+
+def _print_note(line: str) -> None:
+    print("dctps:", line, file=sys.stderr, flush=True)
 
 
 def _print_epoch(record: dict[str, Any]) -> None:

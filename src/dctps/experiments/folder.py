@@ -1,28 +1,53 @@
-"""The run folder: what is written where, by one process at a time."""
+"""The run folder: what is written where, in which order, by one process at a time.
+
+The order is what makes a run safe from being killed, or from a power cut, at any moment. Each file is written
+whole by `write_atomically`: it holds the old content or the new one, and once the call returns the new one
+is on the disk, before anything that comes after it.
+
+1. `config.json`, once. Without a state beside it nothing has been trained: the run starts at its beginning.
+2. `state.safetensors`, after every epoch, and in between where asked for. **It alone says what has
+   happened**: it holds all that the rest of the run depends on (`Session.state`), the metrics so far, and the
+   best network.
+3. After every epoch, once its state is there: `metrics.jsonl`, `model.safetensors`, `best.safetensors`. They
+   follow from that state, and no later state is written before they are. So whoever finds a state of an
+   epoch's end can write all three again, and does; beside a state from the middle of an epoch
+   `model.safetensors` is as the last epoch left it, and the other two follow from this state as well.
+4. After the last epoch, once the files of 3 are there: `summary.json`. With it the run is finished.
+5. The state is deleted. Should that be missed, the next call deletes it: nothing reads it beside a summary.
+
+Between any two steps a restart therefore finds nothing, a state, or a summary, and what it makes of each is
+what an uninterrupted run would have made. `lock` is never deleted: the system frees it when its process ends,
+however that ends.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from dctps.checkpoint import save_state
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
-from dctps.files import write_atomically
-
-Record = dict[str, Any]
+from dctps.experiments.session import Record
+from dctps.experiments.state import State, StateError, read_state, write_state
+from dctps.files import make_folder, write_atomically
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+STATE = "state.safetensors"
 LAST = "model.safetensors"
 BEST = "best.safetensors"
 LOCK = "lock"
+
+_FORMAT = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolderError(ValueError):
@@ -40,7 +65,8 @@ class RunFolder:
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
         self.config = resolve(config)
-        self._records: list[Record] = []
+        self._saved: str | None = None
+        self._lock: int | None = None
 
     def finished(self) -> Record | None:
         """The summary if this run is finished; None if it is still to be done.
@@ -69,48 +95,99 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder, emptied of an earlier attempt, against every other process.
+        """Hold the folder, made where it is missing, against every other process.
 
         Raises:
             RunFolderError: another process holds it, or it cannot be written.
         """
         with self._explained():
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK).open("a")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunFolderError(
-                    f"another process is writing to {self.path}: wait for it, or choose another --out"
-                ) from None
-            # It may have been free when `finished` looked and filled since.
-            if self.finished() is not None:
-                raise RunFolderError(f"another process has just finished the run in {self.path}")
-            self._begin()
+            make_folder(self.path)
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            with self._explained():
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunFolderError(
+                        f"another process is writing to {self.path}: wait for it, or choose another --out"
+                    ) from None
             yield
+        finally:
+            os.close(self._lock)
+            self._lock = None
 
-    def append(self, record: Record) -> None:
-        """Add an epoch to the metrics. The file is written anew, so that it never ends in half a line."""
-        self._records.append(record)
-        lines = "".join(json.dumps(record) + "\n" for record in self._records)
-        self._write(METRICS, lines.encode())
+    def begin(self) -> State | None:
+        """Clear away what a killed process left half done, and give the state that it saved, if any.
 
-    def save(self, model: nn.Module, name: str, epoch: int) -> None:
+        Raises:
+            RunFolderError: the state is damaged, missing, or of another run; or the folder cannot be written.
+        """
+        with self._explained():
+            for leftover in self.path.glob(".*.tmp"):
+                leftover.unlink()
+        if not (self.path / CONFIG).exists():
+            self._write(CONFIG, _to_json(to_dict(self.config)))
+        if not (self.path / STATE).exists():
+            left = [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]
+            if left:
+                raise RunFolderError(
+                    f"{self.path} has {left[0]} but no {STATE}, so the run cannot go on: "
+                    f"put that file back, or delete the folder to train again from the beginning"
+                )
+            return None
+        try:
+            with self._explained():
+                state = read_state(self.path / STATE)
+            if state.get("format") != _FORMAT:
+                raise StateError(
+                    f"its format is {state.get('format')}, this version of dctps reads {_FORMAT}"
+                )
+            if resolve(from_dict(state["config"])) != self.config:
+                raise StateError(f"it is of a different run than {CONFIG} beside it")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self.damaged(error) from None
+        return state
+
+    def resumed(self, where: str) -> None:
+        """Take note that the saved state stands `where`, for messages."""
+        self._saved = where
+
+    def damaged(self, error: Exception) -> RunFolderError:
+        """What to tell a person about a state that cannot be used."""
+        return RunFolderError(
+            f"{self.path / STATE} cannot be used ({error}): put a whole copy of it back, or delete "
+            f"the folder to train again from the beginning"
+        )
+
+    def save_state(self, state: State, where: str) -> None:
+        """Write the state, after which the run goes on from here.
+
+        Args:
+            state: of the session, and what else belongs to it.
+            where: the run stands, in words.
+        """
+        with self._explained():
+            write_state(self.path / STATE, {"format": _FORMAT, "config": to_dict(self.config), **state})
+        self._saved = where
+
+    def save_metrics(self, records: list[Record]) -> None:
+        """Write the metrics of all epochs so far, anew, so that the file never ends in half a line."""
+        self._write(METRICS, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+    def save_model(self, model: nn.Module, name: str, epoch: int) -> None:
         """Write the network as it is after `epoch`, under `LAST` or `BEST`."""
         with self._explained():
             save_state(model, self.path / name, {"config": to_dict(self.config), "epoch": epoch})
 
     def finish(self, summary: Record) -> None:
-        """Write the summary, which makes the run a finished one."""
+        """Write the summary, which makes the run a finished one, and delete the state."""
         self._write(SUMMARY, _to_json(summary))
+        self.drop_state()
 
-    def _begin(self) -> None:
-        with self._explained():
-            for name in (METRICS, LAST, BEST):
-                (self.path / name).unlink(missing_ok=True)
-        self._records.clear()
-        self._write(CONFIG, _to_json(to_dict(self.config)))
+    def drop_state(self) -> None:
+        """Delete the state of a finished run, if it is there and can be deleted: nobody needs it any more."""
+        with suppress(OSError):
+            (self.path / STATE).unlink(missing_ok=True)
 
     def _write(self, name: str, content: bytes) -> None:
         with self._explained():
@@ -118,12 +195,27 @@ class RunFolder:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        """Check that the folder is still the locked one, and say what an OSError means for the run."""
         try:
+            if self._lock is not None:
+                there, ours = (self.path / LOCK).stat(), os.fstat(self._lock)
+                if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             yield
         except OSError as error:
-            raise RunFolderError(
-                f"cannot write to {self.path} ({error.strerror}): choose another --out"
-            ) from None
+            raise RunFolderError(self._explain(error)) from None
+
+    def _explain(self, error: OSError) -> str:
+        if self._lock is not None and isinstance(error, FileNotFoundError):
+            return (
+                f"{self.path} or its {LOCK} was moved or deleted while the run wrote to it: the same command "
+                f"continues where it was last saved if you put it back, or else starts again"
+            )
+        message = f"cannot write to {self.path} ({error.strerror}): "
+        if self._saved is None:
+            return message + ("free some space, or " if error.errno in _FULL else "") + "choose another --out"
+        remedy = "free some space" if error.errno in _FULL else "make it writable"
+        return message + f"{remedy}, and the same command continues {self._saved}"
 
     @staticmethod
     def _ours(name: str) -> bool:

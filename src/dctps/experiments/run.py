@@ -9,14 +9,15 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import dctps
 from dctps.checkpoint import load_state
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve, run_name
-from dctps.experiments.folder import BEST, LAST, Record, RunFolder, read_config, read_summary
-from dctps.experiments.session import Session
+from dctps.experiments.folder import BEST, LAST, RunFolder, read_config, read_summary
+from dctps.experiments.session import Record, Session
+from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
+from dctps.experiments.state import StateError
 from dctps.training import Metrics
 
 
@@ -33,12 +34,16 @@ def run(
     download: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    checkpoint_interval: int | None = None,
     progress: bool = False,
     on_epoch: Callable[[Record], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Record:
     """Train the network of `config` and write its run folder; a finished run is left as it is.
 
-    The caller's random state and number of threads are afterwards as before.
+    A run that was cut short, at whatever moment, goes on from where it was last saved, and ends with the very
+    numbers of one that was not (`dctps.experiments.folder` says why). Ctrl-C and SIGTERM save it and stop
+    it between two steps. The caller's random state and number of threads are afterwards as before.
 
     Args:
         config: what to run.
@@ -47,8 +52,10 @@ def run(
         download: fetch missing data files into `data_dir`.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`: a GPU where there is one.
         threads: of the CPU (None: torch's choice). Runs repeat bit for bit on one machine at one number.
+        checkpoint_interval: steps between two saves within an epoch (None: only at its end).
         progress: show a bar for each epoch where standard error is a terminal.
-        on_epoch: called with each epoch's record, as in metrics.jsonl.
+        on_epoch: called with each epoch's record, as in metrics.jsonl, once the epoch is saved.
+        on_note: called with a line for a person: that the run continues, or what makes it inexact.
 
     Returns:
         The summary, as in summary.json.
@@ -57,31 +64,25 @@ def run(
         ValueError: a bad choice in `config`, `device` or `threads`; as `RunFolderError`, a folder of no use.
         DataError: the data files are missing or damaged.
         TrainingError: the loss is not finite.
+        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
     """
     config = resolve(config)
+    if checkpoint_interval is not None and checkpoint_interval < 1:
+        raise ValueError(f"checkpoint_interval must be at least 1 step, got {checkpoint_interval}")
     folder = RunFolder(default_folder(config) if out is None else Path(out), config)
     summary = folder.finished()
     if summary is not None:
+        folder.drop_state()
         return summary
     with _torch_settings(device, threads, config.seed) as place:
         session = Session(config, load_dataset(config.dataset, data_dir, download=download), place)
         # The folder comes last: a mistake found before here leaves nothing behind.
-        with folder.writing():
-            records: list[Record] = []
-            best: Record | None = None
-            for epoch in range(1, config.epochs + 1):
-                record = session.train_epoch(epoch, progress=progress)
-                records.append(record)
-                folder.save(session.model, LAST, epoch)
-                if record["val_accuracy"] is not None and (
-                    best is None or record["val_accuracy"] > best["val_accuracy"]
-                ):
-                    best = record
-                    folder.save(session.model, BEST, epoch)
-                folder.append(record)
-                if on_epoch is not None:
-                    on_epoch(record)
-            folder.finish(_summary(session.model, records, best, place))
+        with folder.writing(), deferred_signals() as request:
+            # Another process may have finished it since the first look.
+            if folder.finished() is None:
+                work = _Work(session, folder, request, _environment(place))
+                work.resume(on_note or (lambda line: None))
+                work.complete(checkpoint_interval, progress, on_epoch or (lambda record: None))
     # Read back, so that the first call and one that finds the run finished return the same.
     return read_summary(folder.path)
 
@@ -120,24 +121,115 @@ def evaluate_run(
         return found
 
 
-def _summary(model: nn.Module, records: list[Record], best: Record | None, device: torch.device) -> Record:
-    last = records[-1]
-    chosen = best or {"epoch": None, "val_accuracy": None, "test_accuracy": None}
+class _Work:
+    """A session and the locked folder that it is saved in: steps 2 to 5 of `dctps.experiments.folder`."""
+
+    def __init__(
+        self, session: Session, folder: RunFolder, request: StopRequest, environment: Record
+    ) -> None:
+        self.session, self.folder, self.request = session, folder, request
+        self.environments = [environment]
+        self.saved = session.position
+
+    def resume(self, note: Callable[[str], None]) -> None:
+        """Go on where an earlier process saved the run, if one did."""
+        state = self.folder.begin()
+        if state is None:
+            return
+        try:
+            self.session.load_state(state["session"])
+            earlier = [dict(environment) for environment in state["environments"]]
+            changes = _changes(earlier[-1], self.environments[0])
+        except (StateError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise self.folder.damaged(error) from None
+        self.saved = self.session.position
+        self.folder.resumed(self.session.where)
+        note(f"{self.folder.path} continues {self.session.where}")
+        if changes:
+            note(f"{changes}: the run stays valid, but it is not bit for bit the one of a single place")
+        self.environments = earlier + self.environments if changes else earlier
+        # A process that was killed may have saved the state and not yet what follows from it.
+        self.publish(best_too=True)
+
+    def complete(
+        self, checkpoint_interval: int | None, progress: bool, on_epoch: Callable[[Record], None]
+    ) -> None:
+        """Train what is left, and finish the run."""
+
+        def between() -> None:
+            steps = self.session.position[1]
+            due = checkpoint_interval is not None and steps > 0 and steps % checkpoint_interval == 0
+            if (due or self.request.number is not None) and self.session.position != self.saved:
+                self.save()
+            self.stop_if_asked(f"saved {self.session.where}: the same command continues from there")
+
+        while len(self.session.records) < self.session.config.epochs:
+            record = self.session.train_epoch(progress=progress, between=between)
+            self.save()
+            self.publish(best_too=self.session.best is record)
+            on_epoch(record)
+        self.folder.finish(self.summary())
+        self.stop_if_asked("finished")
+
+    def save(self) -> None:
+        """Write the state."""
+        state = {"session": self.session.state(), "environments": self.environments}
+        self.folder.save_state(state, self.session.where)
+        self.saved = self.session.position
+
+    def publish(self, *, best_too: bool) -> None:
+        """Write what follows from the saved state."""
+        epochs, steps = self.session.position
+        if epochs:
+            self.folder.save_metrics(self.session.records)
+        if epochs and not steps:
+            self.folder.save_model(self.session.model, LAST, epochs)
+        best, model = self.session.best, self.session.best_model()
+        if best_too and best is not None and model is not None:
+            self.folder.save_model(model, BEST, best["epoch"])
+
+    def stop_if_asked(self, standing: str) -> None:
+        """Raise `Stopped` if a signal has come."""
+        if self.request.number is not None:
+            raise Stopped(self.request.number, f"stopped; {self.folder.path} is {standing}")
+
+    def summary(self) -> Record:
+        """What summary.json holds."""
+        records = self.session.records
+        last = records[-1]
+        chosen = self.session.best or {"epoch": None, "val_accuracy": None, "test_accuracy": None}
+        return {
+            "last_epoch": last["epoch"],
+            "last_test_accuracy": last["test_accuracy"],
+            "best_epoch": chosen["epoch"],
+            "best_val_accuracy": chosen["val_accuracy"],
+            "best_test_accuracy": chosen["test_accuracy"],
+            "report": dctps.report(self.session.model).to_dict(),
+            "seconds": sum(record["seconds"] for record in records),
+            **self.environments[-1],
+            "earlier_environments": self.environments[:-1],
+        }
+
+
+def _environment(device: torch.device) -> Record:
+    """Where a process runs, as far as its numbers may depend on it."""
     return {
-        "last_epoch": last["epoch"],
-        "last_test_accuracy": last["test_accuracy"],
-        "best_epoch": chosen["epoch"],
-        "best_val_accuracy": chosen["val_accuracy"],
-        "best_test_accuracy": chosen["test_accuracy"],
-        "report": dctps.report(model).to_dict(),
-        "seconds": sum(record["seconds"] for record in records),
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("dctps", "torch", "numpy")},
         },
     }
+
+
+def _changes(before: Record, now: Record) -> str:
+    return ", ".join(
+        f"{name} {before.get(name)} before and {now[name]} now"
+        for name in now
+        if before.get(name) != now[name]
+    )
 
 
 @contextmanager

@@ -1,23 +1,27 @@
-"""All that a run holds in memory: network, data, optimizer, schedule, and the stream of its batches."""
+"""All that a run holds in memory: network, data, optimizer, schedule, stream of batches, metrics so far."""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from dctps.counter import derive_key
 from dctps.data import Dataset, ImageTensors, batches, split_validation
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_network
+from dctps.experiments.state import State, StateError
 from dctps.training import (
     Metrics,
     Precision,
+    Tally,
     build_optimizer,
     build_schedule,
     evaluate,
@@ -25,16 +29,38 @@ from dctps.training import (
     train_epoch,
 )
 
+Record = dict[str, Any]
+
 _EVALUATION_BATCH = 500
+# What else a schedule has, its configuration fixes.
+_SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")
+_ADAM_SLOTS = {"step", "exp_avg", "exp_avg_sq"}
+_SLOTS = {"sgd": {"momentum_buffer"}, "adam": _ADAM_SLOTS, "adamw": _ADAM_SLOTS}
+
+
+@dataclass
+class _Epoch:
+    """The epoch under way: the rate at its first step, the time that it has taken, the sums of its steps."""
+
+    lr: float
+    seconds: float = 0.0
+    tally: Tally = field(default_factory=Tally)
 
 
 class Session:
-    """A run between its epochs.
+    """A run in memory: what it was, what it is, and how it goes on.
+
+    `state` and `load_state` are the one place that knows what a run's future depends on. Whatever is added
+    to a run and changes while it trains belongs there.
 
     Args:
         config: resolved.
         dataset: of `config.dataset`.
         device: where the network and the data are to be.
+
+    Attributes:
+        model: the network.
+        records: of the epochs that are done, as in metrics.jsonl.
 
     Raises:
         ValueError: a name or a choice in `config` that does not exist or does not fit.
@@ -69,20 +95,56 @@ class Session:
             total_steps=config.epochs * self._steps,
             milestones=config.milestones,
         )
+        self.records: list[Record] = []
+        self._best: dict[str, Any] | None = None
+        self._begin_epoch()
 
-    def train_epoch(self, epoch: int, *, progress: bool) -> dict[str, Any]:
-        """Train for one epoch, evaluate, and return the epoch's record for metrics.jsonl.
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epochs done, and steps done of the next."""
+        return len(self.records), self._epoch.tally.steps
+
+    @property
+    def where(self) -> str:
+        """The position in words: `"after epoch 3 of 20"`, `"in epoch 4 of 20, after step 120 of 450"`."""
+        epochs, steps = self.position
+        if steps:
+            return f"in epoch {epochs + 1} of {self.config.epochs}, after step {steps} of {self._steps}"
+        return f"after epoch {epochs} of {self.config.epochs}" if epochs else "before the first step"
+
+    @property
+    def best(self) -> Record | None:
+        """The record with the best validation accuracy (ties: the earlier); None without a validation set."""
+        judged = [record for record in self.records if record["val_accuracy"] is not None]
+        return max(judged, key=lambda record: float(record["val_accuracy"]), default=None)
+
+    def best_model(self) -> nn.Module | None:
+        """A copy of the network as it was after the epoch of `best`."""
+        if self._best is None:
+            return None
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self._best)
+        return model
+
+    def train_epoch(self, *, progress: bool, between: Callable[[], None]) -> Record:
+        """Train to the end of the epoch, evaluate, and return its record for metrics.jsonl.
+
+        Args:
+            progress: show a bar where standard error is a terminal.
+            between: called before each batch, of evaluation too; `state()` is then whole, and an exception
+                ends the epoch there.
 
         Raises:
             NonFiniteLoss: see `dctps.training.train_epoch`.
         """
-        started = time.perf_counter()
-        lr = self._optimizer.param_groups[0]["lr"]
+        self._resumed_at = time.perf_counter()
+        number, epoch = len(self.records) + 1, self._epoch
         # disable=None is tqdm's way to say: off where standard error is no terminal.
         bar = tqdm(
-            self._batches(self._train, self.config.batch_size, training=True),
-            desc=f"epoch {epoch}/{self.config.epochs}",
+            self._batches(self._train, self.config.batch_size, between, training=True),
+            desc=f"epoch {number}/{self.config.epochs}",
             total=self._steps,
+            initial=epoch.tally.steps,
             unit="step",
             leave=False,
             disable=None if progress else True,
@@ -92,33 +154,140 @@ class Session:
             bar,
             self._optimizer,
             self._schedule,
-            epoch=epoch,
+            epoch=number,
             precision=self._precision,
             clip_norm=self.config.clip_norm,
+            tally=epoch.tally,
         )
-        validation = self._evaluate(self._validation) if len(self._validation) else None
-        return {
-            "epoch": epoch,
+        validation = self._evaluate(self._validation, between) if len(self._validation) else None
+        test = self._evaluate(self._test, between)
+        record = {
+            "epoch": number,
             "train_loss": train.loss,
             "train_accuracy": train.accuracy,
             "val_loss": validation and validation.loss,
             "val_accuracy": validation and validation.accuracy,
-            "test_accuracy": self.test().accuracy,
-            "lr": lr,
-            "seconds": time.perf_counter() - started,
+            "test_accuracy": test.accuracy,
+            "lr": epoch.lr,
+            "seconds": self._seconds(),
         }
+        self.records.append(record)
+        if self.best is record:
+            self._best = {
+                name: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                for name, value in self.model.state_dict().items()
+            }
+        self._begin_epoch()
+        return record
 
     def test(self) -> Metrics:
         """Evaluate on the test images."""
-        return self._evaluate(self._test)
+        return self._evaluate(self._test, lambda: None)
 
-    def _evaluate(self, data: ImageTensors) -> Metrics:
+    def state(self) -> State:
+        """All that the rest of the run depends on, and the metrics so far, for `write_state`.
+
+        In the middle of an epoch too: its order and augmentations are drawn again from `generator`, which is
+        the stream at the epoch's start, and the first `tally["steps"]` batches are passed over.
+        """
+        optimizer = self._optimizer.state_dict()
+        schedule = self._schedule.state_dict()
+        state = {
+            "records": self.records,
+            "best": self._best,
+            "epoch": asdict(self._epoch) | {"seconds": self._seconds()},
+            "model": dict(self.model.state_dict()),
+            "slots": {str(index): slots for index, slots in optimizer["state"].items()},
+            "rates": [group["lr"] for group in optimizer["param_groups"]],
+            "schedule": {name: schedule[name] for name in _SCHEDULE_STATE},
+            "scaler": self._precision.scaler.state_dict(),
+            "generator": self._epoch_generator,
+            "torch_rng": torch.get_rng_state(),
+        }
+        if self._device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def load_state(self, state: State) -> None:
+        """Go on where `state` was taken, of a session with the same configuration and data.
+
+        Raises:
+            StateError: it does not fit this session; which is then of no more use.
+        """
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise StateError(f"it does not fit this run ({type(error).__name__}: {reason[:200]})") from None
+
+    def _load(self, state: State) -> None:
+        records = [dict(record) for record in state["records"]]
+        numbers = [record["epoch"] for record in records]
+        for record in records:
+            for name in ("val_accuracy", "test_accuracy", "seconds"):
+                float(record[name] or 0)
+        lr, seconds, tally = (state["epoch"][name] for name in ("lr", "seconds", "tally"))
+        sums = Tally(int(tally["steps"]), float(tally["loss"]), int(tally["correct"]), int(tally["images"]))
+        epoch = _Epoch(float(lr), float(seconds), sums)
+        if numbers != list(range(1, len(numbers) + 1)) or not 0 <= epoch.tally.steps <= self._steps:
+            raise ValueError(f"epochs {numbers}, step {epoch.tally.steps} of {self._steps}")
+        if len(numbers) > self.config.epochs - (epoch.tally.steps > 0):
+            raise ValueError(f"{len(numbers)} of {self.config.epochs} epochs, step {epoch.tally.steps}")
+
+        self.model.load_state_dict(state["model"])
+        self._load_optimizer(state["slots"], state["rates"])
+        self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
+        self._precision.scaler.load_state_dict(state["scaler"])
+        self._generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        if self._device.type == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+        self.records, self._best = records, state["best"]
+        if (self.best is None) != (self._best is None):
+            raise ValueError("the best network is missing, or there is one too many")
+        self.best_model()
+        self._epoch, self._epoch_generator = epoch, state["generator"]
+        self._resumed_at = time.perf_counter()
+
+    def _load_optimizer(self, slots: dict[str, dict[str, Tensor]], rates: list[float]) -> None:
+        groups = self._optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        for index, named in slots.items():
+            if named.keys() != _SLOTS[self.config.optimizer]:
+                raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")
+            for name, slot in named.items():
+                # A fused optimizer would read past the end of a slot that is too small.
+                if slot.shape != (() if name == "step" else parameters[int(index)].shape):
+                    raise ValueError(f"the optimizer's {name} of parameter {index} is {tuple(slot.shape)}")
+        saved = self._optimizer.state_dict()
+        for group, rate in zip(saved["param_groups"], rates, strict=True):
+            group["lr"] = float(rate)
+        self._optimizer.load_state_dict(saved | {"state": {int(index): s for index, s in slots.items()}})
+
+    def _begin_epoch(self) -> None:
+        self._epoch = _Epoch(lr=self._optimizer.param_groups[0]["lr"])
+        self._epoch_generator = self._generator.get_state()
+        self._resumed_at = time.perf_counter()
+
+    def _seconds(self) -> float:
+        """What the epoch under way has taken, in this process and in those before."""
+        return self._epoch.seconds + time.perf_counter() - self._resumed_at
+
+    @property
+    def _device(self) -> torch.device:
+        return self._test.images.device
+
+    def _evaluate(self, data: ImageTensors, between: Callable[[], None]) -> Metrics:
         return evaluate(
-            self.model, self._batches(data, _EVALUATION_BATCH, training=False), precision=self._precision
+            self.model,
+            self._batches(data, _EVALUATION_BATCH, between, training=False),
+            precision=self._precision,
         )
 
-    def _batches(self, data: ImageTensors, size: int, *, training: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(
+    def _batches(
+        self, data: ImageTensors, size: int, between: Callable[[], None], *, training: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        stream = batches(
             data,
             size,
             generator=self._generator,
@@ -126,3 +295,8 @@ class Session:
             augment=training and self.config.augment,
             **self._normalisation,
         )
+        done = self._epoch.tally.steps if training else 0
+        for index, batch in enumerate(stream):
+            between()
+            if index >= done:
+                yield batch

@@ -1,6 +1,6 @@
 """A plain training loop, optimizers with parameter groups, and learning-rate schedules."""
 
-from dctps.training.loop import Metrics, NonFiniteLoss, Precision, TrainingError, evaluate, train_epoch
+from dctps.training.loop import Metrics, NonFiniteLoss, Precision, Tally, TrainingError, evaluate, train_epoch
 from dctps.training.optim import build_optimizer, parameter_groups
 from dctps.training.schedule import build_schedule
 
@@ -8,6 +8,7 @@ __all__ = [
     "Metrics",
     "NonFiniteLoss",
     "Precision",
+    "Tally",
     "TrainingError",
     "build_optimizer",
     "build_schedule",

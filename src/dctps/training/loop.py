@@ -33,6 +33,40 @@ class Metrics:
     accuracy: float
 
 
+@dataclass
+class Tally:
+    """Sums over the steps of a pass that are done: what its metrics are made of, and where it stands.
+
+    Attributes:
+        steps: batches seen.
+        loss: cross-entropy in nats, summed over the images.
+        correct: images classified correctly.
+        images: their number.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    images: int = 0
+
+    def add(self, loss: float, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch with the summed `loss`."""
+        self.steps += 1
+        self.loss += loss
+        self.correct += int((logits.argmax(dim=1) == labels).sum())
+        self.images += len(labels)
+
+    def metrics(self) -> Metrics:
+        """The means.
+
+        Raises:
+            TrainingError: no image has been seen.
+        """
+        if self.images == 0:
+            raise TrainingError("there are no images to go through: check the data set and the batch size")
+        return Metrics(self.loss / self.images, self.correct / self.images)
+
+
 class Precision:
     """Mixed precision: autocast around the forward pass, and for fp16 a loss scaler around the step.
 
@@ -63,6 +97,7 @@ def train_epoch(
     epoch: int,
     precision: Precision,
     clip_norm: float | None = None,
+    tally: Tally | None = None,
 ) -> Metrics:
     """Train `model` once through `batches`, stepping `schedule` after every step of `optimizer`.
 
@@ -74,6 +109,7 @@ def train_epoch(
         epoch: for messages, counted from 1.
         precision: of the forward pass.
         clip_norm: the largest norm of the gradient over all parameters together; a larger one is scaled down.
+        tally: of the epoch's earlier steps, where `batches` are the rest of an epoch; kept up to date.
 
     Returns:
         The means over the epoch of what each step saw, before it stepped.
@@ -83,14 +119,14 @@ def train_epoch(
     """
     model.train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    total_loss, correct, seen = 0.0, 0, 0
-    for step, (images, labels) in enumerate(batches, start=1):
+    tally = Tally() if tally is None else tally
+    for images, labels in batches:
         with precision.autocast():
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
         step_loss = loss.item()
         if not math.isfinite(step_loss):
-            raise _non_finite(step_loss, epoch, step, optimizer, precision)
+            raise _non_finite(step_loss, epoch, tally.steps + 1, optimizer, precision)
 
         optimizer.zero_grad(set_to_none=True)
         scaler = precision.scaler
@@ -105,10 +141,8 @@ def train_epoch(
         if scaler.get_scale() >= scale:
             schedule.step()
 
-        total_loss += step_loss * len(labels)
-        correct += _correct(logits, labels)
-        seen += len(labels)
-    return _metrics(total_loss, correct, seen)
+        tally.add(step_loss * len(labels), logits, labels)
+    return tally.metrics()
 
 
 @torch.no_grad()
@@ -122,25 +156,13 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, prec
     """
     was_training = model.training
     model.eval()
-    total_loss, correct, seen = 0.0, 0, 0
+    tally = Tally()
     for images, labels in batches:
         with precision.autocast():
             logits = model(images)
-        total_loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
-        correct += _correct(logits, labels)
-        seen += len(labels)
+        tally.add(F.cross_entropy(logits.float(), labels, reduction="sum").item(), logits, labels)
     model.train(was_training)
-    return _metrics(total_loss, correct, seen)
-
-
-def _correct(logits: Tensor, labels: Tensor) -> int:
-    return int((logits.argmax(dim=1) == labels).sum())
-
-
-def _metrics(total_loss: float, correct: int, seen: int) -> Metrics:
-    if seen == 0:
-        raise TrainingError("there are no images to go through: check the data set and the batch size")
-    return Metrics(total_loss / seen, correct / seen)
+    return tally.metrics()
 
 
 def _non_finite(

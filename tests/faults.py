@@ -1,0 +1,227 @@
+"""Runs that are killed, cut off from power, or out of disk space at a chosen operation on their files.
+
+A child process is forked for each run, so that torch is imported once. Run as a program, it goes through every
+operation of a small run: `python -m tests.faults kill FOLDER`.
+"""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dctps.data import Dataset, ImageTensors, register_dataset
+from dctps.experiments import RunConfig
+from dctps.experiments.folder import RunFolderError
+from dctps.experiments.run import run
+from dctps.models import register_model
+
+MODES = ("kill", "power cut, names lost", "power cut, contents lost", "disk full")
+
+
+class FileOperations:
+    """Counts this process's changes to the folder `root`, and makes the one with number `k` fail.
+
+    Every opening for writing, write, fsync, rename, unlink and mkdir counts. A write that fails has written its
+    first half.
+
+    After a power cut a file holds what it held at its last fsync (nothing, if there was none). What the folder
+    lists is either what it listed at its own last fsync ("names lost"), or what it lists now ("contents lost"):
+    a disk may do either.
+
+    Args:
+        root: of one run; it holds no folders.
+        mode: one of `MODES`.
+        k: counted from 0; None only counts.
+    """
+
+    NAMES = ("open", "close", "write", "fsync", "replace", "unlink", "mkdir")
+
+    def __init__(self, root, mode="kill", k=None):
+        self.root, self.mode, self.k = root, mode, k
+        self.count = 0
+        self.full = False
+        self.paths = {}
+        self.real = {name: getattr(os, name) for name in self.NAMES}
+        self.listed = {f.name: f.read_bytes() for f in root.iterdir()} if root.exists() else None
+        self.contents = {f.stat().st_ino: f.read_bytes() for f in root.iterdir()} if root.exists() else {}
+        for name in self.NAMES:
+            setattr(os, name, getattr(self, name))
+
+    def open(self, path, flags, *arguments, **keywords):
+        path = Path(os.fsdecode(path))
+        ours = path == self.root.parent or self.within(path)
+        if ours and flags & os.O_CREAT:
+            self.step("open")
+        new = not path.exists()
+        descriptor = self.real["open"](path, flags, *arguments, **keywords)
+        if ours:
+            self.paths[descriptor] = path
+            if new:
+                self.contents[os.fstat(descriptor).st_ino] = b""
+        return descriptor
+
+    def close(self, descriptor):
+        self.paths.pop(descriptor, None)
+        self.real["close"](descriptor)
+
+    def write(self, descriptor, content):
+        if descriptor in self.paths:
+            self.step("write", lambda: self.real["write"](descriptor, content[: len(content) // 2]))
+        return self.real["write"](descriptor, content)
+
+    def fsync(self, descriptor):
+        path = self.paths.get(descriptor)
+        if path is not None:
+            self.step("fsync")
+            if path == self.root.parent:
+                self.listed = {} if self.listed is None and self.root.exists() else self.listed
+            elif path == self.root:
+                self.listed = {f.name: self.contents[f.stat().st_ino] for f in self.root.iterdir()}
+            else:
+                self.contents[os.fstat(descriptor).st_ino] = path.read_bytes()
+        self.real["fsync"](descriptor)
+
+    def replace(self, source, target):
+        if self.within(Path(target)):
+            self.step("replace")
+        self.real["replace"](source, target)
+
+    def unlink(self, path, **keywords):
+        if self.within(Path(path)) and Path(path).exists():
+            self.step("unlink")
+        self.real["unlink"](path, **keywords)
+
+    def mkdir(self, path, *arguments, **keywords):
+        if Path(path) == self.root:
+            self.step("mkdir")
+        self.real["mkdir"](path, *arguments, **keywords)
+
+    def within(self, path):
+        return path.parent == self.root
+
+    def step(self, operation, half=lambda: None):
+        """Fail here, if here is where."""
+        here = self.count == self.k
+        self.count += 1
+        if self.mode == "disk full":
+            self.full = self.full or here
+            if self.full and (here or operation in ("open", "write", "mkdir")) and operation != "unlink":
+                half()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif here:
+            half()
+            if self.mode != "kill":
+                self.cut_power()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def cut_power(self):
+        for name, function in self.real.items():
+            setattr(os, name, function)
+        listed = self.listed
+        if self.mode == "power cut, contents lost" and self.root.exists():
+            listed = {f.name: self.contents[f.stat().st_ino] for f in self.root.iterdir()}
+        if self.root.exists():
+            shutil.rmtree(self.root)
+        if listed is not None:
+            self.root.mkdir()
+            for name, content in listed.items():
+                (self.root / name).write_bytes(content)
+
+
+def in_child(function):
+    """Call `function` in a forked process; its exit status, or minus the signal that killed it."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            function()
+            status = 0
+        except RunFolderError as error:
+            print("error:", error, file=sys.stderr)
+            status = 2
+        finally:
+            # Not sys.exit: the parent's cleanup is the parent's.
+            if status == 99:
+                sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def outcome(folder):
+    """All that a finished run has come to: its files as bytes, without the times in them."""
+    found = {file.name: file.read_bytes() for file in folder.iterdir()}
+    records = [json.loads(line) for line in found["metrics.jsonl"].splitlines()]
+    found["metrics.jsonl"] = [record | {"seconds": 0} for record in records]
+    found["summary.json"] = json.loads(found["summary.json"]) | {"seconds": 0}
+    return found
+
+
+@register_dataset("tiny")
+def tiny_dataset(data_dir, download):
+    """48 noisy images of three classes, 8 x 8."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    images = torch.randint(0, 256, (60, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    images[:, :, :, :2] = (labels * 100).view(-1, 1, 1, 1).to(torch.uint8)
+    train, test = ImageTensors(images[:48], labels[:48]), ImageTensors(images[48:], labels[48:])
+    return Dataset("tiny", train, test, classes=3, mean=(0.5,), std=(0.25,), flip=True)
+
+
+@register_model("tiny")
+def tiny_network(classes, in_channels):
+    """Everything that has a state: normalisation's averages, dropout's random numbers, two kinds of layer."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3),
+        nn.Flatten(), nn.Linear(144, classes),
+    )  # fmt: skip
+
+
+TINY = RunConfig(
+    model="tiny", dataset="tiny", density=0.2, epochs=2, batch_size=16, validation_size=0.25, seed=3
+)
+
+
+def train_tiny(folder, config=TINY, **choices):
+    """Run it, saved after every second of its three steps an epoch."""
+    return run(config, out=folder, threads=1, checkpoint_interval=2, **choices)
+
+
+def every_operation(mode, scratch):
+    """Fail at each operation of a run in turn, go on each time, and compare; returns their number.
+
+    Raises:
+        AssertionError: a run that was cut short and continued ended differently, or could not go on.
+    """
+    folder = scratch / "whole"
+    assert in_child(lambda: train_tiny(folder)) == 0
+    whole = outcome(folder)
+    k = 0
+    while True:
+        folder = scratch / "run"
+
+        def cut_short(folder=folder, k=k):
+            FileOperations(folder, mode, k)
+            train_tiny(folder)
+
+        status = in_child(cut_short)
+        assert status in ((0, 2) if mode == "disk full" else (0, -signal.SIGKILL)), (mode, k, status)
+        if status == 0 and k > 20:
+            assert outcome(folder) == whole, (mode, k)
+            return k
+        assert in_child(lambda folder=folder: train_tiny(folder)) == 0, (mode, k)
+        assert outcome(folder) == whole, (mode, k)
+        shutil.rmtree(folder)
+        k += 1
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(every_operation(sys.argv[1], Path(sys.argv[2])))
