@@ -10,11 +10,11 @@ TEST_WORKERS ?= 2
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
-	touch $@
+	@touch $@
 
 $(VENV)/dev: $(VENV)/core
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@touch $@
 
 demo: $(VENV)/core
 	$(BIN)/python examples/demo.py

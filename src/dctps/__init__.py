@@ -9,13 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dctps.checkpoint import CheckpointError as CheckpointError
+    from dctps.checkpoint import load_pretrained_ as load_pretrained_
+    from dctps.checkpoint import save_pretrained as save_pretrained
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
     from dctps.nn import merge_ as merge_
-    from dctps.nn import report as report
     from dctps.offsets import Offset as Offset
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
+    from dctps.reporting import report as report
     from dctps.selection import register_allocation as register_allocation
     from dctps.selection import register_criterion as register_criterion
     from dctps.selection import sparsify_ as sparsify_
@@ -23,15 +26,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CheckpointError": "checkpoint",
     "DpSConv2d": "nn",
     "DpSLinear": "nn",
     "Offset": "offsets",
     "build_offset": "offsets",
+    "load_pretrained_": "checkpoint",
     "merge_": "nn",
     "register_allocation": "selection",
     "register_criterion": "selection",
     "register_offset": "offsets",
-    "report": "nn",
+    "report": "reporting",
+    "save_pretrained": "checkpoint",
     "sparsify_": "selection",
 }
 

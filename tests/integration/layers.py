@@ -52,4 +52,4 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest entry of the difference, as a share of the largest expected entry."""
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+    return float((ours - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1e-12))

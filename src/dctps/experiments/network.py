@@ -9,7 +9,7 @@ import dctps
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
 from dctps.names import lookup
-from dctps.nn import Report
+from dctps.reporting import Report
 
 # Classes and channels of the data sets that come with dctps, so that a report needs no data files.
 _SHAPES = {"digits": (10, 1), "cifar10": (10, 3), "cifar100": (100, 3)}

@@ -6,6 +6,4 @@ from dctps.nn.functional import dps_linear as dps_linear
 from dctps.nn.functional import dps_weight as dps_weight
 from dctps.nn.layer import DpSLayer as DpSLayer
 from dctps.nn.linear import DpSLinear as DpSLinear
-from dctps.nn.report import Report as Report
-from dctps.nn.report import report as report
 from dctps.nn.surgery import merge_ as merge_

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from dctps.nn.layer import DpSLayer
+from dctps.checkpoint import file_size
+from dctps.checkpoint.state import NORMS
+from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
 from dctps.transforms import table_bytes
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Report:
             `bias`, `norm`, `other`.
         memory_bytes: parameters and buffers, and the index tables of seeded offsets.
         shape_table_bytes: tables that depend on a shape alone, of this whole process.
-        disk_bytes: a safetensors file of the state_dict.
+        disk_bytes: the file that `save_pretrained` writes.
         rows: one for each linear or convolutional layer.
     """
 
@@ -90,7 +89,7 @@ class Report:
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
             f"memory      {self.memory_bytes:,} bytes of parameters and buffers, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
-            f"disk        {self.disk_bytes:,} bytes as a safetensors state_dict",
+            f"disk        {self.disk_bytes:,} bytes in the file of save_pretrained",
         ]
         return "\n".join(line.rstrip() for line in lines)
 
@@ -103,6 +102,9 @@ def report(model: nn.Module) -> Report:
 
     Returns:
         a `Report`; `str()` of it is a table, `to_dict()` JSON-ready.
+
+    Raises:
+        ValueError: the model holds something that a file cannot; with its name.
     """
     modules = dict(named_modules(model))
     rows = [row for name, module in modules.items() if (row := _row(name, module))]
@@ -117,7 +119,7 @@ def report(model: nn.Module) -> Report:
         trainable=_trainable(modules),
         memory_bytes=sum(map(_bytes, tensors)) + held,
         shape_table_bytes=table_bytes(),
-        disk_bytes=_safetensors_bytes(model.state_dict()),
+        disk_bytes=file_size(model),
         rows=rows,
     )
 
@@ -150,7 +152,7 @@ def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
 def _kind(module: nn.Module, parameter: str) -> str:
     if isinstance(module, DpSLayer):
         return parameter
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMS):
         return "norm"
     if parameter == "bias":
         return "bias"
@@ -163,20 +165,3 @@ def _unique(tensors: list[Tensor]) -> list[Tensor]:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _safetensors_bytes(state: dict[str, Any]) -> int:
-    """Size of the file without writing it: 8 bytes of length, a JSON header padded to 8, and the data."""
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    header, at = {}, 0
-    # safetensors puts wide elements first, so that all are aligned
-    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
-        size = _bytes(tensors[name])
-        dtype = str(tensors[name].dtype).removeprefix("torch.")
-        code = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "bool": "BOOL"}
-        kind = dtype.rstrip("0123456789")
-        label = code.get(kind, kind) + dtype[len(kind) :]
-        header[name] = {"dtype": label, "shape": list(tensors[name].shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header, separators=(",", ":"))
-    return 8 + -(-len(text) // 8) * 8 + at

@@ -3,10 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from dctps import report, sparsify_
+from dctps import report, save_pretrained, sparsify_
 
 
 def network() -> nn.Sequential:
@@ -25,7 +24,7 @@ def test_counts_of_a_converted_network(tmp_path: Path) -> None:
     assert found.memory_bytes == 4 * floats + 8 * (30 + 1)  # supports, and BatchNorm's step counter
     assert [row.name for row in found.rows] == ["0", "3", "4"]
     assert [row.kind for row in found.rows] == ["DpSConv2d", "DpSLinear", "Linear"]
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    save_pretrained(model, tmp_path)
     assert found.disk_bytes == (tmp_path / "model.safetensors").stat().st_size
     assert json.loads(json.dumps(found.to_dict()))["nnz"] == 30
 

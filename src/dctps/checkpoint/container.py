@@ -1,0 +1,234 @@
+"""A safetensors file with one JSON text of metadata and a checksum over every byte.
+
+The file is made here, byte by byte, so that its size is known without writing it and the same content
+gives the same file. It is read by the safetensors library, after checks that bound what is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+# Every file begins so, after the eight bytes of the header's length; then come the checksum's digits.
+_OPENING = b'{"__metadata__":{"dctps":"{\\"sha256\\":\\"'
+_DIGITS = slice(8 + len(_OPENING), 8 + len(_OPENING) + 64)
+_BLANK = b"0" * 64
+
+# Products of sizes below this are exact in int64 and in float64.
+MAX_NUMBERS = 1 << 53
+_MAX_DIMENSIONS = 64
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+class CheckpointError(ValueError):
+    """A file cannot be loaded: there is none, it is damaged, or it is of another model."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file that is to be written: what the header says of it, and how it is made."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Of its data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def header(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
+    """All bytes before the data, with a blank checksum.
+
+    Args:
+        entries: tensors by name.
+        fields: the metadata, ready for JSON.
+
+    Raises:
+        ValueError: metadata that JSON has no form for, or a dtype that the format has no code for.
+    """
+    text = json.dumps({"sha256": _BLANK.decode(), **fields}, separators=(",", ":"), allow_nan=False)
+    table: dict[str, Any] = {"__metadata__": {"dctps": text}}
+    at = 0
+    for name, entry in _in_order(entries):
+        if entry.dtype not in _CODES:
+            raise ValueError(
+                f"{name!r} is of {entry.dtype}, which a checkpoint cannot hold: convert it first"
+            )
+        table[name] = {
+            "dtype": _CODES[entry.dtype],
+            "shape": entry.shape,
+            "data_offsets": [at, at + entry.nbytes],
+        }
+        at += entry.nbytes
+    text = json.dumps(table, separators=(",", ":"))
+    text += " " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
+def write(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
+    """The whole file.
+
+    Raises:
+        ValueError: as for `header`.
+    """
+    content = bytearray(header(entries, fields))
+    for _, entry in _in_order(entries):
+        content += entry.make().detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    content[_DIGITS] = _checksum(content)
+    return bytes(content)
+
+
+def read(path: Path, max_header: int, max_data: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata of a file, checked bit by bit against its checksum.
+
+    Args:
+        path: of the file.
+        max_header: longest header that is read, in bytes.
+        max_data: most bytes of tensors that are read.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not one that `write` could have made.
+    """
+    content = _content(path, max_header, max_data)
+    if content[8 : _DIGITS.start] != _OPENING or len(content) < _DIGITS.stop:
+        _damaged(path, "it does not begin as one")
+    start = 8 + int.from_bytes(content[:8], "little")
+    if start - 8 > max_header or start > len(content):
+        _damaged(path, f"its header claims {start - 8} bytes")
+    if content[_DIGITS] != _checksum(content):
+        _damaged(path, "its SHA-256 does not match")
+    # The checksum is no secret: whoever made this file may have made it fit. Nothing below trusts it.
+    table = parse_json(content[8:start], lambda reason: _damaged(path, reason))
+    notes = table.pop("__metadata__", None)
+    if not isinstance(notes, dict) or set(notes) != {"dctps"} or not isinstance(notes["dctps"], str):
+        _damaged(path, "its header has no metadata")
+    fields = parse_json(notes["dctps"].encode("utf-8", "replace"), lambda reason: _damaged(path, reason))
+    _check_table(path, table, len(content) - start)
+    try:
+        tensors = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        _damaged(path, str(error))
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+            _damaged(path, f"the tensor {shorten(name)} holds a boolean that is neither 0 nor 1")
+    fields.pop("sha256", None)
+    return tensors, fields
+
+
+def parse_json(text: bytes, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
+    """A JSON object in which no key stands twice and every number is finite; anything else is refused."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
+    def constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no JSON number")
+
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        refuse(f"its header is no JSON: {shorten(str(error))}")
+    if not isinstance(value, dict):
+        refuse("its header is no JSON object")
+    return value
+
+
+def shorten(text: object) -> str:
+    """A value from a file for a one-line message."""
+    shown = ascii(text)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _content(path: Path, max_header: int, max_data: int) -> bytes:
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+            raise CheckpointError(f"{path} is no file: check the path")
+        if about.st_size > 8 + max_header + max_data:
+            raise CheckpointError(
+                f"{path} is of another architecture: it has {about.st_size:,} bytes, more than any "
+                f"checkpoint of this model"
+            )
+        with path.open("rb") as file:
+            return file.read(about.st_size)  # a larger number would be allocated, whatever is there
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}: check the path") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path") from None
+
+
+def _check_table(path: Path, table: Mapping[str, Any], length: int) -> None:
+    """Refuse a table in which the tensors do not lie end to end over the `length` bytes of data."""
+    spans = []
+    for name, entry in table.items():
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            _damaged(path, f"the tensor {shorten(name)} is not described")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            _damaged(path, f"the tensor {shorten(name)} has the dtype {shorten(dtype)}")
+        if not _are_sizes(shape) or math.prod(max(size, 1) for size in shape) > MAX_NUMBERS:
+            _damaged(path, f"the tensor {shorten(name)} has the shape {shorten(shape)}")
+        nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+        if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != nbytes:
+            _damaged(path, f"the tensor {shorten(name)} does not fill its {nbytes} bytes")
+        spans.append((offsets[0], offsets[1]))
+    at = 0
+    for begin, end in sorted(spans):
+        if begin != at:
+            _damaged(path, "its tensors do not lie end to end")
+        at = end
+    if at != length:
+        _damaged(path, f"its tensors have {at} bytes and {length} are there")
+
+
+def _are_sizes(values: object) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= _MAX_DIMENSIONS
+        and all(type(v) is int and 0 <= v <= MAX_NUMBERS for v in values)
+    )
+
+
+def _checksum(content: bytes | bytearray) -> bytes:
+    """64 hexadecimal digits over all bytes, their own place taken as zeros."""
+    digest = hashlib.sha256(content[: _DIGITS.start])
+    digest.update(_BLANK)
+    digest.update(memoryview(content)[_DIGITS.stop :])
+    return digest.hexdigest().encode()
+
+
+def _in_order(entries: Mapping[str, Entry]) -> list[tuple[str, Entry]]:
+    """Wide elements first, so that all are aligned."""
+    return sorted(entries.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+
+
+def _damaged(path: Path, reason: str) -> NoReturn:
+    raise CheckpointError(f"{path} is no readable checkpoint ({reason}): copy it again, or train again")

@@ -1,0 +1,279 @@
+"""From a file to a model: everything is read, checked and made before the model is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dctps.checkpoint import container, manifest
+from dctps.checkpoint.container import CheckpointError, shorten
+from dctps.checkpoint.manifest import LayerRecord, Manifest
+from dctps.checkpoint.save import FILE, max_header
+from dctps.checkpoint.state import STATISTICS, Slot, State, cast, folded_names, state_of
+from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
+from dctps.nn.surgery import named_modules, replace_
+from dctps.offsets import ZeroOffset
+
+_DPS_CLASS: dict[type[nn.Module], type[DpSLinear | DpSConv2d]] = {
+    nn.Linear: DpSLinear,
+    nn.Conv2d: DpSConv2d,
+}
+_MAX_BYTES_PER_NUMBER = 16  # a value of 8 bytes and its position, generously
+
+
+def load_pretrained_(
+    model: nn.Module, folder: Path | str, *, device: torch.device | str | None = None
+) -> nn.Module:
+    """Fill `model` from `folder/model.safetensors`; a refused file leaves it exactly as it was.
+
+    Plain `nn.Linear` and `nn.Conv2d` that the file holds as DpS layers are converted, whatever their
+    weights; no dense weight is made, so the model may be built under `torch.device("meta")`. Layers
+    converted already must agree in shape, offset, seed of the offset, and nnz; their supports are then
+    the file's. Floating-point numbers take the dtype of the model, all others must have it.
+
+    Args:
+        model: with the layers of the one that was saved; changed in place.
+        folder: of `save_pretrained`.
+        device: where tensors on the meta device are made; by default the CPU.
+
+    Returns:
+        the model; a root that is itself a linear or convolutional layer comes back replaced.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, of another architecture, or only for
+            inference while the model is in training mode.
+        ValueError: the model holds something that no file can fill; with its name.
+    """
+    return _load(model, Path(folder) / FILE, device)[0]
+
+
+def load_state(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Fill `model` from a file of `save_state`, and return its metadata.
+
+    Args:
+        model: as for `load_pretrained_`, and no single plain layer that would have to be replaced.
+        path: of the file.
+
+    Raises:
+        CheckpointError: as for `load_pretrained_`.
+        ValueError: as for `load_pretrained_`.
+    """
+    loaded, metadata = _load(model, path, None)
+    if loaded is not model:
+        raise CheckpointError(f"{path} holds a single DpS layer: load it with load_pretrained_")
+    return metadata
+
+
+class _MismatchError(ValueError):
+    """The file is sound, and of another model."""
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """A tensor that is ready for its places: of their shape and dtype."""
+
+    slot: Slot
+    tensor: Tensor
+
+
+def _load(
+    model: nn.Module, path: Path, device: torch.device | str | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    whole = state_of(model)
+    _refuse_unfillable(model)
+    numbers = sum(slot.tensor.numel() for slot in whole.slots.values())
+    numbers += sum(layer.offset.out_features * layer.offset.in_features for layer in whole.layers.values())
+    limit = max_header(whole)
+    tensors, fields = container.read(path, limit, limit + _MAX_BYTES_PER_NUMBER * numbers)
+    try:
+        notes = manifest.parse(fields)
+        modules = dict(named_modules(model))
+        shared = {id(slot.tensor) for slot in whole.slots.values() if len(slot.owners) > 1}
+        targets = {record.name: _target(modules, shared, record) for record in notes.layers}
+        if left := set(whole.layers) - set(targets):
+            raise _MismatchError(f"layer {min(left)!r} is dense in the file and a DpS layer in the model")
+        weights = [t.get_parameter("weight") for t in targets.values() if not isinstance(t, DpSLayer)]
+        state = state_of(model, notes.norms, weights)
+        _compare(_expected(state, notes), tensors)
+        # Only now are counts and sizes known to be the model's, and worth work.
+        supports = manifest.read_supports(notes, tensors.get("support"))
+        replacements, placements = _layers(targets, notes, supports, tensors, device)
+        placements += _placements(state, tensors)
+    except _MismatchError as error:
+        raise CheckpointError(f"{path} is of another architecture: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is no readable checkpoint ({error}): copy it again, or train again"
+        ) from None
+    if notes.inference_only and model.training:
+        raise CheckpointError(
+            f"{path} holds {notes.norms} norms, which only inference can use: call model.eval() first"
+        )
+    # From here on nothing is refused.
+    with torch.no_grad():
+        for placement in placements:
+            _place(placement, replacements, device)
+        for record in notes.layers:
+            layer: Any = replacements.get(targets[record.name], targets[record.name])
+            layer.seed, layer._given_support = record.seed, record.rice is not None
+    return replace_(model, replacements), notes.user
+
+
+def _refuse_unfillable(model: nn.Module) -> None:
+    for name, module in named_modules(model):
+        for key in module._non_persistent_buffers_set:
+            buffer = module._buffers[key]
+            if buffer is not None and buffer.is_meta:
+                raise ValueError(
+                    f"the buffer {key!r} of module {name!r} is on the meta device and in no file: build "
+                    f"the model for real"
+                )
+
+
+def _target(modules: Mapping[str, nn.Module], shared: Collection[int], record: LayerRecord) -> nn.Module:
+    """The module of the model that a record describes."""
+    name = shorten(record.name)
+    module: Any = modules.get(record.name)
+    if module is None:
+        raise _MismatchError(f"the model has no layer {name}")
+    if isinstance(module, DpSLayer):
+        found: dict[str, Any] = {**module.offset.spec, "nnz": module.nnz}
+        given: dict[str, Any] = {**record.build_offset().spec, "nnz": record.nnz}
+    elif type(module) in _DPS_CLASS and "weight" in module._parameters:
+        found = {"shape": list(module.weight.shape), "groups": getattr(module, "groups", 1)}
+        given = {"shape": list(record.shape), "groups": record.groups}
+        if id(module.weight) in shared:
+            raise _MismatchError(f"the weight of layer {name} is shared in the model and not in the file")
+    else:
+        raise _MismatchError(
+            f"layer {name} is a {type(module).__name__} in the model, which cannot be converted"
+        )
+    for key, value in found.items():
+        if given[key] != value:
+            raise _MismatchError(
+                f"layer {name} has {key} {shorten(given[key])} in the file and {shorten(value)} in the model"
+            )
+    return module  # type: ignore[no-any-return]
+
+
+def _expected(state: State, notes: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...] | None]]:
+    """Dtype and shape of each tensor of the file; no shape where the content decides."""
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...] | None]] = {
+        name: (slot.tensor.dtype, tuple(slot.tensor.shape)) for name, slot in state.slots.items()
+    }
+    for name, norm in state.folded.items():
+        for path in folded_names(name):
+            expected[path] = (torch.float32, tuple(norm.get_parameter("weight").shape))
+    if notes.layers:
+        expected["values"] = (torch.float32, (sum(record.nnz for record in notes.layers),))
+    if alphas := sum(_has_alpha(record) for record in notes.layers):
+        expected["alpha"] = (torch.float32, (alphas,))
+    if any(record.rice is not None for record in notes.layers):
+        expected["support"] = (torch.uint8, None)
+    return expected
+
+
+def _compare(
+    expected: Mapping[str, tuple[torch.dtype, tuple[int, ...] | None]], tensors: Mapping[str, Tensor]
+) -> None:
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            where = "the model and not in the file" if name in expected else "the file and not in the model"
+            raise _MismatchError(f"the tensor {shorten(name)} is in {where}")
+        (dtype, shape), tensor = expected[name], tensors[name]
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise _MismatchError(
+                f"{shorten(name)} has the shape {tuple(tensor.shape)} in the file and {shape} in the model"
+            )
+        if dtype != tensor.dtype and not (dtype.is_floating_point and tensor.is_floating_point()):
+            raise _MismatchError(f"{shorten(name)} is {tensor.dtype} in the file and {dtype} in the model")
+
+
+def _has_alpha(record: LayerRecord) -> bool:
+    return not isinstance(record.build_offset(), ZeroOffset)
+
+
+def _layers(
+    targets: Mapping[str, nn.Module],
+    notes: Manifest,
+    supports: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str | None,
+) -> tuple[dict[nn.Module, nn.Module], list[_Placement]]:
+    """New layers for plain ones, filled but for the bias, and what is to be placed in converted ones."""
+    replacements: dict[nn.Module, nn.Module] = {}
+    placements: list[_Placement] = []
+    at = at_alpha = 0
+    for record in notes.layers:
+        target: Any = targets[record.name]
+        parts = {"support": supports[record.name], "values": tensors["values"][at : at + record.nnz]}
+        at += record.nnz
+        if _has_alpha(record):
+            parts["alpha"] = tensors["alpha"][at_alpha : at_alpha + 1]
+            at_alpha += 1
+        if isinstance(target, DpSLayer):
+            layer = target
+        else:
+            offset = record.build_offset()
+            layer = _DPS_CLASS[type(target)].from_dense(
+                target,
+                offset=offset.name,
+                support=parts["support"],
+                alpha=0.0,
+                alpha_trainable=record.alpha_trainable,
+                seed=offset.seed,
+                name=offset.layer,
+                device=(device or "cpu") if target.weight.is_meta else None,
+            )
+            replacements[target] = layer
+        for key, part in parts.items():
+            old = getattr(layer, key)
+            placements.append(_Placement(Slot(old, [(layer, key)]), cast(record.name, part, old.dtype)))
+    return replacements, placements
+
+
+def _placements(state: State, tensors: Mapping[str, Tensor]) -> list[_Placement]:
+    """What is to be placed beside S and alpha."""
+    placements = [
+        _Placement(slot, cast(name, tensors[name], slot.tensor.dtype)) for name, slot in state.slots.items()
+    ]
+    for name, norm in state.folded.items():
+        scale, shift = (tensors[path] for path in folded_names(name))
+        # With this variance the norm divides by sqrt(1 - eps + eps).
+        parts = (
+            scale,
+            shift,
+            torch.zeros_like(shift),
+            torch.full_like(scale, 1 - norm.eps, dtype=torch.float64),
+        )
+        for key, part in zip(STATISTICS, parts, strict=True):
+            old = getattr(norm, key)
+            placements.append(_Placement(Slot(old, [(norm, key)]), cast(name, part, old.dtype)))
+    placements += [
+        _Placement(slot, torch.zeros(slot.tensor.shape, dtype=slot.tensor.dtype))
+        for slot in state.dropped
+        if slot.tensor.is_meta
+    ]
+    return placements
+
+
+def _place(
+    placement: _Placement, replacements: Mapping[nn.Module, nn.Module], device: torch.device | str | None
+) -> None:
+    made: Tensor | None = None
+    for owner, key in placement.slot.owners:
+        home = replacements.get(owner, owner)
+        old = getattr(home, key)
+        if not old.is_meta:
+            old.copy_(placement.tensor)
+            continue
+        if made is None:  # one tensor for all its owners
+            made = torch.empty_like(placement.tensor, device=device or "cpu").copy_(placement.tensor)
+            if isinstance(old, nn.Parameter):
+                made = nn.Parameter(made, old.requires_grad)
+        setattr(home, key, made)

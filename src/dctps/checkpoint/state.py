@@ -1,0 +1,135 @@
+"""Which tensors of a model a file holds by name: all but D, S and alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from dctps.checkpoint.container import shorten
+from dctps.checkpoint.manifest import Norms
+from dctps.nn import DpSLayer
+from dctps.nn.surgery import named_modules
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+STATISTICS = ("weight", "bias", "running_mean", "running_var")
+
+_PACKED = ("values", "support", "alpha")
+
+
+@dataclass
+class Slot:
+    """One parameter or persistent buffer, and every place where it stands.
+
+    Attributes:
+        tensor: what the model holds now.
+        owners: (module, attribute), more than one where the tensor is shared.
+    """
+
+    tensor: Tensor
+    owners: list[tuple[nn.Module, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class State:
+    """The tensors that a file of this model holds beside S and alpha.
+
+    Attributes:
+        slots: stored as they are, by name in the file.
+        folded: batch norms of which only scale and shift are stored, by name.
+        dropped: what inference does not need: the counters of batch norms.
+        layers: DpS layers by name.
+    """
+
+    slots: dict[str, Slot]
+    folded: dict[str, _NormBase]
+    dropped: list[Slot]
+    layers: dict[str, DpSLayer]
+
+
+def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] = ()) -> State:
+    """What a file holds of `model`; what stands in several places once, under its first name.
+
+    Args:
+        model: any module.
+        norms: how the file has its normalisation layers.
+        skip: tensors to leave out, by identity.
+
+    Raises:
+        ValueError: state that is no tensor, or two tensors of one name.
+    """
+    found: dict[int, tuple[str, Slot]] = {}
+    layers, skipped = {}, set(map(id, skip))
+    for name, module in named_modules(model):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(
+                f"module {name!r} ({type(module).__name__}) has extra state, which a checkpoint cannot hold"
+            )
+        if isinstance(module, DpSLayer):
+            layers[name] = module
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            packed = isinstance(module, DpSLayer) and key in _PACKED
+            if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
+                continue
+            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+                raise ValueError(
+                    f"module {name!r} is lazy: call the model once, so that its shapes are known"
+                )
+            path = ".".join(filter(None, (name, key)))
+            found.setdefault(id(tensor), (path, Slot(tensor)))[1].owners.append((module, key))
+    if len({path for path, _ in found.values()}) < len(found):
+        raise ValueError(f"two tensors of this {type(model).__name__} have one name: rename a module")
+    slots = dict(found.values())
+
+    folded: dict[str, _NormBase] = {}
+    dropped: list[Slot] = []
+    if norms != "full":
+        for name, module in named_modules(model):
+            if isinstance(module, _NormBase):
+                dropped += _take(slots, module, ("num_batches_tracked",))
+                if norms.startswith("folded") and _foldable(slots, module):
+                    _take(slots, module, STATISTICS)
+                    folded[name] = module
+    return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers)
+
+
+def folded_names(name: str) -> tuple[str, str]:
+    """The names in a file of a folded norm's scale and shift."""
+    return ".".join(filter(None, (name, "scale"))), ".".join(filter(None, (name, "shift")))
+
+
+def is_norm(slot: Slot) -> bool:
+    """Whether this is a floating-point number of a normalisation layer."""
+    return slot.tensor.is_floating_point() and all(isinstance(module, NORMS) for module, _ in slot.owners)
+
+
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another dtype.
+
+    Raises:
+        ValueError: a number that is finite and would not be so in `dtype`.
+    """
+    cast = tensor.to(dtype)
+    if dtype != tensor.dtype and not torch.equal(cast.isfinite(), tensor.isfinite()):
+        largest = float(tensor[tensor.isfinite()].abs().max())
+        raise ValueError(f"{shorten(name)} holds {largest:.4g}, which {dtype} cannot: keep it wider")
+    return cast
+
+
+def _foldable(slots: Mapping[str, Slot], module: nn.Module) -> bool:
+    own = [slot for slot in slots.values() if slot.owners[0][0] is module and slot.owners[0][1] in STATISTICS]
+    return len(own) == len(STATISTICS) and all(len(slot.owners) == 1 for slot in own)
+
+
+def _take(slots: dict[str, Slot], module: nn.Module, keys: Collection[str]) -> list[Slot]:
+    paths = [p for p, slot in slots.items() if slot.owners[0][0] is module and slot.owners[0][1] in keys]
+    return [slots.pop(path) for path in paths]
+
+
+def _escaped(path: str) -> str:
+    """A tensor at the model's root may be called as one of the three packed ones: it gets a slash."""
+    return f"/{path}" if path.lstrip("/") in _PACKED else path

@@ -1,0 +1,68 @@
+"""What the documents show must run, and what they link to must be there."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+import dctps
+from dctps.offsets import registry as offsets
+from dctps.selection import allocation, criteria
+from dctps.testing import OffsetContract
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def test_readme_example_runs() -> None:
+    (example,) = blocks("README.md")
+    assert "range(100)" in example
+    scope: dict[str, object] = {}
+    exec(example.replace("range(100)", "range(2)"), scope)
+    model = scope["model"]
+    assert type(model[1]) is torch.nn.Linear  # merged again
+
+
+def test_own_loop_of_the_training_page_runs() -> None:
+    (example,) = (block for block in blocks("docs/training.md") if "train_epoch" in block)
+    scope: dict[str, object] = {}
+    exec(example.replace("print(", "metrics = ("), scope)
+    assert scope["metrics"].loss > 0
+
+
+def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "_OFFSETS", dict(offsets._OFFSETS))
+    monkeypatch.setattr(allocation, "_ALLOCATIONS", dict(allocation._ALLOCATIONS))
+    monkeypatch.setattr(criteria, "_CRITERIA", dict(criteria._CRITERIA))
+    guide = types.ModuleType("guide")  # pickle looks classes up in their module
+    monkeypatch.setitem(sys.modules, "guide", guide)
+    for block in blocks("CONTRIBUTING.md"):
+        exec(block, vars(guide))
+    contract = guide.TestFlat()
+    assert isinstance(contract, OffsetContract)
+    for name in dir(contract):
+        if name.startswith("test_"):
+            getattr(contract, name)()
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    model = dctps.sparsify_(
+        network,
+        0.25,
+        offset="flat",
+        allocation="first",
+        criterion="gradient",
+        loss=lambda model, x: model(x).square().sum(),
+        batches=[torch.ones(2, 4)],
+    )
+    assert [layer.nnz for layer in model] == [4, 0]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), (document.name, target)
