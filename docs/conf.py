@@ -12,3 +12,12 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "dctps"
 suppress_warnings = ["myst.header", "myst.xref_missing"]
+
+
+def setup(app):
+    """Shapes such as (*, n) are no emphasis."""
+
+    def escape_shapes(app, what, name, thing, options, lines):
+        lines[:] = [line.replace("(*", r"(\*") for line in lines]
+
+    app.connect("autodoc-process-docstring", escape_shapes)

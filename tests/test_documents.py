@@ -1,5 +1,6 @@
 """What the documents show must run, and what they link to must be there."""
 
+import copy
 import re
 import sys
 import types
@@ -37,9 +38,8 @@ def test_own_loop_of_the_training_page_runs() -> None:
 
 
 def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offsets, "_OFFSETS", dict(offsets._OFFSETS))
-    monkeypatch.setattr(allocation, "_ALLOCATIONS", dict(allocation._ALLOCATIONS))
-    monkeypatch.setattr(criteria, "_CRITERIA", dict(criteria._CRITERIA))
+    for module, name in ((offsets, "OFFSETS"), (allocation, "ALLOCATIONS"), (criteria, "CRITERIA")):
+        monkeypatch.setattr(module, name, copy.copy(getattr(module, name)))
     guide = types.ModuleType("guide")  # pickle looks classes up in their module
     monkeypatch.setitem(sys.modules, "guide", guide)
     for block in blocks("CONTRIBUTING.md"):

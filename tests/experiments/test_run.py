@@ -140,3 +140,15 @@ def test_a_report_needs_sizes_for_an_unknown_data_set():
 def test_networks_learn_the_digits(tmp_path, method, floor):
     config = RunConfig(method=method, density=0.05, epochs=4, batch_size=32, augment=False)
     assert run(config, out=tmp_path / "run", threads=1)["last_test_accuracy"] > floor
+
+
+def test_subnormal_numbers_are_flushed_within_a_run_only(tmp_path):
+    def flushes():
+        return float(torch.tensor([1e-310], dtype=torch.float64) + 0.0) == 0.0
+
+    seen = []
+    assert not flushes()
+    config = RunConfig(epochs=1, density=0.05)
+    run(config, out=tmp_path, threads=1, on_epoch=lambda record: seen.append(flushes()))
+    assert seen == [True]
+    assert not flushes()

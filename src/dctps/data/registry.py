@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dctps.data.tensors import DataError, Dataset
-from dctps.names import lookup
+from dctps.names import Registry
 
 Loader = Callable[[Path | None, bool], Dataset]
 
-_LOADERS: dict[str, Loader] = {}
+DATASETS: Registry[Loader] = Registry("data set")
 
 
 def register_dataset(name: str) -> Callable[[Loader], Loader]:
@@ -23,19 +23,12 @@ def register_dataset(name: str) -> Callable[[Loader], Loader]:
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(loader: Loader) -> Loader:
-        if name in _LOADERS:
-            raise ValueError(f"a data set named {name!r} is registered already: choose another name")
-        _LOADERS[name] = loader
-        return loader
-
-    return register
+    return DATASETS.register(name)
 
 
 def list_datasets() -> list[str]:
     """The registered names, sorted."""
-    return sorted(_LOADERS)
+    return sorted(DATASETS)
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, *, download: bool = False) -> Dataset:
@@ -50,7 +43,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None, *, download: boo
         ValueError: no data set has that name.
         DataError: its files are missing or damaged, or could not be downloaded.
     """
-    loader = lookup("data set", _LOADERS, name)
+    loader = DATASETS.find(name)
     # An empty variable counts as unset, as shells make no easy difference.
     folder = data_dir if data_dir is not None else os.environ.get("DCTPS_DATA") or None
     try:

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from torch import nn
 
-from dctps.names import lookup
+from dctps.names import Registry
 
 ModelBuilder = Callable[[int, int], nn.Module]
 BuilderT = TypeVar("BuilderT", bound=ModelBuilder)
 
-_MODELS: dict[str, ModelBuilder] = {}
+MODELS: Registry[ModelBuilder] = Registry("model")
 
 
 def register_model(name: str) -> Callable[[BuilderT], BuilderT]:
@@ -21,14 +21,7 @@ def register_model(name: str) -> Callable[[BuilderT], BuilderT]:
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(builder: BuilderT) -> BuilderT:
-        if name in _MODELS:
-            raise ValueError(f"the model name {name!r} is already taken: register under another")
-        _MODELS[name] = builder
-        return builder
-
-    return register
+    return MODELS.register(name)
 
 
 def build_model(name: str, classes: int, in_channels: int) -> nn.Module:
@@ -42,9 +35,9 @@ def build_model(name: str, classes: int, in_channels: int) -> nn.Module:
     Raises:
         ValueError: no such network; the message gives the nearest names.
     """
-    return lookup("model", _MODELS, name)(classes, in_channels)
+    return MODELS.find(name)(classes, in_channels)
 
 
 def list_models() -> list[str]:
     """The registered names, sorted."""
-    return sorted(_MODELS)
+    return sorted(MODELS)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dctps.names import lookup
+from dctps.names import Registry
 from dctps.offsets.base import Offset
 
-_OFFSETS: dict[str, type[Offset]] = {}
+OFFSETS: Registry[type[Offset]] = Registry("offset")
 
 
 def register_offset(name: str) -> Callable[[type[Offset]], type[Offset]]:
@@ -18,11 +18,8 @@ def register_offset(name: str) -> Callable[[type[Offset]], type[Offset]]:
     """
 
     def register(cls: type[Offset]) -> type[Offset]:
-        if name in _OFFSETS:
-            raise ValueError(f"offset {name!r} is already registered, by {_OFFSETS[name].__qualname__}")
         cls.name = name
-        _OFFSETS[name] = cls
-        return cls
+        return OFFSETS.register(name)(cls)
 
     return register
 
@@ -42,9 +39,9 @@ def build_offset(
     Raises:
         ValueError: unknown name (the message gives the nearest), or a shape that is no weight's.
     """
-    return lookup("offset", _OFFSETS, name)(shape, groups=groups, seed=seed, layer=layer)
+    return OFFSETS.find(name)(shape, groups=groups, seed=seed, layer=layer)
 
 
 def list_offsets() -> list[str]:
     """All registered names."""
-    return list(_OFFSETS)
+    return list(OFFSETS)

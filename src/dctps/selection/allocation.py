@@ -13,12 +13,12 @@ from fractions import Fraction
 import torch
 
 from dctps.counter import derive_key, sample
-from dctps.names import lookup
+from dctps.names import Registry
 
 Shape = tuple[int, ...]
 Allocation = Callable[[Mapping[str, Shape], int, int], dict[str, int]]
 
-_ALLOCATIONS: dict[str, Allocation] = {}
+ALLOCATIONS: Registry[Allocation] = Registry("allocation", reserved=["global"])
 
 
 def register_allocation(name: str) -> Callable[[Allocation], Allocation]:
@@ -27,19 +27,12 @@ def register_allocation(name: str) -> Callable[[Allocation], Allocation]:
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(function: Allocation) -> Allocation:
-        if name in _ALLOCATIONS or name == "global":
-            raise ValueError(f"allocation {name!r} is already registered")
-        _ALLOCATIONS[name] = function
-        return function
-
-    return register
+    return ALLOCATIONS.register(name)
 
 
 def list_allocations() -> list[str]:
     """All registered names."""
-    return list(_ALLOCATIONS)
+    return list(ALLOCATIONS)
 
 
 def allocate(
@@ -65,7 +58,7 @@ def allocate(
             the layers hold; or a function that broke its promise.
     """
     if isinstance(allocation, str):
-        allocation = lookup("allocation", _ALLOCATIONS, allocation)
+        allocation = ALLOCATIONS.find(allocation)
     if isinstance(allocation, Mapping):
         counts = share_out(_checked_shares(allocation, shapes), shapes, total)
     else:

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dctps.names import lookup
+from dctps.names import Registry, lookup
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Criterion = Callable[
     [nn.Module, Mapping[str, nn.Module], Loss | None, Iterable[Any] | None], dict[str, Tensor]
 ]
 
-_CRITERIA: dict[str, Criterion] = {}
+UNSCORED = ("random", "nonzero")
+CRITERIA: Registry[Criterion] = Registry("criterion", reserved=UNSCORED)
 
 
 def register_criterion(name: str) -> Callable[[Criterion], Criterion]:
@@ -28,25 +29,18 @@ def register_criterion(name: str) -> Callable[[Criterion], Criterion]:
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(function: Criterion) -> Criterion:
-        if name in _CRITERIA or name in ("random", "nonzero"):
-            raise ValueError(f"criterion {name!r} is already registered")
-        _CRITERIA[name] = function
-        return function
-
-    return register
+    return CRITERIA.register(name)
 
 
 def list_criteria() -> list[str]:
     """All names, the two that need no scores first."""
-    return ["random", "nonzero", *_CRITERIA]
+    return [*UNSCORED, *CRITERIA]
 
 
 def find_criterion(criterion: str | Criterion) -> Criterion:
     """The scoring function behind a name; a function is itself."""
     if isinstance(criterion, str):
-        return _CRITERIA[lookup("criterion", {name: name for name in list_criteria()}, criterion)]
+        return CRITERIA[lookup("criterion", {name: name for name in list_criteria()}, criterion)]
     return criterion
 
 
