@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.integration.layers import KINDS, OFFSETS, draws, largest_difference, trained
 from torch import nn
 
 from dctps import sparsify_
 from dctps.nn import DpSLayer
-from tests.integration.layers import KINDS, OFFSETS, draws, largest_difference, trained
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.layers import KINDS, OFFSETS, draws, trained
 from torch import Tensor, nn
 
 from dctps import sparsify_
 from dctps.nn import DpSLayer
 from dctps.transforms.tables import clear_tables
-from tests.integration.layers import KINDS, OFFSETS, draws, trained
 
 BATCH = ({0: torch.export.Dim("batch", min=1, max=4096)},)
 
