@@ -5,6 +5,7 @@ torch is imported once the flags are read, so that `--help` and a mistyped flag 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from dctps.experiments.config import RunConfig
 from dctps.experiments.signals import Stopped, sigterm_raises
 
 _USAGE_ERROR = 2
+_FIRST = os.environ.get("RANK", "0") == "0"  # under torchrun the first process speaks for all
 _INTERRUPTED = 130
 _STOPPED = "stopped; the same command begins again, a training run where it was last saved"
 
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _perform(command: Train | Evaluate | Report) -> int:
     from dctps.data import DataError  # noqa: PLC0415
-    from dctps.training import TrainingError  # noqa: PLC0415
+    from dctps.training import PeerError, PeerLost, TrainingError  # noqa: PLC0415
 
     try:
         match command:
@@ -136,7 +138,11 @@ def _perform(command: Train | Evaluate | Report) -> int:
                 _evaluate(command)
             case Report():
                 _report(command)
+    except (PeerError, PeerLost):
+        return _USAGE_ERROR  # the process that failed says why
     except (ValueError, OSError, DataError, TrainingError) as error:
+        if isinstance(error, TrainingError) and not _FIRST:  # all processes see the same loss
+            return _USAGE_ERROR
         # One line, whatever the message was laid out for.
         print("dctps: error:", " ".join(str(error).split()), file=sys.stderr)
         return _USAGE_ERROR
@@ -150,12 +156,14 @@ def _train(command: Train) -> None:
     summary = run(
         command.run,
         out=out,
-        progress=command.output.progress,
+        progress=command.output.progress and _FIRST,
         on_epoch=_print_epoch,
         on_note=_print_note,
         checkpoint_interval=command.output.checkpoint_interval,
         **_place(command.machine),
     )
+    if not _FIRST:
+        return
     print(f"{out}: epoch {summary['last_epoch']}, test accuracy {summary['last_test_accuracy']:.4f}")
     if summary["best_epoch"] is not None:
         print(
@@ -192,10 +200,13 @@ def _place(machine: Machine) -> dict[str, Any]:
 
 
 def _print_note(line: str) -> None:
-    print("dctps:", line, file=sys.stderr, flush=True)
+    if _FIRST:
+        print("dctps:", line, file=sys.stderr, flush=True)
 
 
 def _print_epoch(record: dict[str, Any]) -> None:
+    if not _FIRST:
+        return
     validation = "" if record["val_accuracy"] is None else f"  validation {record['val_accuracy']:.4f}"
     print(
         f"epoch {record['epoch']:>3}  loss {record['train_loss']:.4f}  train {record['train_accuracy']:.4f}"

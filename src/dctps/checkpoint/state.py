@@ -65,7 +65,8 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     found: dict[int, tuple[str, Slot]] = {}
     layers, skipped = {}, set(map(id, skip))
     for name, module in named_modules(model):
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
+        # A DpS layer's is its offset's spec, which a checkpoint has in its own words.
+        if type(module).get_extra_state not in (nn.Module.get_extra_state, DpSLayer.get_extra_state):
             raise ValueError(
                 f"module {name!r} ({type(module).__name__}) has extra state, which a checkpoint cannot hold"
             )

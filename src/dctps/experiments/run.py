@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dctps.experiments.folder import BEST, LAST, RunFolder, read_config, read_su
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
 from dctps.experiments.state import StateError
-from dctps.training import Metrics
+from dctps.training import Metrics, Processes, joined, launched
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -70,21 +71,25 @@ def run(
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise ValueError(f"checkpoint_interval must be at least 1 step, got {checkpoint_interval}")
     folder = RunFolder(default_folder(config) if out is None else Path(out), config)
-    summary = folder.finished()
-    if summary is not None:
+    if not launched() and (summary := folder.finished()) is not None:
         folder.drop_state()
         return summary
-    with _torch_settings(device, threads, config.seed) as place:
-        session = Session(config, load_dataset(config.dataset, data_dir, download=download), place)
-        # The folder comes last: a mistake found before here leaves nothing behind.
-        with folder.writing(), deferred_signals() as request:
+    with _torch_settings(device, threads, config.seed) as place, joined(place) as processes:
+        if processes.from_first(folder.finished) is not None:
+            return processes.from_first(lambda: read_summary(folder.path))
+        with processes.together():
+            dataset = load_dataset(config.dataset, data_dir, download=download)
+            session = Session(config, dataset, place, processes)
+        processes.check_same(session.model)
+        # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
+        with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
             # Another process may have finished it since the first look.
-            if folder.finished() is None:
-                work = _Work(session, folder, request, _environment(place))
+            if processes.from_first(folder.finished) is None:
+                work = _Work(session, folder, request, _environment(place, processes), processes)
                 work.resume(on_note or (lambda line: None))
                 work.complete(checkpoint_interval, progress, on_epoch or (lambda record: None))
-    # Read back, so that the first call and one that finds the run finished return the same.
-    return read_summary(folder.path)
+        # Read back, so that the first call and one that finds the run finished return the same.
+        return processes.from_first(lambda: read_summary(folder.path))
 
 
 def evaluate_run(
@@ -125,15 +130,21 @@ class _Work:
     """A session and the locked folder that it is saved in: steps 2 to 5 of `dctps.experiments.folder`."""
 
     def __init__(
-        self, session: Session, folder: RunFolder, request: StopRequest, environment: Record
+        self,
+        session: Session,
+        folder: RunFolder,
+        request: StopRequest,
+        environment: Record,
+        processes: Processes,
     ) -> None:
         self.session, self.folder, self.request = session, folder, request
+        self.processes = processes
         self.environments = [environment]
         self.saved = session.position
 
     def resume(self, note: Callable[[str], None]) -> None:
         """Go on where an earlier process saved the run, if one did."""
-        state = self.folder.begin()
+        state = self.processes.from_first(self.folder.begin)
         if state is None:
             return
         try:
@@ -157,6 +168,8 @@ class _Work:
         """Train what is left, and finish the run."""
 
         def between() -> None:
+            # A signal need not reach all processes before the same step.
+            self.request.number = self.processes.largest(self.request.number or 0) or None
             steps = self.session.position[1]
             due = checkpoint_interval is not None and steps > 0 and steps % checkpoint_interval == 0
             if (due or self.request.number is not None) and self.session.position != self.saved:
@@ -168,17 +181,22 @@ class _Work:
             self.save()
             self.publish(best_too=self.session.best is record)
             on_epoch(record)
-        self.folder.finish(self.summary())
+        if self.processes.rank == 0:
+            self.folder.finish(self.summary())
         self.stop_if_asked("finished")
 
     def save(self) -> None:
         """Write the state."""
+        self.saved = self.session.position
+        if self.processes.rank > 0:
+            return
         state = {"session": self.session.state(), "environments": self.environments}
         self.folder.save_state(state, self.session.where)
-        self.saved = self.session.position
 
     def publish(self, *, best_too: bool) -> None:
         """Write what follows from the saved state."""
+        if self.processes.rank > 0:
+            return
         epochs, steps = self.session.position
         if epochs:
             self.folder.save_metrics(self.session.records)
@@ -214,11 +232,12 @@ class _Work:
         }
 
 
-def _environment(device: torch.device) -> Record:
+def _environment(device: torch.device, processes: Processes) -> Record:
     """Where a process runs, as far as its numbers may depend on it."""
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processes": processes.count,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "versions": {
             "python": platform.python_version(),
@@ -265,6 +284,8 @@ def _flushes_denormals() -> bool:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launched():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -21,6 +21,7 @@ from dctps.experiments.state import State, StateError
 from dctps.training import (
     Metrics,
     Precision,
+    Processes,
     Tally,
     build_optimizer,
     build_schedule,
@@ -57,6 +58,7 @@ class Session:
         config: resolved.
         dataset: of `config.dataset`.
         device: where the network and the data are to be.
+        processes: that share the batches (None: this one alone).
 
     Attributes:
         model: the network.
@@ -66,8 +68,15 @@ class Session:
         ValueError: a name or a choice in `config` that does not exist or does not fit.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        device: torch.device,
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
+        self._processes = Processes() if processes is None else processes
         held_out = round(config.validation_size * len(dataset.train))
         train, validation = split_validation(dataset.train, held_out, config.data_seed)
         self._normalisation: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": dataset.flip}
@@ -158,7 +167,9 @@ class Session:
             precision=self._precision,
             clip_norm=self.config.clip_norm,
             tally=epoch.tally,
+            processes=self._processes,
         )
+        self._processes.average_statistics_(self.model)
         validation = self._evaluate(self._validation, between) if len(self._validation) else None
         test = self._evaluate(self._test, between)
         record = {

@@ -87,12 +87,22 @@ def _product_backward(
     spec: str,
     window: list[int],
     backend: Backend,
-    *needs: bool,
+    need_x: bool,
+    need_values: bool,
+    need_alpha: bool,
 ) -> tuple[Tensor, ...]:
     offset = _offset(spec)
     with torch.no_grad():
         found: Gradients = product_backward(
-            g, x, values, alpha, support, offset, _op(offset, window), backend, needs
+            g,
+            x,
+            values,
+            alpha,
+            support,
+            offset,
+            _op(offset, window),
+            backend,
+            (need_x, need_values, need_alpha),
         )
     return tuple(x.new_empty(0) if by is None else by.contiguous() for by in found)
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dctps.names import lookup
+from dctps.training.parallel import Processes
 
 _DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,12 +50,12 @@ class Tally:
     correct: int = 0
     images: int = 0
 
-    def add(self, loss: float, logits: Tensor, labels: Tensor) -> None:
+    def add(self, loss: float, correct: float, images: int) -> None:
         """Count a batch with the summed `loss`."""
         self.steps += 1
         self.loss += loss
-        self.correct += int((logits.argmax(dim=1) == labels).sum())
-        self.images += len(labels)
+        self.correct += int(correct)
+        self.images += images
 
     def metrics(self) -> Metrics:
         """The means.
@@ -98,6 +99,7 @@ def train_epoch(
     precision: Precision,
     clip_norm: float | None = None,
     tally: Tally | None = None,
+    processes: Processes | None = None,
 ) -> Metrics:
     """Train `model` once through `batches`, stepping `schedule` after every step of `optimizer`.
 
@@ -110,6 +112,7 @@ def train_epoch(
         precision: of the forward pass.
         clip_norm: the largest norm of the gradient over all parameters together; a larger one is scaled down.
         tally: of the epoch's earlier steps, where `batches` are the rest of an epoch; kept up to date.
+        processes: that share each batch (None: this one alone).
 
     Returns:
         The means over the epoch of what each step saw, before it stepped.
@@ -120,17 +123,22 @@ def train_epoch(
     model.train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     tally = Tally() if tally is None else tally
-    for images, labels in batches:
+    processes = Processes() if processes is None else processes
+    for all_images, all_labels in batches:
+        images, labels = processes.share(all_images), processes.share(all_labels)
+        part = len(labels) / len(all_labels)
         with precision.autocast():
             logits = model(images)
-            loss = F.cross_entropy(logits, labels)
-        step_loss = loss.item()
+            # The mean over no image would not be a number.
+            loss = F.cross_entropy(logits, labels) * part if part else logits.sum()
+        step_loss, correct = processes.sums(loss.item(), _correct(logits, labels))
         if not math.isfinite(step_loss):
             raise _non_finite(step_loss, epoch, tally.steps + 1, optimizer, precision)
 
         optimizer.zero_grad(set_to_none=True)
         scaler = precision.scaler
         scaler.scale(loss).backward()
+        processes.add_gradients_(parameters)
         if clip_norm is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, clip_norm)
@@ -141,7 +149,7 @@ def train_epoch(
         if scaler.get_scale() >= scale:
             schedule.step()
 
-        tally.add(step_loss * len(labels), logits, labels)
+        tally.add(step_loss * len(all_labels), correct, len(all_labels))
     return tally.metrics()
 
 
@@ -160,9 +168,14 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, prec
     for images, labels in batches:
         with precision.autocast():
             logits = model(images)
-        tally.add(F.cross_entropy(logits.float(), labels, reduction="sum").item(), logits, labels)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum").item()
+        tally.add(loss, _correct(logits, labels), len(labels))
     model.train(was_training)
     return tally.metrics()
+
+
+def _correct(logits: Tensor, labels: Tensor) -> int:
+    return int((logits.argmax(dim=1) == labels).sum())
 
 
 def _non_finite(

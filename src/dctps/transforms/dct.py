@@ -29,9 +29,9 @@ def dct(x: Tensor) -> Tensor:
     n = x.shape[-1]
     if x.numel() == 0:  # MKL refuses an empty batch
         return x.clone()
-    v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
     if exporting_to_onnx():
-        return _twisted_by_products(v)
+        return _dct_by_products(x)
+    v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
     z = torch.fft.rfft(v) * _twiddle(n, x.dtype, x.device)
     return torch.cat([z.real, -z.imag[..., 1 : (n + 1) // 2].flip(-1)], -1)
 
@@ -100,15 +100,16 @@ def idct_ref(y: Tensor) -> Tensor:
     return y.double() @ _matrix_ref(y.shape[-1])
 
 
-def _twisted_by_products(v: Tensor) -> Tensor:
-    """s_k Re(exp(-i pi k / 2n) V_k), V the Fourier transform of v, by small matrix products.
+def _dct_by_products(x: Tensor) -> Tensor:
+    """`dct` by small matrix products, in O(n (a + b)) for n = a b.
 
-    In O(n (a + b)) for n = a b: ONNX runtimes have matrix products everywhere, but their DFT, where there is
+    ONNX runtimes have matrix products everywhere, but their DFT, where there is
     one, is direct for most lengths and accurate to 1e-4 only. With j = j1 b + j2 and k = k1 + a k2,
 
         V_k = sum_j2 exp(-2 pi i j2 k2 / b) exp(-2 pi i j2 k1 / n) sum_j1 exp(-2 pi i j1 k1 / a) v_j
     """
-    n = v.shape[-1]
+    n = x.shape[-1]
+    v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
     a = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
     b = n // a
 
@@ -122,7 +123,7 @@ def _twisted_by_products(v: Tensor) -> Tensor:
     cos_a, sin_a = circle(a, a, a)
     cos_n, sin_n = circle(n, a, b)
     cos_b, sin_b = circle(b, b, b)
-    blocks = v.unflatten(-1, (a, b))
+    blocks: Tensor = v.unflatten(-1, (a, b))
     real, imaginary = cos_a @ blocks, -(sin_a @ blocks)
     real, imaginary = real * cos_n + imaginary * sin_n, imaginary * cos_n - real * sin_n
     real, imaginary = real @ cos_b + imaginary @ sin_b, imaginary @ cos_b - real @ sin_b

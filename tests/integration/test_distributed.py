@@ -1,0 +1,75 @@
+"""Two processes with half a batch each are one process with the whole: DDP and FSDP2 on CPU."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tests.integration.layers import draws
+from torch import Tensor, nn
+
+from dctps import sparsify_
+from dctps.models import build_model
+
+STEPS, BATCH = 20, 8
+
+
+def lenet() -> nn.Module:
+    torch.manual_seed(0)
+    return sparsify_(build_model("lenet5", 10, 3), 0.01, seed=0)
+
+
+def train(model: nn.Module, share: slice) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for step in range(STEPS):
+        x = draws(BATCH, 3, 32, 32, seed=step)[share]
+        y = torch.arange(BATCH)[share] % 10
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = lenet()
+    if wrapper == "ddp":
+        wrapped: nn.Module = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    else:
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = dist.init_device_mesh("cpu", (2,))
+        for child in model.children():
+            if next(child.parameters(), None) is not None:
+                fully_shard(child, mesh=mesh)
+        wrapped = fully_shard(model, mesh=mesh)
+    train(wrapped, slice(rank * BATCH // 2, (rank + 1) * BATCH // 2))
+    found = {
+        name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().numpy().copy()
+        for name, p in model.named_parameters()
+    }
+    if rank == 0:
+        results.put(found)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_two_processes_are_one(wrapper: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    running = mp.start_processes(worker, (wrapper, port, results), 2, join=False, start_method="spawn")
+    alone, start = lenet(), lenet()
+    train(alone, slice(None))
+    while not running.join(timeout=60):
+        pass
+    found: dict[str, Tensor] = {name: torch.from_numpy(p) for name, p in results.get().items()}
+    for (name, p), q in zip(alone.named_parameters(), start.parameters(), strict=True):
+        assert not torch.equal(p, q), f"{name} did not train"
+        assert (found[name] - p).abs().max() <= 1e-5, name
