@@ -59,3 +59,9 @@ def test_seeded_offsets_count_what_they_hold() -> None:
     before = report(model).memory_bytes
     model(torch.zeros(1, 64))
     assert report(model).memory_bytes == before + 4 * 32
+
+
+def test_a_network_that_no_file_can_hold_is_counted_all_the_same() -> None:
+    found = report(nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)))
+    assert found.disk_bytes is None and found.trainable["dense"] == 4
+    assert "save_pretrained cannot hold this network" in str(found)

@@ -41,7 +41,7 @@ class Report:
             `bias`, `norm`, `other`.
         memory_bytes: parameters and buffers, and the index tables of seeded offsets.
         shape_table_bytes: tables that depend on a shape alone, of this whole process.
-        disk_bytes: the file that `save_pretrained` writes.
+        disk_bytes: the file that `save_pretrained` writes; None where the network holds what no file can.
         rows: one for each linear or convolutional layer.
     """
 
@@ -51,7 +51,7 @@ class Report:
     trainable: dict[str, int]
     memory_bytes: int
     shape_table_bytes: int
-    disk_bytes: int
+    disk_bytes: int | None
     rows: list[LayerRow] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +89,12 @@ class Report:
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
             f"memory      {self.memory_bytes:,} bytes of parameters and buffers, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
-            f"disk        {self.disk_bytes:,} bytes in the file of save_pretrained",
+            "disk        "
+            + (
+                "save_pretrained cannot hold this network"
+                if self.disk_bytes is None
+                else f"{self.disk_bytes:,} bytes in the file of save_pretrained"
+            ),
         ]
         return "\n".join(line.rstrip() for line in lines)
 
@@ -102,9 +107,6 @@ def report(model: nn.Module) -> Report:
 
     Returns:
         a `Report`; `str()` of it is a table, `to_dict()` JSON-ready.
-
-    Raises:
-        ValueError: the model holds something that a file cannot; with its name.
     """
     modules = dict(named_modules(model))
     rows = [row for name, module in modules.items() if (row := _row(name, module))]
@@ -119,7 +121,7 @@ def report(model: nn.Module) -> Report:
         trainable=_trainable(modules),
         memory_bytes=sum(map(_bytes, tensors)) + held,
         shape_table_bytes=table_bytes(),
-        disk_bytes=file_size(model),
+        disk_bytes=_disk_bytes(model),
         rows=rows,
     )
 
@@ -157,6 +159,13 @@ def _kind(module: nn.Module, parameter: str) -> str:
     if parameter == "bias":
         return "bias"
     return "dense" if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else "other"
+
+
+def _disk_bytes(model: nn.Module) -> int | None:
+    try:
+        return file_size(model)
+    except ValueError:
+        return None
 
 
 def _unique(tensors: list[Tensor]) -> list[Tensor]:

@@ -1,4 +1,7 @@
 import copy
+import runpy
+import tracemalloc
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -321,6 +324,27 @@ def test_an_unwritable_place_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError):
         dctps.save_pretrained(train(copy.deepcopy(model)), tmp_path)
     assert same_state(dctps.load_pretrained_(plain(), tmp_path), model)
+
+
+@pytest.mark.parametrize(("packed", "half", "share"), [(False, True, 0.0006), (True, False, 0.0015)])
+def test_what_a_file_of_23_million_weights_takes(packed, half, share):
+    """S, alpha and metadata at density 0.1%, over the dense weights' bytes."""
+    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "checkpoint_size.py"))
+    assert benchmark["file_bytes"](0.001, packed, half, None) < share * 4 * 23_467_712
+
+
+def test_a_load_takes_less_than_ten_times_a_large_packed_file(tmp_path):
+    model = nn.Sequential(dctps.DpSLinear(3000, 3000, support=torch.arange(0, 9_000_000, 100), seed=1))
+    with torch.no_grad():
+        model[0].values.normal_()
+    dctps.save_pretrained(model, tmp_path, values_dtype=torch.float16)
+    with torch.device("meta"):
+        target = nn.Sequential(nn.Linear(3000, 3000))
+    tracemalloc.start()
+    dctps.load_pretrained_(target, tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * (tmp_path / "model.safetensors").stat().st_size
 
 
 def test_no_dense_weight_is_made_for_a_meta_model(tmp_path):
