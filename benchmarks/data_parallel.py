@@ -79,7 +79,7 @@ def main() -> None:
         density, sent, parameters = queue.get()
         alone = train(density, Processes())
         difference = max(
-            float((p - torch.from_numpy(parameters[name])).abs().max())
+            float((p.detach() - torch.from_numpy(parameters[name])).abs().max())
             for name, p in alone.named_parameters()
         )
         cells.append(
