@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--note", help="what else to say of how the runs were made")
     arguments = parser.parse_args()
     configs = configurations(arguments.epochs)
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
@@ -86,14 +87,16 @@ def main() -> None:
     rows = summarise(configs, summaries)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     result = {
-        "command": f"python {' '.join(sys.argv)}",
+        "command": f"python benchmarks/lenet_cifar10.py --epochs {arguments.epochs}",
         "commit": commit.strip(),
         "hardware": f"{platform.machine()}, {_processor()}, {arguments.workers} workers of one thread",
         "versions": summaries[0]["versions"],
         "seeds": list(SEEDS),
         "epochs": arguments.epochs,
+        "note": arguments.note,
         "rows": rows,
     }
+    arguments.result.parent.mkdir(exist_ok=True)
     arguments.result.write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
         mean, std = row["test_accuracy_mean"], row["test_accuracy_std"]

@@ -109,6 +109,7 @@ def main() -> None:
         "torch": torch.__version__,
         "cells": cells,
     }
+    arguments.result.parent.mkdir(exist_ok=True)
     arguments.result.write_text(json.dumps(result, indent=1) + "\n")
 
 
