@@ -54,7 +54,8 @@ def linear(result: dict[str, Any]) -> str:
 def source(result: dict[str, Any]) -> str:
     """What made a table, and where."""
     versions = result.get("versions", {}).get("torch") or result.get("torch")
-    return f"`{result['command']}`, {result['hardware']}, torch {versions}, commit `{result['commit'][:10]}`."
+    made = f"`{result['command']}`, {result['hardware']}, torch {versions}, commit `{result['commit'][:10]}`."
+    return f"{made} {result['note']}" if result.get("note") else made
 
 
 def main() -> None:
