@@ -8,7 +8,6 @@ from tests.integration.layers import KINDS, OFFSETS, draws, largest_difference, 
 from torch import nn
 
 from dctps import sparsify_
-from dctps.nn import DpSLayer
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +49,8 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("offset", ["sdct", "zero"])
 def test_a_network_under_inductor(offset: str) -> None:
     torch.manual_seed(0)
-    model = sparsify_(network(), 0.05, offset=offset)
+    # Evaluation mode: in training, BatchNorm makes the gradient of the alpha before it a sum that cancels.
+    model = sparsify_(network(), 0.05, offset=offset).eval()
     compiled = torch.compile(model, fullgraph=True)
     x = draws(32, 2, 6, 6)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -91,11 +91,3 @@ def test_a_state_dict_of_another_seed_reaches_the_compiled_layer() -> None:
     compiled(x)
     layers[0].load_state_dict(layers[1].state_dict())
     assert largest_difference(compiled(x), layers[1](x)) <= 1e-6
-
-
-def test_the_dense_weight_of_a_compiled_caller() -> None:
-    for offset in ("dct", "sdct", "hadamard", "zero"):
-        layer, _ = trained("3 x 3", offset)
-        assert isinstance(layer, DpSLayer)
-        weight = torch.compile(lambda layer: layer.to_dense() * 2, fullgraph=True, backend="aot_eager")(layer)
-        assert largest_difference(weight, layer.to_dense() * 2) <= 1e-6
