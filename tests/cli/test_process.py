@@ -56,7 +56,7 @@ def test_a_mistake_gives_one_line_and_status_2(tmp_path, flags):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_gives_one_line_and_the_same_command_continues(tmp_path, number, status):
-    argv = ["train", "--epochs", "4", "--batch-size", "16"]
+    argv = ["train", "--epochs", "3", "--batch-size", "32"]
     with subprocess.Popen(
         [*DCTPS, *argv, "--out", "run"],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
