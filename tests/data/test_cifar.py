@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import tarfile
+import tracemalloc
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,8 @@ def mutations(data: bytes, count: int, seed: int):
 
 @pytest.mark.parametrize("version", [0, 1], ids=["python", "binary"])
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
-def test_no_mutated_file_is_taken(small, version, packed, tmp_path):
+def test_none_of_a_thousand_mutated_files_is_taken(small, version, packed, tmp_path):
+    """125 for each of the eight forms; nor does any make the reader allocate beyond ten times the files."""
     spec, unpacked, archives = small
     layout = spec.layouts[version]
     if packed:
@@ -104,13 +106,19 @@ def test_no_mutated_file_is_taken(small, version, packed, tmp_path):
         write(tmp_path, {name: data for name, data in unpacked.items() if name.startswith(layout.folder)})
         path = tmp_path / layout.folder / layout.test[0].name
         data = path.read_bytes()
-    for mutant in mutations(data, 60, seed=version):
+    highest = 0
+    for mutant in mutations(data, 125, seed=version):
         path.write_bytes(mutant)
+        on_disk = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+        tracemalloc.start()
         with pytest.raises(
             DataError, match=r"(cut off|longer|damaged).*delete it and fetch it again"
         ) as caught:
             load_cifar(spec, tmp_path)
+        highest = max(highest, tracemalloc.get_traced_memory()[1] - 10 * on_disk)
+        tracemalloc.stop()
         assert str(path) in str(caught.value)
+    assert highest < 1 << 18  # what Python takes for itself
     path.write_bytes(data)
     load_cifar(spec, tmp_path)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,30 @@ def torchrun(*flags: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def started(*flags: str) -> subprocess.Popen[str]:
+    """The same, without waiting for its end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    return subprocess.Popen(
+        [*command, "-m", "dctps", "train", "--device", "cpu", "--threads", "1", *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it; torchrun gives each worker a session of its own."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may have ended meanwhile
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
 
 
 def flags_of(config: dict[str, object]) -> list[str]:
@@ -55,3 +82,27 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert done.stderr.count("dctps: error:") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    flags = [*flags_of(CONFIG), "--epochs", "3", "--checkpoint-interval", "5"]
+    whole = torchrun(*flags, "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    killed = started(*flags, "--out", str(tmp_path / "killed"))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid in family(killed.pid):
+        os.kill(pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    again = torchrun(*flags, "--out", str(tmp_path / "killed"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "continues" in again.stdout + again.stderr
+    runs = []
+    for name in ("whole", "killed"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        runs.append([{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines])
+    assert runs[0] == runs[1]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]

@@ -10,6 +10,7 @@ from dctps.nn.exported import exported_product
 from dctps.nn.operators import compiled_product
 from dctps.nn.products import Conv2d, Linear, combine, compute_dtype, no_autocast, product
 from dctps.offsets import Offset
+from dctps.transforms.tables import is_exporting
 
 
 def dps_weight(values: Tensor, support: Tensor, offset: Offset, alpha: Tensor | None) -> Tensor:
@@ -110,7 +111,7 @@ def _product(
     """The product by autograd functions; by operators under a compiler, and by plain ones in an export."""
     x = _autocast(x)
     with no_autocast(x):
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return exported_product(x, values, alpha, support, offset, op)
         if torch.compiler.is_compiling():
             return compiled_product(x, values, alpha, support, offset, op, backend)

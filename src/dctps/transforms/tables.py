@@ -15,6 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _MAX_TABLES = 256  # of each kind; a table is a few times a layer's width, so this bounds them to some MB
+_KNOWS_EXPORTS = hasattr(torch.compiler, "is_exporting")
 _caches: list[dict[Any, Tensor]] = []
 
 
@@ -59,15 +60,20 @@ def making_constants() -> Iterator[None]:
 
     In inference mode it could not; an exporter's stand-ins would be of no use to anyone after it.
     """
-    tracing = torch.compiler.is_exporting()
+    tracing = is_exporting()
     outside = _disable_current_modes() if tracing else contextlib.nullcontext()
     with outside, torch.inference_mode(False), torch.no_grad():
         yield
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` is at work; torch 2.6 has no way to ask, and exports the library's operators."""
+    return torch.compiler.is_exporting() if _KNOWS_EXPORTS else False
+
+
 def exporting_to_onnx() -> bool:
     """Whether an ONNX program is being made; free of cost where nothing is exported."""
-    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    return is_exporting() and torch.onnx.is_in_onnx_export()
 
 
 def table_bytes() -> int:
