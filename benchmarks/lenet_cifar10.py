@@ -46,15 +46,18 @@ def train(config: RunConfig, runs: Path) -> dict[str, Any]:
 
 
 def summarise(configs: list[RunConfig], summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each method and density."""
+    """One row for each method and density; sizes are those of the networks as this version saves them."""
+    from dctps.experiments.network import describe  # noqa: PLC0415
+
     rows = []
-    cells: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    cells: dict[tuple[str, float | None], list[tuple[RunConfig, dict[str, Any]]]] = {}
     for config, summary in zip(configs, summaries, strict=True):
         density = None if config.method == "dense" else config.density
-        cells.setdefault((config.method, density), []).append(summary)
-    for (method, density), found in cells.items():
+        cells.setdefault((config.method, density), []).append((config, summary))
+    for (method, density), runs in cells.items():
+        found = [summary for _, summary in runs]
         accuracy = [summary["last_test_accuracy"] for summary in found]
-        report = found[0]["report"]
+        report = describe(runs[0][0]).to_dict()
         rows.append(
             {
                 "method": method,

@@ -17,17 +17,22 @@ from dctps.testing import OffsetContract
 ROOT = Path(__file__).parent.parent
 
 
+DENSE = (torch.nn.Flatten(), torch.nn.Linear(3072, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 10))
+
+
 def blocks(document: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-def test_readme_example_runs() -> None:
+def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (example,) = blocks("README.md")
     assert "range(100)" in example
     scope: dict[str, object] = {}
     exec(example.replace("range(100)", "range(2)"), scope)
-    model = scope["model"]
-    assert type(model[1]) is torch.nn.Linear  # merged again
+    again = dctps.load_pretrained_(torch.nn.Sequential(*map(copy.deepcopy, DENSE)), "out")
+    assert torch.equal(again[1].values, scope["model"][1].values)
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 200_000  # dense it is 50 MB
 
 
 def test_own_loop_of_the_training_page_runs() -> None:
