@@ -1,4 +1,5 @@
 import importlib.metadata
+import re
 
 project = "dctps"
 author = "the dctps authors"
@@ -15,9 +16,9 @@ suppress_warnings = ["myst.header", "myst.xref_missing"]
 
 
 def setup(app):
-    """Shapes such as (*, n) are no emphasis."""
+    """Shapes such as (*, n) and (m, *rest) are no emphasis."""
 
     def escape_shapes(app, what, name, thing, options, lines):
-        lines[:] = [line.replace("(*", r"(\*") for line in lines]
+        lines[:] = [re.sub(r"(?<=[ (])\*(?=[\w,])", r"\\*", line) for line in lines]
 
     app.connect("autodoc-process-docstring", escape_shapes)
