@@ -12,13 +12,13 @@ import argparse
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from provenance import commit
 from torch import nn
 
 from dctps import sparsify_
@@ -93,10 +93,9 @@ def main() -> None:
         print(cells[-1], flush=True)
     while not running.join():
         pass
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     result = {
         "command": f"python {' '.join(sys.argv)}",
-        "commit": commit.strip(),
+        "commit": commit(),
         "model": "lenet5, 3 input channels, 10 classes",
         "steps": STEPS,
         "batch": BATCH,

@@ -13,12 +13,13 @@ import itertools
 import json
 import platform
 import statistics
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from provenance import commit, processor
 
 from dctps.experiments.config import RunConfig, run_name
 
@@ -88,11 +89,10 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         summaries = list(pool.map(train, configs, itertools.repeat(arguments.runs)))
     rows = summarise(configs, summaries)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     result = {
         "command": f"python benchmarks/lenet_cifar10.py --epochs {arguments.epochs}",
-        "commit": commit.strip(),
-        "hardware": f"{platform.machine()}, {_processor()}, {arguments.workers} workers of one thread",
+        "commit": commit(),
+        "hardware": f"{platform.machine()}, {processor()}, {arguments.workers} workers of one thread",
         "versions": summaries[0]["versions"],
         "seeds": list(SEEDS),
         "epochs": arguments.epochs,
@@ -104,16 +104,6 @@ def main() -> None:
     for row in rows:
         mean, std = row["test_accuracy_mean"], row["test_accuracy_std"]
         print(f"{row['method']:12} {row['density']!s:8} {mean:.4f} +- {std:.4f}", file=sys.stdout)
-
-
-def _processor() -> str:
-    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import commit, processor
 from torch import nn
 
 from dctps import DpSLinear
@@ -99,11 +99,10 @@ def main() -> None:
             }
             shown = {name: round(base / cell["median_ms"], 2) for name, cell in found.items()}
             print(n, density, f"{base:.2f} ms", shown, chosen, flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     result = {
         "command": f"python {' '.join(sys.argv)}",
-        "commit": commit.strip(),
-        "hardware": _processor(),
+        "commit": commit(),
+        "hardware": processor(),
         "threads": arguments.threads,
         "batch": arguments.batch,
         "torch": torch.__version__,
@@ -111,13 +110,6 @@ def main() -> None:
     }
     arguments.result.parent.mkdir(exist_ok=True)
     arguments.result.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else "unknown"
 
 
 if __name__ == "__main__":

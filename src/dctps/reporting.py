@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dctps.checkpoint import file_size
-from dctps.checkpoint.state import NORMS
+from dctps.checkpoint.state import NORM_LAYERS
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
 from dctps.transforms import table_bytes
@@ -154,7 +154,7 @@ def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
 def _kind(module: nn.Module, parameter: str) -> str:
     if isinstance(module, DpSLayer):
         return parameter
-    if isinstance(module, NORMS):
+    if isinstance(module, NORM_LAYERS):
         return "norm"
     if parameter == "bias":
         return "bias"

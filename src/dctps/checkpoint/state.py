@@ -15,7 +15,7 @@ from dctps.checkpoint.manifest import Norms
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 _PACKED = ("values", "support", "alpha")
@@ -105,7 +105,9 @@ def folded_names(name: str) -> tuple[str, str]:
 
 def is_norm(slot: Slot) -> bool:
     """Whether this is a floating-point number of a normalisation layer."""
-    return slot.tensor.is_floating_point() and all(isinstance(module, NORMS) for module, _ in slot.owners)
+    return slot.tensor.is_floating_point() and all(
+        isinstance(module, NORM_LAYERS) for module, _ in slot.owners
+    )
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,7 @@
 from dctps.nn.conv import DpSConv2d as DpSConv2d
 from dctps.nn.functional import dps_conv2d as dps_conv2d
 from dctps.nn.functional import dps_linear as dps_linear
-from dctps.nn.functional import dps_weight as dps_weight
 from dctps.nn.layer import DpSLayer as DpSLayer
 from dctps.nn.linear import DpSLinear as DpSLinear
+from dctps.nn.products import dps_weight as dps_weight
 from dctps.nn.surgery import merge_ as merge_

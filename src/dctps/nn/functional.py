@@ -8,25 +8,9 @@ from torch import Tensor
 from dctps.nn.dispatch import Backend
 from dctps.nn.exported import exported_product
 from dctps.nn.operators import compiled_product
-from dctps.nn.products import Conv2d, Linear, combine, compute_dtype, no_autocast, product
+from dctps.nn.products import Conv2d, Linear, no_autocast, product
 from dctps.offsets import Offset
 from dctps.transforms.tables import is_exporting
-
-
-def dps_weight(values: Tensor, support: Tensor, offset: Offset, alpha: Tensor | None) -> Tensor:
-    """W = alpha * D + S as a dense tensor of the weight's shape, differentiable in `values` and `alpha`.
-
-    Args:
-        values: (nnz,).
-        support: int64 (nnz,), sorted flat positions in W.
-        offset: D.
-        alpha: (1,), or None where there is no D.
-
-    Returns:
-        W, in float64 if `values` are, else in float32.
-    """
-    dense = offset.to_dense(dtype=compute_dtype(values.dtype), device=values.device)
-    return combine(dense, values, support, alpha)
 
 
 def dps_linear(

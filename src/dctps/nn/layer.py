@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dctps.counter import derive_key, uniform
-from dctps.nn.functional import dps_weight
+from dctps.nn.products import dps_weight
 from dctps.offsets import Offset, ZeroOffset, build_offset
 from dctps.sparse import budget, check_support, random_support
 

@@ -26,6 +26,22 @@ from dctps.sparse import sddmm, spmm
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
+def dps_weight(values: Tensor, support: Tensor, offset: Offset, alpha: Tensor | None) -> Tensor:
+    """W = alpha * D + S as a dense tensor of the weight's shape, differentiable in `values` and `alpha`.
+
+    Args:
+        values: (nnz,).
+        support: int64 (nnz,), sorted flat positions in W.
+        offset: D.
+        alpha: (1,), or None where there is no D.
+
+    Returns:
+        W, in float64 if `values` are, else in float32.
+    """
+    dense = offset.to_dense(dtype=compute_dtype(values.dtype), device=values.device)
+    return combine(dense, values, support, alpha)
+
+
 def product(
     x: Tensor,
     values: Tensor,
@@ -142,12 +158,7 @@ class _Dense(Function):
         offset: Offset,
         op: Linear | Conv2d,
     ) -> Tensor:
-        return op.apply(
-            x,
-            combine(
-                offset.to_dense(dtype=compute_dtype(values.dtype), device=x.device), values, support, alpha
-            ).to(x.dtype),
-        )
+        return op.apply(x, dps_weight(values, support, offset, alpha).to(x.dtype))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
