@@ -85,7 +85,10 @@ class Session:
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
         self._generator = torch.Generator().manual_seed(derive_key(config.seed, "", "batches"))
 
-        self.model = build_network(config, dataset.classes, dataset.train.images.shape[1], device)
+        channels, height, width = dataset.train.images.shape[1:]
+        if height != width:
+            raise ValueError(f"{dataset.name} has images of {height} x {width} pixels: make them square")
+        self.model = build_network(config, dataset.classes, channels, height, device)
         self._precision = Precision(config.amp, device.type)
         groups = parameter_groups(
             self.model,
