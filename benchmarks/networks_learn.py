@@ -2,9 +2,9 @@
 
     DCTPS_DATA=... python benchmarks/networks_learn.py resnet18 vgg19 mobilenetv2 fixup-resnet110
 
-Each network is built on the meta device, converted with `--method` at `--density`, and trained by one one-cycle
-schedule of as many steps. Below ln 10 the network knows something of classes that it has not seen the images
-of. Networks that are in the result file already, made by the same choices, are kept.
+Each network is built on the meta device, converted with `--method` at `--density`, and trained by one
+one-cycle schedule of as many steps. Chance is ln 10. Networks that are in the result file already, made by
+the same choices, are kept.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def main() -> None:
             continue
         rows[model] = learn(replace(common, model=model), given.steps)
         result = {
-            "command": f"python benchmarks/networks_learn.py --batch-size {common.batch_size} --lr {common.lr}",
+            "command": "python benchmarks/networks_learn.py "
+            f"--alpha {alpha} --steps {given.steps} --batch-size {common.batch_size} --lr {common.lr}",
             "commit": commit(),
             "hardware": f"{platform.machine()}, {processor()}, {given.threads} threads",
             "versions": {"python": platform.python_version(), "torch": torch.__version__},

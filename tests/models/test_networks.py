@@ -150,7 +150,9 @@ def test_mobilenetv2(classes, size):
 
 
 def test_sizes_that_a_network_cannot_take_are_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="lenet5 takes images of 32 x 32 pixels, not 64 x 64: resize them, or"):
+    with pytest.raises(
+        ValueError, match="lenet5 takes images of 32 x 32 pixels, not 64 x 64: resize them, or"
+    ):
         build_model("lenet5", 10, 3, 64)
     with pytest.raises(ValueError, match="too often for 8 pixels: give it 16 or more"):
         build_model("vgg11", 10, 3, 8)

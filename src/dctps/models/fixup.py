@@ -34,7 +34,9 @@ class FixupBlock(nn.Module):
         lr_scales: see `dctps.training.parameter_groups`.
     """
 
-    lr_scales: ClassVar[dict[str, float]] = dict.fromkeys(("bias1a", "bias1b", "bias2a", "bias2b", "scale"), 0.1)
+    lr_scales: ClassVar[dict[str, float]] = dict.fromkeys(
+        ("bias1a", "bias1b", "bias2a", "bias2b", "scale"), 0.1
+    )
 
     def __init__(self, inputs: int, outputs: int, branches: int) -> None:
         super().__init__()
