@@ -93,7 +93,7 @@ def test_what_lr_scales_names_learns_at_its_share_of_the_rate(wrap):
 
 
 def test_fixups_groups_are_the_authors():
-    """By name, as in their code: `bias` and `scale` at a tenth; and alpha, which they do not have, as a weight."""
+    """By name, as in their code: `bias` and `scale` at a tenth; alpha, which they do not have, is not."""
     model = dctps.sparsify_(build_model("fixup-resnet20", 10, 3), 0.01)
     slow = {p for group in parameter_groups(model, 0.1) if group["lr_scale"] == 0.1 for p in group["params"]}
     expected = {name for name, _ in model.named_parameters() if "bias" in name or "scale" in name}

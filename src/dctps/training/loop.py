@@ -129,10 +129,10 @@ def train_epoch(
     tally = Tally() if tally is None else tally
     processes = Processes() if processes is None else processes
     for all_images, all_labels in batches:
-        weight, all_others = 1.0, all_labels
+        mixed, all_others, weight = all_images, all_labels, 1.0
         if mixup is not None:
-            all_images, all_others, weight = mixup(all_images, all_labels, epoch=epoch, step=tally.steps)
-        images, labels = processes.share(all_images), processes.share(all_labels)
+            mixed, all_others, weight = mixup(all_images, all_labels, epoch=epoch, step=tally.steps)
+        images, labels = processes.share(mixed), processes.share(all_labels)
         part = len(labels) / len(all_labels)
         with precision.autocast():
             logits = model(images)

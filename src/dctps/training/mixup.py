@@ -1,7 +1,7 @@
 """Mixup: training on convex combinations of two images and of their labels.
 
-Every number is drawn from the counter-based generator by (seed, epoch, step), so that a run that goes on, or is
-shared by several processes, mixes as one that was not.
+Every number is drawn from the counter-based generator by (seed, epoch, step), so that a run that goes on,
+or is shared by several processes, mixes as one that was not.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Mixup:
             step: of the epoch.
 
         Returns:
-            the mixed images; the labels of the images with the smaller weight; the larger weight, in [1/2, 1].
+            the mixed images; the labels of the images with the smaller weight; the larger weight, >= 1/2.
         """
         weight = self.weight(epoch, step)
         order = permutation(derive_key(self.seed, f"{epoch}/{step}", "mixup-order"), len(labels))

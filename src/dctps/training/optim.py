@@ -20,12 +20,12 @@ Groups = list[dict[str, Any]]
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_alpha: bool = True, decay_norm_bias: bool = True
 ) -> Groups:
-    """The trainable parameters of `model`, in groups of one weight decay and one share of the learning rate.
+    """The trainable parameters of `model`, in groups of one weight decay and one share of the rate.
 
-    A network names what is to learn at another rate than the rest: a module's attribute `lr_scales` maps names
-    of parameters, its own or dotted ones of modules below it, to shares of the learning rate. Fixup networks ask
-    for a tenth on their scalar biases and scales and the classifier's bias. Values and alphas are the weights'
-    part, so they have the whole rate, in those networks too.
+    A network names what is to learn at another rate than the rest: a module's attribute `lr_scales` maps
+    names of parameters, its own or dotted ones of modules below it, to shares of the learning rate. Fixup
+    networks ask for a tenth on their scalar biases and scales and the classifier's bias. Values and alphas
+    stand for the weights, so they have the whole rate, in those networks too.
 
     Args:
         model: converted or not; a shared parameter is taken once.
@@ -34,8 +34,8 @@ def parameter_groups(
         decay_norm_bias: whether biases and normalisation layers are: every other parameter of one dimension.
 
     Returns:
-        Groups as `build_optimizer` takes them, with `weight_decay` and `lr_scale`; the whole rate comes first, an
-        empty group is left out.
+        Groups as `build_optimizer` takes them, with `weight_decay` and `lr_scale`; the whole rate comes
+        first, an empty group is left out.
 
     Raises:
         ValueError: nothing in the model is trainable, or `lr_scales` names what is not there.
