@@ -177,7 +177,7 @@ def tiny_dataset(data_dir, download):
 
 
 @register_model("tiny")
-def tiny_network(classes, in_channels):
+def tiny_network(classes, in_channels, image_size):
     """Everything that has a state: normalisation's averages, dropout's random numbers, two kinds of layer."""
     return nn.Sequential(
         nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3),

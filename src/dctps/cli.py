@@ -108,6 +108,8 @@ class Report:
     """outputs of the network (None: those of the data set)"""
     in_channels: int | None = None
     """channels of the images (None: those of the data set)"""
+    image_size: int | None = None
+    """height and width of the images (None: those of the data set)"""
 
 
 _Command = (
@@ -248,7 +250,7 @@ def _report(command: Report) -> None:
     from dctps.experiments.network import describe  # noqa: PLC0415
 
     config = command.run if command.folder is None else read_config(command.folder)
-    print(describe(config, command.classes, command.in_channels))
+    print(describe(config, command.classes, command.in_channels, command.image_size))
 
 
 def _place(machine: Machine) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_unknown_model_is_answered_with_the_nearest():
 
 def test_a_registered_name_builds_and_cannot_be_taken_twice():
     name = "test-linear"
-    register_model(name)(lambda classes, in_channels: torch.nn.Linear(in_channels, classes))
+    register_model(name)(lambda classes, in_channels, image_size: torch.nn.Linear(in_channels, classes))
     assert name in list_models()
     assert build_model(name, 7, 2).weight.shape == (7, 2)
     with pytest.raises(ValueError, match="already taken"):

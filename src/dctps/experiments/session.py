@@ -20,6 +20,7 @@ from dctps.experiments.network import build_network
 from dctps.experiments.state import State, StateError
 from dctps.training import (
     Metrics,
+    Mixup,
     Precision,
     Processes,
     Tally,
@@ -85,8 +86,12 @@ class Session:
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
         self._generator = torch.Generator().manual_seed(derive_key(config.seed, "", "batches"))
 
-        self.model = build_network(config, dataset.classes, dataset.train.images.shape[1], device)
+        channels, height, width = dataset.train.images.shape[1:]
+        if height != width:
+            raise ValueError(f"{dataset.name} has images of {height} x {width} pixels: make them square")
+        self.model = build_network(config, dataset.classes, channels, height, device)
         self._precision = Precision(config.amp, device.type)
+        self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
         groups = parameter_groups(
             self.model,
             config.weight_decay,
@@ -166,6 +171,7 @@ class Session:
             epoch=number,
             precision=self._precision,
             clip_norm=self.config.clip_norm,
+            mixup=self._mixup,
             tally=epoch.tally,
             processes=self._processes,
         )

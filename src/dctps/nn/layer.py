@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dctps.counter import derive_key, uniform
+from dctps.nn.initial import Law, carry, default_law, law_of
 from dctps.nn.products import dps_weight
 from dctps.offsets import Offset, ZeroOffset, build_offset
 from dctps.sparse import budget, check_support, random_support
@@ -37,6 +37,7 @@ class DpSLayer(nn.Module):
         alpha: Parameter (1,), or None under the `zero` offset.
         bias: Parameter (out,) or None.
         offset: D as an operator; no module, no parameters. Its `layer` names the layer's draws.
+        weight_law: that the dense layer's weight would be drawn from; `bias_law` likewise.
         seed: of the support, and of whatever else `reset_parameters` draws.
     """
 
@@ -45,6 +46,8 @@ class DpSLayer(nn.Module):
     alpha: nn.Parameter | None
     bias: nn.Parameter | None
     offset: Offset
+    weight_law: Law
+    bias_law: Law
 
     def _build(
         self,
@@ -78,6 +81,7 @@ class DpSLayer(nn.Module):
                 raise ValueError(f"nnz must be in 0..{size} for a weight of shape {shape}, got {count}")
         self.offset, self.seed = offset, seed
         self._alpha_law, self._given_support = alpha, support is not None
+        self.weight_law = self.bias_law = default_law(offset.in_features)
 
         self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
         where = self.values.device
@@ -96,27 +100,30 @@ class DpSLayer(nn.Module):
     def reset_parameters(self) -> None:
         """Make the layer as its arguments say, from its seed; a no-op on the meta device.
 
-        S is 0 under an offset. Under `zero` its values follow the law of torch's own layers, as the
-        bias does: U(-1/sqrt(n), 1/sqrt(n)) with n inputs per output, each from the draw of its own
-        position. A support that came from the seed is drawn again; one that was given is kept.
+        S is 0 under an offset. Under `zero` its values follow the layer's laws, by default those of
+        torch's own layers, as the bias does, each from the draw of its own position. A support that came
+        from the seed is drawn again; one that was given is kept.
         """
         if self.values.is_meta:
             return
-        bound = self.offset.in_features**-0.5
-        with torch.no_grad():
-            if not self._given_support:
-                size = math.prod(self.offset.shape)
-                self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.offset.layer))
-            if self.alpha is None:
-                self.values.copy_(bound * self._symmetric("values", self.support))
-            else:
-                self.values.zero_()
-                # A draw from that law has an expected squared norm of m n / 3n.
-                norm = math.sqrt(self.offset.out_features / 3)
-                self.alpha.fill_(initial_alpha(self._alpha_law, self.offset, norm))
-            if self.bias is not None:
-                outputs = torch.arange(len(self.bias), device=self.bias.device)
-                self.bias.copy_(bound * self._symmetric("bias", outputs))
+        if not self._given_support:
+            size = math.prod(self.offset.shape)
+            self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.offset.layer))
+        self._draw()
+
+    @torch.no_grad()
+    def _draw(self) -> None:
+        """Values, alpha and bias as they begin."""
+        if self.alpha is None:
+            values = self.weight_law.draw(self.seed, self.offset.layer, "values", self.support)
+            self.values.copy_(values)
+        else:
+            self.values.zero_()
+            norm = self.weight_law.norm(math.prod(self.offset.shape))
+            self.alpha.fill_(initial_alpha(self._alpha_law, self.offset, norm))
+        if self.bias is not None:
+            outputs = torch.arange(len(self.bias), device=self.bias.device)
+            self.bias.copy_(self.bias_law.draw(self.seed, self.offset.layer, "bias", outputs))
 
     @classmethod
     @abstractmethod
@@ -142,7 +149,7 @@ class DpSLayer(nn.Module):
 
         Bias, dtype, training mode, hooks and frozenness are taken over. Under the `zero` offset so are
         the weights at the support; under others S starts at 0. A layer on the meta device has no
-        weights to take: values and bias are drawn, on `device`.
+        weights to take: values and bias are drawn by its laws (`dctps.nn.initial`), on `device`.
 
         Args:
             dense: `nn.Linear` for `DpSLinear`, `nn.Conv2d` for `DpSConv2d`.
@@ -151,27 +158,30 @@ class DpSLayer(nn.Module):
             nnz: their number; or
             support: their mask or positions. None of the three: the nonzeros of the dense weight, so
                 that an already pruned layer is brought in as it is.
-            alpha: `"one"`, `"match"` for ||W|| / ||D||, or a number.
+            alpha: `"one"`; `"match"` for ||W|| / ||D||, on the meta device with the norm that the weight's
+                law leads to expect; or a number.
             alpha_trainable: whether alpha is trained.
             seed: of the support and the offset.
             name: qualified name of the layer, which keys its draws together with the seed.
             device: of the new layer; by default the dense one's, or the CPU for a meta layer.
 
         Raises:
-            ValueError: weights are needed, for their nonzeros or `"match"`, of a layer on the meta device.
+            ValueError: the nonzeros are needed of a layer on the meta device.
         """
         weight = dense.weight
         if density is None and nnz is None and support is None:
-            _need_weights(weight, "its nonzeros as the support")
+            if weight.is_meta:
+                raise ValueError(
+                    "its nonzeros as the support needs the layer's weights, and this one is on the meta "
+                    "device: build it for real"
+                )
             support = weight != 0
         arguments = cls._arguments_of(dense)
         operator = build_offset(
             offset, weight.shape, groups=arguments.get("groups", 1), seed=seed, layer=name
         )
         if alpha == "match" and not isinstance(operator, ZeroOffset):
-            _need_weights(weight, 'alpha="match"')
-            norm = float(torch.linalg.vector_norm(weight.detach().double()))
-            alpha = initial_alpha(alpha, operator, norm)
+            alpha = initial_alpha(alpha, operator, _initial_norm(dense))
         layer = cls(
             **arguments,
             offset=operator,
@@ -184,8 +194,11 @@ class DpSLayer(nn.Module):
             device=device or ("cpu" if weight.is_meta else weight.device),
             dtype=weight.dtype,
         )
+        layer.weight_law, layer.bias_law = law_of(dense, "weight"), law_of(dense, "bias")
         with torch.no_grad():
-            if not weight.is_meta and layer.alpha is None:
+            if weight.is_meta:
+                layer._draw()
+            elif layer.alpha is None:
                 layer.values.copy_(weight.reshape(-1)[layer.support.to(weight.device)])
             if dense.bias is not None and layer.bias is not None:
                 if not dense.bias.is_meta:
@@ -204,6 +217,7 @@ class DpSLayer(nn.Module):
         """Give a meta-built dense layer this one's weight, bias, training mode, hooks and frozenness."""
         dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad)
         dense.bias = self.bias
+        carry(dense, self.weight_law, self.bias_law)
         for hooks in _HOOKS:
             setattr(dense, hooks, getattr(self, hooks))
         dense.train(self.training)
@@ -298,10 +312,6 @@ class DpSLayer(nn.Module):
                 f"convert one of them with .to(), or run under torch.autocast"
             )
 
-    def _symmetric(self, purpose: str, counter: Tensor) -> Tensor:
-        """Draws from U(-1, 1), float64."""
-        return 2.0 * uniform(derive_key(self.seed, self.offset.layer, purpose), counter) - 1.0
-
     def _state_repr(self) -> str:
         alpha = "" if self.alpha is None or self.alpha.requires_grad else ", alpha_trainable=False"
         return f"offset={self.offset.name!r}, nnz={self.nnz}, density={self.density:.4g}{alpha}"
@@ -327,8 +337,8 @@ def initial_alpha(alpha: Alpha, offset: Offset, norm: float) -> float:
     return float(alpha)
 
 
-def _need_weights(weight: Tensor, what: str) -> None:
-    if weight.is_meta:
-        raise ValueError(
-            f"{what} needs the layer's weights, and this one is on the meta device: build it for real"
-        )
+def _initial_norm(dense: nn.Linear | nn.Conv2d) -> float:
+    """||W|| of the layer as it is initialised; on the meta device what its law leads to expect."""
+    if dense.weight.is_meta:
+        return law_of(dense, "weight").norm(dense.weight.numel())
+    return float(torch.linalg.vector_norm(dense.weight.detach().double()))

@@ -64,6 +64,10 @@ class DCTOffset(Offset):
         )
         return self._channel_first(idct(spectrum)[..., : self.in_features]).flatten(-2)
 
+    def norm(self) -> float:
+        """sqrt(min(m, n)): D's rows are orthonormal, or its columns where there are fewer of those."""
+        return math.sqrt(min(self.out_features, self.in_features))
+
     def _above(self, group: int) -> int:
         """Transform rows above those of `group`."""
         return self.size - (group + 1) * (self.out_features // self.groups)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
+from dctps.nn.initial import reset_
 from dctps.nn.layer import Alpha
 from dctps.nn.surgery import named_modules, replace_
 from dctps.selection.allocation import Allocation, allocate
@@ -39,7 +40,7 @@ def sparsify_(
 
     K = round(density * N) of the N prunable weights train. With `criterion="random"` the dense network
     need never exist: build it under `torch.device("meta")`, and what is not converted is made by its
-    own `reset_parameters()`. Layers already converted stay as they are and count for nothing here;
+    own `reset_parameters()` and laws. Layers already converted stay as they are and count for nothing here;
     subclasses of the two, parametrised layers and other classes are left alone.
 
     Args:
@@ -52,7 +53,8 @@ def sparsify_(
         criterion: which train: `"random"`; a score's name (`"magnitude"`) or function;
             `"nonzero"` for the nonzeros of already pruned weights; or masks (or positions) by layer
             name. The last two fix the budget, and density and allocation play no part.
-        alpha: `"one"`, `"match"` (||W|| / ||D||, 0 for a layer initialised to zero) or a number.
+        alpha: `"one"`, `"match"` (||W|| / ||D||, 0 for a layer initialised to zero) or a number. On the
+            meta device the norm is the one that the law of the weight leads to expect (`dctps.nn.initial`).
         alpha_trainable: whether alpha is trained.
         loss: `loss(model, batch)` for criteria that need one.
         batches: data for criteria that need some.
@@ -110,7 +112,7 @@ def sparsify_(
             raise ValueError(f"layer {name!r}: {error}") from error
     for module in unmade:
         module.to_empty(device=device or "cpu", recurse=False)
-        module.reset_parameters()  # type: ignore[operator]
+        reset_(module)
     return replace_(model, replacements)
 
 
