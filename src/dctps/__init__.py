@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from dctps.checkpoint import CheckpointError as CheckpointError
     from dctps.checkpoint import load_pretrained_ as load_pretrained_
     from dctps.checkpoint import save_pretrained as save_pretrained
+    from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
+    from dctps.nn import DpSMultiheadAttention as DpSMultiheadAttention
     from dctps.nn import merge_ as merge_
+    from dctps.nn import register_conversion as register_conversion
     from dctps.offsets import Offset as Offset
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
@@ -27,13 +30,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CheckpointError": "checkpoint",
+    "DpSConv1d": "nn",
     "DpSConv2d": "nn",
     "DpSLinear": "nn",
+    "DpSMultiheadAttention": "nn",
     "Offset": "offsets",
     "build_offset": "offsets",
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
     "register_allocation": "selection",
+    "register_conversion": "nn",
     "register_criterion": "selection",
     "register_offset": "offsets",
     "report": "reporting",

@@ -7,17 +7,31 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dctps.checkpoint import file_size
-from dctps.checkpoint.state import NORM_LAYERS
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
+from dctps.nn.survey import NORM_LAYERS, Found, survey
 from dctps.transforms import table_bytes
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One DpS layer, or one linear or convolutional layer that stayed dense."""
+    """One DpS layer, or one module with weight matrices that stayed dense.
+
+    Attributes:
+        name: qualified, without wrappers' prefixes.
+        kind: the class.
+        shape: of the weight; empty for several.
+        weights: their number.
+        nnz: how many of them train.
+        density: nnz / weights.
+        offset: name of D; empty where there is no DpS layer.
+        alpha: now.
+        reason: why it was left alone; `"can be converted"` where only `filter_fn`, or no call of
+            `sparsify_`, is behind it. Empty for a DpS layer.
+    """
 
     name: str
     kind: str
@@ -27,6 +41,7 @@ class LayerRow:
     density: float
     offset: str
     alpha: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,17 +52,19 @@ class Report:
         weights: prunable weights N of the converted layers, a shared layer once.
         nnz: values that train among them.
         density: nnz / N; 1 where nothing is converted.
-        trainable: numbers that train by kind: `values`, `alpha`, `dense` (weights that stayed dense),
-            `bias`, `norm`, `other`.
+        left_alone: weights of the rows with a reason, a shared one once.
+        trainable: numbers that train by kind: `values`, `alpha`, `dense` (linear and convolutional
+            weights that stayed dense), `bias`, `norm`, `other`.
         memory_bytes: parameters and buffers, and the index tables of seeded offsets.
         shape_table_bytes: tables that depend on a shape alone, of this whole process.
         disk_bytes: the file that `save_pretrained` writes; None where the network holds what no file can.
-        rows: one for each linear or convolutional layer.
+        rows: one for each layer or other module with weight matrices.
     """
 
     weights: int
     nnz: int
     density: float
+    left_alone: int
     trainable: dict[str, int]
     memory_bytes: int
     shape_table_bytes: int
@@ -59,7 +76,7 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        header = ("layer", "kind", "shape", "weights", "nnz", "density", "offset", "alpha")
+        header = ("layer", "kind", "shape", "weights", "nnz", "density", "offset", "alpha", "left alone")
         table = [header] + [
             (
                 row.name or "(root)",
@@ -70,6 +87,7 @@ class Report:
                 f"{row.density:.4%}",
                 row.offset,
                 "" if row.alpha is None else f"{row.alpha:.4g}",
+                row.reason,
             )
             for row in self.rows
         ]
@@ -82,10 +100,12 @@ class Report:
             )
             for line in table
         ]
+        left = [row for row in self.rows if row.reason]
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.trainable.items() if n)
         lines += [
             "",
             f"converted   {self.nnz:,} of {self.weights:,} weights train (density {self.density:.4%})",
+            *([f"left alone  {self.left_alone:,} weights of {len(left)} modules"] if left else []),
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
             f"memory      {self.memory_bytes:,} bytes of parameters and buffers, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
@@ -109,15 +129,22 @@ def report(model: nn.Module) -> Report:
         a `Report`; `str()` of it is a table, `to_dict()` JSON-ready.
     """
     modules = dict(named_modules(model))
-    rows = [row for name, module in modules.items() if (row := _row(name, module))]
-    converted = [row for row in rows if row.kind.startswith("DpS")]
+    left = {found.name: found for found in survey(model)}
+    rows = []
+    for name, module in modules.items():
+        if isinstance(module, DpSLayer):
+            rows.append(_row(name, module))
+        elif name in left:
+            rows.append(_left_row(left[name]))
+    converted = [row for row in rows if not row.reason]
     weights, nnz = sum(row.weights for row in converted), sum(row.nnz for row in converted)
-    tensors = _unique([*model.parameters(), *model.buffers()])
+    tensors = _unique([t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)])
     held = sum(m.offset.held_bytes() for m in modules.values() if isinstance(m, DpSLayer))
     return Report(
         weights=weights,
         nnz=nnz,
         density=nnz / weights if weights else 1.0,
+        left_alone=sum(t.numel() for t in _unique([t for f in left.values() for t in f.matrices])),
         trainable=_trainable(modules),
         memory_bytes=sum(map(_bytes, tensors)) + held,
         shape_table_bytes=table_bytes(),
@@ -126,18 +153,20 @@ def report(model: nn.Module) -> Report:
     )
 
 
-def _row(name: str, module: nn.Module) -> LayerRow | None:
-    kind = type(module).__name__
-    if isinstance(module, DpSLayer):
-        shape, nnz, offset = module.offset.shape, module.nnz, module.offset.name
-        alpha = None if module.alpha is None or module.alpha.is_meta else float(module.alpha.detach())
-    elif isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        shape, offset, alpha = tuple(module.weight.shape), "", None
-        nnz = math.prod(shape)
-    else:
-        return None
-    weights = math.prod(shape)
-    return LayerRow(name, kind, shape, weights, nnz, nnz / weights, offset, alpha)
+def _row(name: str, layer: DpSLayer) -> LayerRow:
+    offset = layer.offset
+    alpha = None if layer.alpha is None or layer.alpha.is_meta else float(layer.alpha.detach())
+    weights = math.prod(offset.shape)
+    return LayerRow(
+        name, type(layer).__name__, offset.shape, weights, layer.nnz, layer.density, offset.name, alpha
+    )
+
+
+def _left_row(found: Found) -> LayerRow:
+    weights = sum(tensor.numel() for tensor in found.matrices)
+    shape = tuple(found.matrices[0].shape) if len(found.matrices) == 1 else ()
+    reason = found.reason or "can be converted"
+    return LayerRow(found.name, type(found.module).__name__, shape, weights, weights, 1.0, "", None, reason)
 
 
 def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
@@ -145,7 +174,7 @@ def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
     seen: set[int] = set()
     for module in modules.values():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
+            if parameter.requires_grad and id(parameter) not in seen and not is_lazy(parameter):
                 seen.add(id(parameter))
                 counts[_kind(module, name)] += parameter.numel()
     return counts
@@ -156,7 +185,7 @@ def _kind(module: nn.Module, parameter: str) -> str:
         return parameter
     if isinstance(module, NORM_LAYERS):
         return "norm"
-    if parameter == "bias":
+    if "bias" in parameter:
         return "bias"
     return "dense" if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else "other"
 

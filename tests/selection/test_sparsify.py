@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests import oracles
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import prune
 
 import dctps
 from dctps import DpSConv2d, DpSLinear, report, sparsify_
@@ -147,23 +147,15 @@ def test_shared_layers_are_converted_once_and_counted_once() -> None:
     assert report(model).weights == 120
 
 
-def test_tied_weights_are_refused_by_name() -> None:
-    model = nn.ModuleDict({"embedding": nn.Embedding(7, 4), "head": nn.Linear(4, 7, bias=False)})
-    model["head"].weight = model["embedding"].weight
-    with pytest.raises(ValueError, match="layer 'head' shares its weight with 'embedding'"):
-        sparsify_(model, 0.1)
-    assert type(model["head"]) is nn.Linear
-
-
 def test_filter_already_converted_root_and_nothing_to_do() -> None:
     model = sparsify_(network(), 0.1, filter_fn=lambda module, name: name != "5")
     assert type(model[5]) is nn.Linear and isinstance(model[4], DpSLinear)
     first = model[4]
     sparsify_(model, 0.5)
     assert model[4] is first and model[5].nnz == 25  # the rest, on a budget of its own
-    with pytest.raises(ValueError, match="Sequential has no .* to convert: 0 were left"):
+    with pytest.raises(ValueError, match="Sequential has nothing to convert: 0 layers were left"):
         sparsify_(model, 0.5)
-    with pytest.raises(ValueError, match="3 were left out by filter_fn, 0 are converted"):
+    with pytest.raises(ValueError, match="3 layers were left out by filter_fn, 0 are converted"):
         sparsify_(network(), 0.5, filter_fn=lambda module, name: False)
     root = sparsify_(nn.Conv2d(3, 4, 3), 0.5)
     assert isinstance(root, DpSConv2d) and root.offset.layer == ""
@@ -185,15 +177,6 @@ def test_what_cannot_be_made_from_meta_is_named() -> None:
         sparsify_(whole, 0.5, criterion="magnitude")
     with pytest.raises(ValueError, match="layer '0': its nonzeros as the support needs the layer's weights"):
         sparsify_(whole, criterion="nonzero")
-
-
-def test_subclasses_and_parametrised_layers_are_left_alone() -> None:
-    attention = nn.MultiheadAttention(8, 2)
-    model = nn.Sequential(attention, parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 2))
-    sparsify_(model, 0.5)
-    assert isinstance(model[2], DpSLinear)
-    assert type(attention.out_proj).__name__ == "NonDynamicallyQuantizableLinear"
-    assert not isinstance(model[1], DpSLinear)
 
 
 def test_mode_frozenness_dtype_and_hooks_are_kept() -> None:

@@ -15,14 +15,12 @@ from dctps.checkpoint.container import CheckpointError, shorten
 from dctps.checkpoint.manifest import LayerRecord, Manifest
 from dctps.checkpoint.save import FILE, max_header
 from dctps.checkpoint.state import STATISTICS, Slot, State, cast, folded_names, state_of
-from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
-from dctps.nn.surgery import named_modules, replace_
+from dctps.nn import DpSLayer
+from dctps.nn.conversion import DPS_CLASS, convert
+from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
+from dctps.nn.survey import Expanded
 from dctps.offsets import ZeroOffset
 
-_DPS_CLASS: dict[type[nn.Module], type[DpSLinear | DpSConv2d]] = {
-    nn.Linear: DpSLinear,
-    nn.Conv2d: DpSConv2d,
-}
 _MAX_BYTES_PER_NUMBER = 16  # a value of 8 bytes and its position, generously
 
 
@@ -31,7 +29,7 @@ def load_pretrained_(
 ) -> nn.Module:
     """Fill `model` from `folder/model.safetensors`; a refused file leaves it exactly as it was.
 
-    Plain `nn.Linear` and `nn.Conv2d` that the file holds as DpS layers are converted, whatever their
+    Plain layers that the file holds as DpS layers are converted as by `sparsify_`, whatever their
     weights; no dense weight is made, so the model may be built under `torch.device("meta")`. Layers
     converted already must agree in shape, offset, seed of the offset, and nnz; their supports are then
     the file's. Floating-point numbers take the dtype of the model, all others must have it.
@@ -42,7 +40,7 @@ def load_pretrained_(
         device: where tensors on the meta device are made; by default the CPU.
 
     Returns:
-        the model; a root that is itself a linear or convolutional layer comes back replaced.
+        the model; a root that is itself converted comes back replaced.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, of another architecture, or only for
@@ -84,14 +82,25 @@ class _Placement:
 def _load(
     model: nn.Module, path: Path, device: torch.device | str | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    whole = state_of(model)
     _refuse_unfillable(model)
+    limit = max_header(state_of(model))
+    with Expanded(model, lambda *_: True) as expanded:
+        return _load_expanded(expanded, limit, path, device)
+
+
+def _load_expanded(
+    expanded: Expanded, limit: int, path: Path, device: torch.device | str | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    whole = state_of(expanded.model)
     numbers = sum(slot.tensor.numel() for slot in whole.slots.values())
     numbers += sum(layer.offset.out_features * layer.offset.in_features for layer in whole.layers.values())
-    limit = max_header(whole)
+    limit = max(limit, max_header(whole))
     tensors, fields = container.read(path, limit, limit + _MAX_BYTES_PER_NUMBER * numbers)
     try:
         notes = manifest.parse(fields)
+        modules = dict(named_modules(expanded.model))
+        expanded.close({modules[record.name] for record in notes.layers if record.name in modules})
+        model = expanded.model
         modules = dict(named_modules(model))
         shared = {id(slot.tensor) for slot in whole.slots.values() if len(slot.owners) > 1}
         targets = {record.name: _target(modules, shared, record) for record in notes.layers}
@@ -110,6 +119,8 @@ def _load(
         raise CheckpointError(
             f"{path} is no readable checkpoint ({error}): copy it again, or train again"
         ) from None
+    if replacements:
+        refuse_wrapped(model)
     if notes.inference_only and model.training:
         raise CheckpointError(
             f"{path} holds {notes.norms} norms, which only inference can use: call model.eval() first"
@@ -144,8 +155,9 @@ def _target(modules: Mapping[str, nn.Module], shared: Collection[int], record: L
     if isinstance(module, DpSLayer):
         found: dict[str, Any] = {**module.offset.spec, "nnz": module.nnz}
         given: dict[str, Any] = {**record.build_offset().spec, "nnz": record.nnz}
-    elif type(module) in _DPS_CLASS and "weight" in module._parameters:
-        found = {"shape": list(module.weight.shape), "groups": getattr(module, "groups", 1)}
+    elif type(module) in DPS_CLASS and "weight" in module._parameters:
+        shape = DPS_CLASS[type(module)].offset_shape(module)
+        found = {"shape": list(shape), "groups": getattr(module, "groups", 1)}
         given = {"shape": list(record.shape), "groups": record.groups}
         if id(module.weight) in shared:
             raise _MismatchError(f"the weight of layer {name} is shared in the model and not in the file")
@@ -220,7 +232,7 @@ def _layers(
             layer = target
         else:
             offset = record.build_offset()
-            layer = _DPS_CLASS[type(target)].from_dense(
+            layer = convert(
                 target,
                 offset=offset.name,
                 support=parts["support"],

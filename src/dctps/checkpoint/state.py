@@ -14,8 +14,8 @@ from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
+from dctps.nn.survey import NORM_LAYERS
 
-NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 _PACKED = ("values", "support", "alpha")

@@ -1,6 +1,10 @@
 """Layers with W = alpha * D + S, and what can be done to a whole network of them."""
 
+from dctps.nn import huggingface as huggingface
+from dctps.nn.attention import DpSMultiheadAttention as DpSMultiheadAttention
 from dctps.nn.conv import DpSConv2d as DpSConv2d
+from dctps.nn.conv1d import DpSConv1d as DpSConv1d
+from dctps.nn.conversion import register_conversion as register_conversion
 from dctps.nn.functional import dps_conv2d as dps_conv2d
 from dctps.nn.functional import dps_linear as dps_linear
 from dctps.nn.layer import DpSLayer as DpSLayer

@@ -1,4 +1,4 @@
-"""What DpSLinear and DpSConv2d share: D, S, alpha and bias, and how each is made."""
+"""What the layers share: D, S, alpha and bias, and how each is made."""
 
 from __future__ import annotations
 
@@ -131,9 +131,14 @@ class DpSLayer(nn.Module):
         """The constructor's arguments that shape a layer like `dense`."""
 
     @classmethod
+    def offset_shape(cls, dense: nn.Module) -> tuple[int, ...]:
+        """The shape of D in a layer like `dense`: its weight's, two or four axes."""
+        return tuple(dense.get_parameter("weight").shape)
+
+    @classmethod
     def from_dense(
         cls,
-        dense: nn.Linear | nn.Conv2d,
+        dense: nn.Linear | nn.Conv1d | nn.Conv2d,
         *,
         offset: str = "dct",
         density: float | None = None,
@@ -152,7 +157,7 @@ class DpSLayer(nn.Module):
         weights to take: values and bias are drawn by its laws (`dctps.nn.initial`), on `device`.
 
         Args:
-            dense: `nn.Linear` for `DpSLinear`, `nn.Conv2d` for `DpSConv2d`.
+            dense: `nn.Linear` for `DpSLinear`, and so on.
             offset: name of the offset.
             density: fraction of the weights that train; or
             nnz: their number; or
@@ -178,7 +183,7 @@ class DpSLayer(nn.Module):
             support = weight != 0
         arguments = cls._arguments_of(dense)
         operator = build_offset(
-            offset, weight.shape, groups=arguments.get("groups", 1), seed=seed, layer=name
+            offset, cls.offset_shape(dense), groups=arguments.get("groups", 1), seed=seed, layer=name
         )
         if alpha == "match" and not isinstance(operator, ZeroOffset):
             alpha = initial_alpha(alpha, operator, _initial_norm(dense))
@@ -210,10 +215,10 @@ class DpSLayer(nn.Module):
         return layer.train(dense.training)
 
     @abstractmethod
-    def merged(self) -> nn.Linear | nn.Conv2d:
+    def merged(self) -> nn.Linear | nn.Conv1d | nn.Conv2d:
         """The plain dense layer with the weight `to_dense()`."""
 
-    def _merge_into(self, dense: nn.Linear | nn.Conv2d) -> None:
+    def _merge_into(self, dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
         """Give a meta-built dense layer this one's weight, bias, training mode, hooks and frozenness."""
         dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad)
         dense.bias = self.bias
@@ -337,7 +342,7 @@ def initial_alpha(alpha: Alpha, offset: Offset, norm: float) -> float:
     return float(alpha)
 
 
-def _initial_norm(dense: nn.Linear | nn.Conv2d) -> float:
+def _initial_norm(dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> float:
     """||W|| of the layer as it is initialised; on the meta device what its law leads to expect."""
     if dense.weight.is_meta:
         return law_of(dense, "weight").norm(dense.weight.numel())

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from dctps.nn.conversion import collapse, merged
 from dctps.nn.layer import DpSLayer
 
 _WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -48,13 +49,39 @@ def replace_(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> n
     return replacements.get(model, model)
 
 
+def refuse_wrapped(model: nn.Module) -> None:
+    """Refuse to replace layers below a wrapper that has listed their parameters.
+
+    Raises:
+        ValueError: there is one in the model.
+    """
+    for name, module in named_modules(model):
+        if isinstance(module, DistributedDataParallel):
+            raise ValueError(
+                f"{name or 'the model'!r} is wrapped for DistributedDataParallel, which has listed the "
+                f"parameters that it averages: convert (or merge) its .module, then wrap it again"
+            )
+
+
 def merge_(model: nn.Module) -> nn.Module:
     """Turn every DpS layer back into the plain dense layer with the weight W = alpha * D + S.
+
+    What was rewritten for the conversion is of its own class again: `nn.MultiheadAttention`, for one.
 
     Args:
         model: any module, converted in part or whole; changed in place.
 
     Returns:
-        the model; a root that is itself a DpS layer comes back replaced.
+        the model; a root that is itself converted comes back replaced.
+
+    Raises:
+        ValueError: a model that is wrapped for `DistributedDataParallel`.
     """
-    return replace_(model, {m: m.merged() for m in model.modules() if isinstance(m, DpSLayer)})
+    layers = [m for m in model.modules() if isinstance(m, DpSLayer)]
+    if layers:
+        refuse_wrapped(model)
+    model = replace_(model, {layer: merged(layer) for layer in layers})
+    for module in reversed(list(model.modules())):  # what is inside first
+        if (original := collapse(module)) is not module:
+            model = replace_(model, {module: original})
+    return model

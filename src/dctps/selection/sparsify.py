@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
+from dctps.nn import DpSLayer
+from dctps.nn.conversion import DPS_CLASS, convert
 from dctps.nn.initial import reset_
 from dctps.nn.layer import Alpha
-from dctps.nn.surgery import named_modules, replace_
+from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
+from dctps.nn.survey import Expanded, survey
 from dctps.selection.allocation import Allocation, allocate
 from dctps.selection.criteria import Criterion, Loss, find_criterion, keep_largest
 from dctps.sparse import budget
 
-_DPS_CLASS: dict[type[nn.Module], type[DpSLayer]] = {nn.Linear: DpSLinear, nn.Conv2d: DpSConv2d}
+Filter = Callable[[nn.Module, str], bool]
 
 
 def sparsify_(
@@ -33,15 +34,16 @@ def sparsify_(
     loss: Loss | None = None,
     batches: Iterable[Any] | None = None,
     seed: int = 0,
-    filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    filter_fn: Filter | None = None,
     device: torch.device | str | None = None,
 ) -> nn.Module:
-    """Replace every `nn.Linear` and `nn.Conv2d` by its DpS layer, in place: W = alpha * D + S.
+    """Replace every linear and convolutional layer by its DpS layer, in place: W = alpha * D + S.
 
     K = round(density * N) of the N prunable weights train. With `criterion="random"` the dense network
     need never exist: build it under `torch.device("meta")`, and what is not converted is made by its
-    own `reset_parameters()` and laws. Layers already converted stay as they are and count for nothing here;
-    subclasses of the two, parametrised layers and other classes are left alone.
+    own `reset_parameters()` and laws. `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` are converted, and modules of
+    registered classes (`register_conversion`), such as `nn.MultiheadAttention`, layer by layer. All others
+    are left alone, and `report` says why; so are layers that are converted already.
 
     Args:
         model: any module; a layer used in several places is converted once.
@@ -59,93 +61,106 @@ def sparsify_(
         loss: `loss(model, batch)` for criteria that need one.
         batches: data for criteria that need some.
         seed: of all draws, each layer's own by its qualified name.
-        filter_fn: `filter_fn(module, name)` is False for a layer to leave dense.
+        filter_fn: `filter_fn(module, name)` is False for a layer to leave dense. A module of a registered
+            class is asked for as a whole, then layer by layer: `"attention"`, `"attention.q_proj"`.
         device: where a meta-built model is made; by default the CPU.
 
     Returns:
-        the model; a root that is itself a linear or convolutional layer comes back replaced.
+        the model; a root that is itself converted comes back replaced.
 
     Raises:
-        ValueError: nothing to convert, tied weights, a density outside (0, 1], or on the meta device
-            what needs weights or cannot be made; with the layer's name. The model is then unchanged.
+        ValueError: nothing to convert, a model wrapped for `DistributedDataParallel`, a density outside
+            (0, 1], or on the meta device what needs weights or cannot be made; with the layer's name. The
+            model is then unchanged.
 
     Reference: Price and Tanner, "Dense for the Price of Sparse", ICML 2021, sections 3 and 4.
     """
-    layers = _convertible(model, filter_fn)
-    _refuse_tied(model, layers)
-    unmade = _unmade(model, layers)
-    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+    refuse_wrapped(model)
+    with Expanded(model, filter_fn or _every) as expanded:
+        layers = _convertible(expanded, filter_fn or _every)
+        expanded.close(set(layers.values()))
+        model = expanded.model
+        unmade = _unmade(model, layers)
+        shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
 
-    choice: dict[str, dict[str, Any]]
-    if isinstance(criterion, Mapping):
-        choice = {name: {"support": support} for name, support in _given(criterion, layers).items()}
-    elif criterion == "nonzero":
-        choice = {name: {} for name in layers}
-    else:
-        total = budget(density, sum(map(math.prod, shapes.values())))
-        if criterion == "random":
-            counts = allocate(allocation or "epl", shapes, total, seed=seed)
-            choice = {name: {"nnz": count} for name, count in counts.items()}
+        choice: dict[str, dict[str, Any]]
+        if isinstance(criterion, Mapping):
+            choice = {name: {"support": support} for name, support in _given(criterion, layers).items()}
+        elif criterion == "nonzero":
+            choice = {name: {} for name in layers}
         else:
-            _refuse_meta(layers, f"criterion {criterion!r}")
-            scores = find_criterion(criterion)(model, layers, loss, batches)
-            if allocation in (None, "global"):
-                supports = keep_largest(scores, total)
+            total = budget(density, sum(map(math.prod, shapes.values())))
+            if criterion == "random":
+                counts = allocate(allocation or "epl", shapes, total, seed=seed)
+                choice = {name: {"nnz": count} for name, count in counts.items()}
             else:
-                supports = keep_largest(scores, allocate(allocation, shapes, total, seed=seed))
-            choice = {name: {"support": support} for name, support in supports.items()}
+                _refuse_meta(layers, f"criterion {criterion!r}")
+                scores = find_criterion(criterion)(model, layers, loss, batches)
+                if allocation in (None, "global"):
+                    supports = keep_largest(scores, total)
+                else:
+                    supports = keep_largest(scores, allocate(allocation, shapes, total, seed=seed))
+                choice = {name: {"support": support} for name, support in supports.items()}
 
-    replacements: dict[nn.Module, nn.Module] = {}
-    for name, layer in layers.items():
-        try:
-            replacements[layer] = _DPS_CLASS[type(layer)].from_dense(
-                layer,
-                **choice[name],
-                offset=offset,
-                alpha=alpha,
-                alpha_trainable=alpha_trainable,
-                seed=seed,
-                name=name,
-                device=device if layer.weight.is_meta else None,
-            )
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
-    for module in unmade:
-        module.to_empty(device=device or "cpu", recurse=False)
-        reset_(module)
-    return replace_(model, replacements)
+        replacements: dict[nn.Module, nn.Module] = {}
+        for name, layer in layers.items():
+            try:
+                replacements[layer] = convert(
+                    layer,
+                    **choice[name],
+                    offset=offset,
+                    alpha=alpha,
+                    alpha_trainable=alpha_trainable,
+                    seed=seed,
+                    name=name,
+                    device=device if layer.weight.is_meta else None,
+                )
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from error
+        _make(unmade, device or "cpu")
+        return replace_(model, replacements)
 
 
-def _convertible(
-    model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None
-) -> dict[str, nn.Linear | nn.Conv2d]:
-    found, converted = {}, 0
-    for name, module in named_modules(model):
-        converted += isinstance(module, DpSLayer)
-        # A weight that is no Parameter is computed by a hook, which would not follow the layer.
-        if type(module) in _DPS_CLASS and "weight" in module._parameters:
-            found[name] = module
-    kept = {name: m for name, m in found.items() if filter_fn is None or filter_fn(m, name)}
-    if not kept:
+def _every(module: nn.Module, name: str) -> bool:
+    return True
+
+
+def _convertible(expanded: Expanded, wanted: Filter) -> dict[str, nn.Linear | nn.Conv1d | nn.Conv2d]:
+    found = survey(expanded.model)
+    # What stands for a module of a registered class has been asked for under that.
+    layers = {
+        f.name: f.module
+        for f in found
+        if type(f.module) in DPS_CLASS
+        and not f.reason
+        and (f.module in expanded.originals or wanted(f.module, f.name))
+    }
+    if not layers:
+        converted = sum(isinstance(module, DpSLayer) for module in expanded.model.modules())
+        left = [f"{f.name or '(root)'!r} ({type(f.module).__name__}): {f.reason}" for f in found if f.reason]
+        out = sum(not f.reason for f in found)
         raise ValueError(
-            f"{type(model).__name__} has no nn.Linear or nn.Conv2d to convert: {len(found)} were left out by "
-            f"filter_fn, {converted} are converted already (merge_ turns those back)"
+            f"{type(expanded.model).__name__} has nothing to convert: {out} layers were left out by "
+            f"filter_fn, {converted} are converted already (merge_ turns those back), {len(left)} cannot be"
+            + "".join(f"; {reason}" for reason in left[:3])
         )
-    return kept  # type: ignore[return-value]
+    return layers  # type: ignore[return-value]
 
 
-def _refuse_tied(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    owners: dict[int, list[str]] = defaultdict(list)
-    for name, module in named_modules(model):
-        for parameter in module._parameters.values():
-            owners[id(parameter)].append(name)
-    for name, layer in layers.items():
-        others = [other for other in owners[id(layer.weight)] if other != name]
-        if others:
-            raise ValueError(
-                f"layer {name!r} shares its weight with {', '.join(map(repr, others))}: converting it would "
-                f"untie them. Leave it dense with filter_fn=lambda module, name: name != {name!r}"
-            )
+def _make(unmade: list[nn.Module], device: torch.device | str) -> None:
+    """Give modules on the meta device their tensors; those that they share stay shared."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in unmade:
+        for key, tensor in module._parameters.items():
+            if tensor is not None:
+                places.setdefault(id(tensor), []).append((module, key))
+    for module in unmade:
+        module.to_empty(device=device, recurse=False)
+    for (first, name), *others in places.values():
+        for module, key in others:
+            module._parameters[key] = first._parameters[name]
+    for module in unmade:
+        reset_(module)
 
 
 def _unmade(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[nn.Module]:
