@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dctps.checkpoint import file_size
-from dctps.checkpoint.state import NORM_LAYERS
 from dctps.nn import DpSLayer
+from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
 from dctps.transforms import table_bytes
 
@@ -38,7 +38,9 @@ class Report:
         nnz: values that train among them.
         density: nnz / N; 1 where nothing is converted.
         trainable: numbers that train by kind: `values`, `alpha`, `dense` (weights that stayed dense),
-            `bias`, `norm`, `other`.
+            `bias`, `norm`, `other`; a shared one once.
+        frozen: numbers of parameters that do not train.
+        statistics: numbers in the normalisation layers' buffers: running means and variances, counters.
         memory_bytes: parameters and buffers, and the index tables of seeded offsets.
         shape_table_bytes: tables that depend on a shape alone, of this whole process.
         disk_bytes: the file that `save_pretrained` writes; None where the network holds what no file can.
@@ -49,6 +51,8 @@ class Report:
     nnz: int
     density: float
     trainable: dict[str, int]
+    frozen: int
+    statistics: int
     memory_bytes: int
     shape_table_bytes: int
     disk_bytes: int | None
@@ -87,6 +91,7 @@ class Report:
             "",
             f"converted   {self.nnz:,} of {self.weights:,} weights train (density {self.density:.4%})",
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
+            f"not trained {self.frozen:,} frozen parameters, {self.statistics:,} running statistics of norms",
             f"memory      {self.memory_bytes:,} bytes of parameters and buffers, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
             "disk        "
@@ -119,6 +124,13 @@ def report(model: nn.Module) -> Report:
         nnz=nnz,
         density=nnz / weights if weights else 1.0,
         trainable=_trainable(modules),
+        frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
+        statistics=sum(
+            tensor.numel()
+            for tensor in _unique(
+                [b for m in modules.values() if isinstance(m, NORM_LAYERS) for b in m.buffers()]
+            )
+        ),
         memory_bytes=sum(map(_bytes, tensors)) + held,
         shape_table_bytes=table_bytes(),
         disk_bytes=_disk_bytes(model),

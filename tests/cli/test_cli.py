@@ -79,8 +79,8 @@ def test_every_mistake_ends_with_one_line(capfd, tmp_path, monkeypatch, flags, m
 
 def test_a_folder_with_a_different_run(trained, capfd):
     argv, _ = trained
-    message = error_of(capfd, *argv, "--seed", "1", "--no-augment")
-    assert "holds a different run (seed 0 there and 1 here, augment True there and False here)" in message
+    message = error_of(capfd, *argv, "--seed", "1", "--augment")
+    assert "holds a different run (seed 0 there and 1 here, augment False there and True here)" in message
 
 
 def test_a_damaged_state(tmp_path, trained, capfd):

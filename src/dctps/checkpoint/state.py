@@ -13,9 +13,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
 from dctps.nn import DpSLayer
+from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
 
-NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 _PACKED = ("values", "support", "alpha")
