@@ -6,7 +6,7 @@ from dctps.data.cifar import load_cifar10, load_cifar100
 from dctps.data.digits import load_digits
 from dctps.data.download import download
 from dctps.data.folder import load_folder
-from dctps.data.registry import describe_dataset, list_datasets, load_dataset, register_dataset
+from dctps.data.registry import describe_dataset, list_datasets, load_dataset, register_dataset, resized
 from dctps.data.statistics import channel_statistics
 from dctps.data.tensors import DataError, Dataset, Description, ImageTensors, split_test, split_validation
 from dctps.data.tiny_imagenet import load_tiny_imagenet
@@ -32,6 +32,7 @@ __all__ = [
     "normalize",
     "random_crop_flip",
     "register_dataset",
+    "resized",
     "split_test",
     "split_validation",
 ]

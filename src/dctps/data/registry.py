@@ -96,12 +96,21 @@ def load_dataset(
     wanted = inspect.signature(loader).parameters
     options = {"image_size": image_size, "data_seed": data_seed}
     dataset = loader(path, download, **{key: value for key, value in options.items() if key in wanted})
-    if image_size is None or dataset.train.images.shape[2:] == (image_size, image_size):
+    return dataset if image_size is None else resized(dataset, image_size)
+
+
+def resized(dataset: Dataset, image_size: int) -> Dataset:
+    """The data set with every image cropped to its middle square and resized, if it is not of that size.
+
+    Args:
+        dataset: of 1 or 3 channels.
+        image_size: side of the square, in pixels.
+
+    Raises:
+        DataError: another number of channels, or Pillow is not installed.
+    """
+    if dataset.train.images.shape[2:] == (image_size, image_size):
         return dataset
-    return _resized(dataset, image_size)
-
-
-def _resized(dataset: Dataset, image_size: int) -> Dataset:
     try:
         from dctps.data.images import resize  # noqa: PLC0415 (an extra)
     except ImportError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,6 +138,21 @@ class Dataset:
                 f"--image-size {min(height, width)} (image_size) crops and resizes them"
             )
         return Description(self.classes, channels, height)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, down to the bits of its images, ready for JSON.
+
+        Raises:
+            DataError: the images are not square.
+        """
+        return {
+            "name": self.name,
+            **asdict(self.description),
+            "class_names": list(self.class_names),
+            "train": len(self.train),
+            "test": len(self.test),
+            "sha256": {"train": self.train.sha256, "test": self.test.sha256},
+        }
 
 
 def split_validation(
