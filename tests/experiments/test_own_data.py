@@ -108,7 +108,7 @@ def test_a_folder_arrays_and_tiny_imagenet_from_the_command_line(tmp_path, capfd
     [
         (lambda f: (f / "ant" / "3.png").write_bytes(b"x"), "ant/3.png (cannot identify image file"),
         (
-            lambda f: (f / "ant" / "3.png").chmod(0) or (f / "cat").mkdir(),
+            lambda f: (f / "cat").mkdir(),
             "cat holds no image: put some there",
         ),
         (shutil.rmtree, "there is no folder"),
