@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from dctps.nn import DpSLinear as DpSLinear
     from dctps.nn import DpSMultiheadAttention as DpSMultiheadAttention
     from dctps.nn import merge_ as merge_
+    from dctps.nn import plain_norms_ as plain_norms_
     from dctps.nn import register_conversion as register_conversion
+    from dctps.nn import remove_biases_ as remove_biases_
+    from dctps.nn import share_norms_ as share_norms_
     from dctps.offsets import Offset as Offset
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
@@ -38,12 +41,15 @@ _HOMES = {
     "build_offset": "offsets",
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
+    "plain_norms_": "nn",
     "register_allocation": "selection",
     "register_conversion": "nn",
     "register_criterion": "selection",
     "register_offset": "offsets",
+    "remove_biases_": "nn",
     "report": "reporting",
     "save_pretrained": "checkpoint",
+    "share_norms_": "nn",
     "sparsify_": "selection",
 }
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, subcommand
 
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import RunConfig, resolve, to_dict
+from dctps.experiments.recipes import build_recipe, list_recipes, recipe_text
 from dctps.experiments.signals import Stopped, sigterm_raises
 
 _USAGE_ERROR = 2
@@ -29,7 +30,7 @@ class Machine:
     """Where it runs; no part of what the run is."""
 
     data_dir: Path | None = None
-    """folder of the data files (None: the environment variable DCTPS_DATA)"""
+    """folder (or .npz file) of the data (None: the environment variable DCTPS_DATA)"""
     download: bool = False
     """fetch missing data files into the data folder"""
     device: str = "auto"
@@ -57,6 +58,8 @@ class Train:
     A finished run is not run again. One that was cut short goes on where it was last saved.
     """
 
+    recipe: str | None = None
+    """what the flags below are where they are not given: short, paper, force, ... (see `dctps recipes`)"""
     run: RunConfig = field(default_factory=RunConfig)
     machine: Machine = field(default_factory=Machine)
     output: Output = field(default_factory=Output)
@@ -108,8 +111,20 @@ class Report:
     """outputs of the network (None: those of the data set)"""
     in_channels: int | None = None
     """channels of the images (None: those of the data set)"""
-    image_size: int | None = None
-    """height and width of the images (None: those of the data set)"""
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes, or show one with all that it decides."""
+
+    name: Positional[str | None] = None
+    """the recipe to show"""
+    model: str | None = None
+    """the network that it is for (None: the recipe's own)"""
+    dataset: str | None = None
+    """the data set that it is for (None: the recipe's own)"""
+    method: str | None = None
+    """the method that it is for (None: the recipe's own)"""
 
 
 _Command = (
@@ -117,7 +132,9 @@ _Command = (
     | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Recipes, subcommand("recipes")]
 )
+_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,14 +150,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after `--help` (status 0), or flags that do not parse (status 2).
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     command = tyro.cli(
         _Command,
         prog="dctps",
         description="Train and inspect networks whose layers are alpha * D + S: a dense offset that is never "
         "stored, and a very sparse trained matrix.",
         args=argv,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+        config=_STYLE,
     )
+    try:
+        if isinstance(command, Recipes):
+            _recipes(command)
+            return 0
+        if isinstance(command, Train) and command.recipe is not None:
+            command = _with_recipe(command.recipe, argv)
+    except ValueError as error:
+        return _refuse(error)
     try:
         with sigterm_raises(_STOPPED):
             return _perform(command)
@@ -152,7 +178,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _perform(command: Train | Sweep | Evaluate | Report) -> int:
+def _with_recipe(name: str, argv: Sequence[str]) -> Train:
+    """The flags over the recipe of the model, the data set and the method that they name."""
+
+    def read(run: RunConfig) -> Train:
+        return tyro.cli(Train, prog="dctps train", args=argv[1:], default=Train(run=run), config=_STYLE)
+
+    # First over the recipe's own three, so that one that is not named is the recipe's.
+    named = read(build_recipe(name)).run
+    return read(build_recipe(name, model=named.model, dataset=named.dataset, method=named.method))
+
+
+def _perform(command: Train | Sweep | Evaluate | Report | Recipes) -> int:
     from dctps.data import DataError  # noqa: PLC0415
     from dctps.training import PeerError, PeerLost, TrainingError  # noqa: PLC0415
 
@@ -171,10 +208,31 @@ def _perform(command: Train | Sweep | Evaluate | Report) -> int:
     except (ValueError, OSError, DataError, TrainingError) as error:
         if isinstance(error, TrainingError) and not _FIRST:  # all processes see the same loss
             return _USAGE_ERROR
-        # One line, whatever the message was laid out for.
-        print("dctps: error:", " ".join(str(error).split()), file=sys.stderr)
-        return _USAGE_ERROR
+        return _refuse(error)
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    # One line, whatever the message was laid out for.
+    print("dctps: error:", " ".join(str(error).split()), file=sys.stderr)
+    return _USAGE_ERROR
+
+
+def _recipes(command: Recipes) -> None:
+    if command.name is None:
+        width = max(map(len, list_recipes()))
+        for name in list_recipes():
+            print(f"{name:<{width}}  {recipe_text(name)[0]}")
+        return
+    config = resolve(
+        build_recipe(command.name, model=command.model, dataset=command.dataset, method=command.method)
+    )
+    print("\n".join(recipe_text(command.name)), end="\n\n")
+    fields = {name: value for name, value in to_dict(config).items() if value is not None}
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        shown = " ".join(f"{share:.6g}" for share in value) if isinstance(value, list) else value
+        print(f"{name:<{width}}  {shown}")
 
 
 def _train(command: Train) -> None:
@@ -246,11 +304,13 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _report(command: Report) -> None:
-    from dctps.experiments.folder import read_config  # noqa: PLC0415
     from dctps.experiments.network import describe  # noqa: PLC0415
+    from dctps.experiments.run import describe_run  # noqa: PLC0415
 
-    config = command.run if command.folder is None else read_config(command.folder)
-    print(describe(config, command.classes, command.in_channels, command.image_size))
+    if command.folder is None:
+        print(describe(command.run, command.classes, command.in_channels))
+    else:
+        print(describe_run(command.folder))
 
 
 def _place(machine: Machine) -> dict[str, Any]:

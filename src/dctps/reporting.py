@@ -11,8 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from dctps.checkpoint import file_size
 from dctps.nn import DpSLayer
+from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
-from dctps.nn.survey import NORM_LAYERS, Found, survey
+from dctps.nn.survey import Found, survey
 from dctps.transforms import table_bytes
 
 
@@ -53,8 +54,10 @@ class Report:
         nnz: values that train among them.
         density: nnz / N; 1 where nothing is converted.
         left_alone: weights of the rows with a reason, a shared one once.
-        trainable: numbers that train by kind: `values`, `alpha`, `dense` (linear and convolutional
-            weights that stayed dense), `bias`, `norm`, `other`.
+        trainable: numbers that train by kind: `values`, `alpha`, `dense` (weights that stayed dense),
+            `bias`, `norm`, `other`; a shared one once.
+        frozen: numbers of parameters that do not train.
+        statistics: numbers in the normalisation layers' buffers: running means and variances, counters.
         memory_bytes: parameters and buffers, and the index tables of seeded offsets.
         shape_table_bytes: tables that depend on a shape alone, of this whole process.
         disk_bytes: the file that `save_pretrained` writes; None where the network holds what no file can.
@@ -66,6 +69,8 @@ class Report:
     density: float
     left_alone: int
     trainable: dict[str, int]
+    frozen: int
+    statistics: int
     memory_bytes: int
     shape_table_bytes: int
     disk_bytes: int | None
@@ -107,6 +112,7 @@ class Report:
             f"converted   {self.nnz:,} of {self.weights:,} weights train (density {self.density:.4%})",
             *([f"left alone  {self.left_alone:,} weights of {len(left)} modules"] if left else []),
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
+            f"not trained {self.frozen:,} frozen parameters, {self.statistics:,} running statistics of norms",
             f"memory      {self.memory_bytes:,} bytes of parameters and buffers, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
             "disk        "
@@ -146,6 +152,13 @@ def report(model: nn.Module) -> Report:
         density=nnz / weights if weights else 1.0,
         left_alone=sum(t.numel() for t in _unique([t for f in left.values() for t in f.matrices])),
         trainable=_trainable(modules),
+        frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
+        statistics=sum(
+            tensor.numel()
+            for tensor in _unique(
+                [b for m in modules.values() if isinstance(m, NORM_LAYERS) for b in m.buffers()]
+            )
+        ),
         memory_bytes=sum(map(_bytes, tensors)) + held,
         shape_table_bytes=table_bytes(),
         disk_bytes=_disk_bytes(model),

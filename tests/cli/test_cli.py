@@ -5,6 +5,7 @@ import re
 import pytest
 
 from dctps.cli import main
+from dctps.experiments.config import resolve
 
 
 def error_of(capfd, *argv):
@@ -88,8 +89,8 @@ def test_every_mistake_ends_with_one_line(capfd, tmp_path, monkeypatch, flags, m
 
 def test_a_folder_with_a_different_run(trained, capfd):
     argv, _ = trained
-    message = error_of(capfd, *argv, "--seed", "1", "--no-augment")
-    assert "holds a different run (seed 0 there and 1 here, augment True there and False here)" in message
+    message = error_of(capfd, *argv, "--seed", "1", "--augment")
+    assert "holds a different run (seed 0 there and 1 here, augment False there and True here)" in message
 
 
 def test_a_damaged_state(tmp_path, trained, capfd):
@@ -161,3 +162,46 @@ def test_a_mistyped_flag_is_answered_with_the_nearest(capfd):
     with pytest.raises(SystemExit):
         main(["train", "--densty", "0.1"])
     assert "--density" in capfd.readouterr().err
+
+
+def test_recipes_are_listed_and_shown(capfd):
+    assert main(["recipes"]) == 0
+    listed = capfd.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == ["fixup", "force", "paper", "short", "synflow"]
+    assert main(["recipes", "paper", "--method", "dense"]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.split("\n\n")[-1].splitlines())
+    assert (shown["optimizer"], shown["lr"], shown["milestones"]) == ("sgd", "0.1", "0.595 0.795")
+    assert "unknown recipe 'shor': did you mean 'short'" in error_of(capfd, "recipes", "shor")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", {"model": "lenet5", "dataset": "digits", "method": "dctps", "lr": 6e-3, "batch_size": 32}),
+        ("--recipe short", {"dataset": "digits", "schedule": "onecycle", "batch_size": 32, "augment": False}),
+        ("--recipe=paper", {"model": "resnet50", "dataset": "cifar100", "lr": 1e-3, "epochs": 200}),
+        ("--recipe paper --model lenet5", {"model": "lenet5", "dataset": "cifar100", "method": "dctps"}),
+        ("--method dense --recipe paper", {"optimizer": "sgd", "lr": 0.1, "schedule": "multistep"}),
+        ("--recipe paper --epochs 3 --lr 0.5 --density 0.2", {"epochs": 3, "lr": 0.5, "density": 0.2}),
+        ("--recipe paper --method dense --batch-size 7", {"batch_size": 7, "milestones": (0.595, 0.795)}),
+        ("--recipe synflow --no-nesterov --method random-erk", {"nesterov": False, "weight_decay": 1e-4}),
+        ("--recipe force --dataset tinyimagenet --method random-erk", {"epochs": 300}),
+        # What is given counts even where it is what another run would have by itself.
+        ("--recipe paper --epochs 20 --dataset digits", {"epochs": 20, "dataset": "digits", "lr": 1e-3}),
+    ],
+)
+def test_flags_are_laid_over_a_recipe(monkeypatch, flags, expected):
+    from dctps import cli
+
+    seen = []
+    monkeypatch.setattr(cli, "_perform", lambda command: seen.append(command.run) or 0)
+    assert main(["train", *flags.split()]) == 0
+    (config,) = map(resolve, seen)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_an_unknown_recipe_and_bad_flags_over_one(capfd):
+    assert "did you mean 'paper'" in error_of(capfd, "train", "--recipe", "papper")
+    assert "unknown method 'dens'" in error_of(capfd, "train", "--recipe", "paper", "--method", "dens")
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe", "paper", "--epochs", "x"])

@@ -79,6 +79,7 @@ def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
         ({"data_seed": -1}, "data_seed must be"),
         ({"mixup": -0.1}, "mixup must be from 0 to 4, got -0.1"),
         ({"mixup": 4.5}, "mixup must be"),
+        ({"image_size": 0}, "image_size must be from 1 to 4096 pixels, got 0"),
         ({"nesterov": True}, "nesterov needs the optimizer sgd"),
         ({"nesterov": True, "optimizer": "sgd", "momentum": 0.0}, "nesterov needs"),
         ({"method": "dctsp"}, "unknown method 'dctsp': did you mean 'dctps'"),
@@ -89,6 +90,18 @@ def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
 def test_bad_values_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         resolve(replace(RunConfig(), **change))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "batch_size", "augment"),
+    [("digits", 32, False), ("cifar10", 128, True), ("folder", 128, True)],
+)
+def test_the_data_set_decides_batch_and_augmentation_unless_they_are_given(dataset, batch_size, augment):
+    config = resolve(RunConfig(dataset=dataset))
+    assert (config.batch_size, config.augment) == (batch_size, augment)
+    given = RunConfig(dataset=dataset, batch_size=7, augment=not augment)
+    assert (resolve(given).batch_size, resolve(given).augment) == (7, not augment)
+    assert run_name(RunConfig(dataset=dataset, batch_size=batch_size)) == run_name(RunConfig(dataset=dataset))
 
 
 def test_differences_have_both_values():

@@ -7,14 +7,16 @@ from torch import nn
 from dctps.checkpoint import load_state
 from dctps.experiments import RunConfig
 from dctps.experiments.config import resolve
-from dctps.experiments.folder import RunFolder, RunFolderError, read_config, read_summary
+from dctps.experiments.folder import RunFolder, RunFolderError, read_config, read_data, read_summary
+
+DATA = {"name": "toy", "train": 3, "test": 2, "sha256": {"train": "a", "test": "b"}}
 
 
 @pytest.fixture
 def finished(tmp_path):
     folder = RunFolder(tmp_path / "run", RunConfig())
     with folder.writing():
-        assert folder.begin() is None
+        assert folder.begin(DATA) is None
         folder.save_state({"step": 7}, "after epoch 2 of 2")
         folder.save_metrics([{"epoch": 1}, {"epoch": 2}])
         folder.save_model(nn.Linear(2, 1), "model.safetensors", 2)
@@ -29,7 +31,7 @@ def test_what_is_written_can_be_read(finished):
     assert [json.loads(line) for line in lines] == [{"epoch": 1}, {"epoch": 2}]
     assert load_state(nn.Linear(2, 1), finished.path / "model.safetensors")["epoch"] == 2
     names = {file.name for file in finished.path.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "model.safetensors", "summary.json", "lock"}
+    assert names == {"config.json", "data.json", "metrics.jsonl", "model.safetensors", "summary.json", "lock"}
 
 
 def test_a_new_folder_is_not_finished_and_looking_does_not_make_it(tmp_path):
@@ -59,7 +61,7 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path):
 def unfinished(tmp_path):
     folder = RunFolder(tmp_path / "run", RunConfig())
     with folder.writing():
-        folder.begin()
+        folder.begin(DATA)
         folder.save_state({"step": 7}, "after epoch 1 of 20")
         folder.save_metrics([{"epoch": 1}])
     return folder
@@ -72,16 +74,16 @@ def test_an_unfinished_run_gives_its_state_back(unfinished):
     again = RunFolder(unfinished.path, RunConfig())
     assert again.finished() is None
     with again.writing():
-        assert again.begin()["step"] == 7
+        assert again.begin(DATA)["step"] == 7
     names = {file.name for file in unfinished.path.iterdir()}
-    assert names == {"config.json", "state.safetensors", "metrics.jsonl", "lock"}
+    assert names == {"config.json", "data.json", "state.safetensors", "metrics.jsonl", "lock"}
 
 
 def begin_fails(folder, match):
     before = {file.name: file.read_bytes() for file in folder.path.iterdir()}
     again = RunFolder(folder.path, RunConfig())
     with pytest.raises(RunFolderError, match=match), again.writing():
-        again.begin()
+        again.begin(DATA)
     assert {file.name: file.read_bytes() for file in folder.path.iterdir()} == before
 
 
@@ -97,10 +99,25 @@ def test_a_damaged_state_is_no_reason_to_begin_again(unfinished):
 def test_a_state_of_another_run_is_refused(unfinished, tmp_path):
     other = RunFolder(tmp_path / "other", RunConfig(seed=1))
     with other.writing():
-        other.begin()
+        other.begin(DATA)
         other.save_state({}, "after epoch 1 of 20")
     shutil.copy(other.path / "state.safetensors", unfinished.path)
     begin_fails(unfinished, "of a different run")
+
+
+def test_other_data_are_refused_and_a_folder_from_before_they_were_noted_is_not(unfinished):
+    data = unfinished.path / "data.json"
+    assert read_data(unfinished.path) == DATA
+    data.write_text(json.dumps(DATA | {"train": 4, "sha256": {"train": "c", "test": "b"}}))
+    begin_fails(
+        unfinished, "4 training and 2 test images there, 3 training and 2 test images here; data.json"
+    )
+    data.unlink()
+    assert read_data(unfinished.path) is None
+    folder = RunFolder(unfinished.path, RunConfig())
+    with folder.writing():
+        assert folder.begin(DATA)["step"] == 7
+    assert read_data(unfinished.path) == DATA
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -116,7 +133,7 @@ def test_one_process_at_a_time(tmp_path):
 def test_a_folder_that_is_gone_or_another_is_not_written_to(unfinished, again):
     folder = RunFolder(unfinished.path, RunConfig())
     with folder.writing():
-        folder.begin()
+        folder.begin(DATA)
         folder.path.rename(folder.path.with_name("moved"))
         if again:
             folder.path.mkdir()
@@ -133,7 +150,7 @@ def test_links_in_a_strangers_folder_are_not_followed(unfinished, tmp_path):
         (unfinished.path / name).symlink_to(tmp_path / "mine")
     folder = RunFolder(unfinished.path, RunConfig())
     with folder.writing():
-        folder.begin()
+        folder.begin(DATA)
         (unfinished.path / ".state.safetensors.tmp").symlink_to(tmp_path / "mine")
         folder.save_state({}, "after epoch 2 of 20")
         folder.save_model(nn.Linear(1, 1), "best.safetensors", 2)

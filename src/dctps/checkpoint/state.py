@@ -13,8 +13,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
 from dctps.nn import DpSLayer
+from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
-from dctps.nn.survey import NORM_LAYERS
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 

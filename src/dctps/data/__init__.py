@@ -1,25 +1,38 @@
 """Data sets as tensors: loaded whole, checked, split, augmented and batched on any device."""
 
+from dctps.data.arrays import from_arrays, load_arrays
 from dctps.data.augment import batches, normalize, random_crop_flip
 from dctps.data.cifar import load_cifar10, load_cifar100
 from dctps.data.digits import load_digits
 from dctps.data.download import download
-from dctps.data.registry import list_datasets, load_dataset, register_dataset
-from dctps.data.tensors import DataError, Dataset, ImageTensors, split_validation
+from dctps.data.folder import load_folder
+from dctps.data.registry import describe_dataset, list_datasets, load_dataset, register_dataset, resized
+from dctps.data.statistics import channel_statistics
+from dctps.data.tensors import DataError, Dataset, Description, ImageTensors, split_test, split_validation
+from dctps.data.tiny_imagenet import load_tiny_imagenet
 
 __all__ = [
     "DataError",
     "Dataset",
+    "Description",
     "ImageTensors",
     "batches",
+    "channel_statistics",
+    "describe_dataset",
     "download",
+    "from_arrays",
     "list_datasets",
+    "load_arrays",
     "load_cifar10",
     "load_cifar100",
     "load_dataset",
     "load_digits",
+    "load_folder",
+    "load_tiny_imagenet",
     "normalize",
     "random_crop_flip",
     "register_dataset",
+    "resized",
+    "split_test",
     "split_validation",
 ]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dctps.data.download import download as download_file
 from dctps.data.pickles import read_batch
 from dctps.data.registry import register_dataset
-from dctps.data.tensors import DataError, Dataset, ImageTensors
+from dctps.data.tensors import DataError, Dataset, Description, ImageTensors
 
 BASE_URL = "https://www.cs.toronto.edu/~kriz/"
 
@@ -152,13 +152,13 @@ CIFAR100 = Cifar(
 )
 
 
-@register_dataset("cifar10")
+@register_dataset("cifar10", Description(classes=10, channels=3, image_size=32))
 def load_cifar10(data_dir: Path | None, download: bool = False) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32), 10 classes; see `load_cifar`."""
     return load_cifar(CIFAR10, data_dir, download)
 
 
-@register_dataset("cifar100")
+@register_dataset("cifar100", Description(classes=100, channels=3, image_size=32))
 def load_cifar100(data_dir: Path | None, download: bool = False) -> Dataset:
     """CIFAR-100 with its 100 fine labels: 50,000 training and 10,000 test images; see `load_cifar`."""
     return load_cifar(CIFAR100, data_dir, download)

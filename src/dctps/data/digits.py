@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from dctps.data.registry import register_dataset
-from dctps.data.tensors import Dataset, ImageTensors
+from dctps.data.tensors import Dataset, Description, ImageTensors
 
 TEST_SIZE = 360
 
 
-@register_dataset("digits")
+@register_dataset("digits", Description(classes=10, channels=1, image_size=32))
 def load_digits(data_dir: Path | None = None, download: bool = False) -> Dataset:
     """The digits: 1,437 training and the last 360 as test images, (1, 32, 32), 10 classes.
 

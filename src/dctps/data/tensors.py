@@ -1,8 +1,11 @@
-"""Image data sets as tensors, and the split of a validation set from the training images."""
+"""Image data sets as tensors, and what splits a part off the training images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +17,21 @@ class DataError(Exception):
     """Data that is missing, cut off or not what it should be; the message says what to do about it."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a network needs to know of a data set, known before its files are read.
+
+    Attributes:
+        classes: number of classes.
+        channels: of its images.
+        image_size: height and width of its images, in pixels.
+    """
+
+    classes: int
+    channels: int
+    image_size: int
+
+
 @dataclass(frozen=True, eq=False)
 class ImageTensors:
     """Labelled images, kept as the bytes they were published as.
@@ -21,6 +39,7 @@ class ImageTensors:
     Attributes:
         images: uint8, (n, channels, height, width).
         labels: int64, (n,), on the images' device.
+        sha256: of shape, pixels and labels; computed when first asked for, about a second for a gigabyte.
 
     Raises:
         ValueError: a shape, a dtype or the devices are not these.
@@ -41,6 +60,13 @@ class ImageTensors:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def sha256(self) -> str:  # noqa: D102 (see Attributes)
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> ImageTensors:
         """The same images and labels on `device`."""
@@ -64,6 +90,7 @@ class Dataset:
         mean: per channel over the training images, pixels scaled to [0, 1].
         std: likewise.
         flip: whether a horizontal flip keeps the label.
+        class_names: of the classes in the order of their labels, where they have names.
 
     Raises:
         ValueError: the parts do not fit each other.
@@ -76,6 +103,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         train_shape, test_shape = tuple(self.train.images.shape[1:]), tuple(self.test.images.shape[1:])
@@ -87,12 +115,44 @@ class Dataset:
             )
         if min(self.std) <= 0:
             raise ValueError(f"{self.name}: std must be positive, got {self.std}")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ValueError(f"{self.name}: {len(self.class_names)} class names for {self.classes} classes")
         for part, labels in (("training", self.train.labels), ("test", self.test.labels)):
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
                 raise ValueError(
                     f"{self.name}: {part} labels run from {int(labels.min())} to {int(labels.max())}, "
                     f"which is not within 0..{self.classes - 1}"
                 )
+
+    @property
+    def description(self) -> Description:
+        """What a network needs to know.
+
+        Raises:
+            DataError: the images are not square.
+        """
+        channels, height, width = self.train.images.shape[1:]
+        if height != width:
+            raise DataError(
+                f"the images of {self.name} are {width}x{height}, and networks take square ones: "
+                f"--image-size {min(height, width)} (image_size) crops and resizes them"
+            )
+        return Description(self.classes, channels, height)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, down to the bits of its images, ready for JSON.
+
+        Raises:
+            DataError: the images are not square.
+        """
+        return {
+            "name": self.name,
+            **asdict(self.description),
+            "class_names": list(self.class_names),
+            "train": len(self.train),
+            "test": len(self.test),
+            "sha256": {"train": self.train.sha256, "test": self.test.sha256},
+        }
 
 
 def split_validation(
@@ -120,3 +180,38 @@ def split_validation(
     order = counter.permutation(counter.derive_key(data_seed, "", "split"), n)
     validation, rest = order[:validation_size], order[validation_size:]
     return train.select(rest.sort().values), train.select(validation.sort().values)
+
+
+def split_test(data: ImageTensors, share: float, data_seed: int) -> tuple[ImageTensors, ImageTensors]:
+    """Split a test set off images that come without one, by class.
+
+    Of a class with k images round(share * k) are test images, but at least one and never all: the first of
+    them in the order of `counter.permutation` under the key `(data_seed, "", "test")`.
+
+    Args:
+        data: n images, at least two of each class that occurs.
+        share: of each class, in (0, 1).
+        data_seed: any integer.
+
+    Returns:
+        The training part and the test part, each in the original order.
+
+    Raises:
+        DataError: a class has a single image.
+    """
+    order = counter.permutation(counter.derive_key(data_seed, "", "test"), len(data))
+    labels = data.labels[order]
+    chosen = []
+    for label, count in enumerate(torch.bincount(labels).tolist()):
+        if count == 1:
+            raise DataError(
+                f"class {label} has a single image, which cannot be both for training and for the test: "
+                f"add images, or give a test set of its own"
+            )
+        if count:
+            size = min(max(round(share * count), 1), count - 1)
+            chosen.append(order[labels == label][:size])
+    test = torch.cat(chosen)
+    rest = torch.ones(len(data), dtype=torch.bool)
+    rest[test] = False
+    return data.select(rest.nonzero().flatten()), data.select(test.sort().values)

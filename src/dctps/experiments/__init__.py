@@ -2,5 +2,6 @@
 
 from dctps.experiments.config import RunConfig
 from dctps.experiments.methods import METHODS, Method
+from dctps.experiments.recipes import build_recipe, list_recipes
 
-__all__ = ["METHODS", "Method", "RunConfig"]
+__all__ = ["METHODS", "Method", "RunConfig", "build_recipe", "list_recipes"]

@@ -13,6 +13,11 @@ from dctps.names import lookup
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
 
+# What a data set decides where the configuration leaves it open. 1,437 images make few steps: small batches
+# make them many, and crops would ask for more of them.
+_BY_DATASET: dict[str, dict[str, Any]] = {"digits": {"batch_size": 32, "augment": False}}
+_OTHERWISE: dict[str, Any] = {"batch_size": 128, "augment": True}
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -21,7 +26,8 @@ class RunConfig:
     model: str = "lenet5"
     """the network: lenet5, resnet18, resnet50, vgg19, mobilenetv2, fixup-resnet110, ..."""
     dataset: str = "digits"
-    """the data set: digits (comes with the program), cifar10, cifar100"""
+    """the data set: digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are
+    your own"""
     method: str = "dctps"
     """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, dense"""
     density: float | None = 0.01
@@ -41,6 +47,10 @@ class RunConfig:
     """first value of each layer's alpha: 1, the dense initialisation's norm over D's, or a number"""
     alpha_trainable: bool = True
     """train alpha"""
+    norm: Literal["affine", "plain", "shared"] = "affine"
+    """scale and shift of normalisation layers: each its own, none, or one for a stage and width"""
+    bias: bool = True
+    """give linear and convolutional layers their biases"""
 
     optimizer: str = "adam"
     """sgd, adam, adamw"""
@@ -60,8 +70,8 @@ class RunConfig:
     """of the learning rate: constant, multistep, onecycle"""
     milestones: tuple[float, ...] = (0.6, 0.8)
     """where multistep divides the rate by 10, as shares of the run"""
-    batch_size: int = 128
-    """images per step"""
+    batch_size: int | None = None
+    """images per step (None: 32 for digits, 128 otherwise)"""
     clip_norm: float | None = None
     """largest norm of the gradient over all parameters (None: no limit)"""
     amp: Literal["off", "bf16", "fp16"] = "off"
@@ -70,15 +80,21 @@ class RunConfig:
     validation_size: float = 0.1
     """share of the training images held out for validation, in [0, 1)"""
     data_seed: int = 0
-    """of the choice of those images, apart from the seed"""
-    augment: bool = True
-    """pad by 4, crop at random, and mirror where the data set's classes allow it"""
+    """of the choice of those images, apart from the seed; also of the test images of data without any"""
+    image_size: int | None = None
+    """crop all images to their middle square and resize it to this side (None: as they are)"""
+    augment: bool | None = None
+    """pad by 4, crop at random, and mirror (None: not for digits, else yes)"""
+    flip: bool | None = None
+    """let the augmentation mirror (None: where the data set's classes allow it; folder and arrays: no)"""
     mixup: float = 0.0
     """train on pairs of images mixed by Beta(mixup, mixup), up to 4; 1 is usual, 0 none"""
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Check `config`, and put the method's and the optimizer's choices where it has None.
+    """Check `config`, and put the choices of the method, the optimizer and the data set where it has None.
+
+    `image_size` and `flip` may stay None, as the data themselves then decide.
 
     Two configurations are the same run exactly where their resolved forms are equal.
 
@@ -96,7 +112,10 @@ def resolve(config: RunConfig) -> RunConfig:
             "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out"
         )
 
-    config = replace(config, lr=default_lr if config.lr is None else config.lr)
+    usual = {"lr": default_lr, **_OTHERWISE, **_BY_DATASET.get(config.dataset, {})}
+    config = replace(
+        config, **{name: value for name, value in usual.items() if getattr(config, name) is None}
+    )
     if method.offset is None:
         for name in ("offset", "allocation", "criterion"):
             if getattr(config, name) is not None:
@@ -177,5 +196,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
     "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
     "mixup": (lambda x: 0 <= x <= 4, "from 0 to 4", "1, and 0 for none"),
+    "image_size": (lambda x: 1 <= x <= 4096, "from 1 to 4096 pixels", "32"),
     "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
 }

@@ -4,7 +4,8 @@ The order is what makes a run safe from being killed, or from a power cut, at an
 whole by `write_atomically`: it holds the old content or the new one, and once the call returns the new one
 is on the disk, before anything that comes after it.
 
-1. `config.json`, once. Without a state beside it nothing has been trained: the run starts at its beginning.
+1. `config.json`, and then `data.json`, once each. Without a state beside them nothing has been trained: the
+   run starts at its beginning.
 2. `state.safetensors`, after every epoch, and in between where asked for. **It alone says what has
    happened**: it holds all that the rest of the run depends on (`Session.state`), the metrics so far, and the
    best network.
@@ -39,6 +40,7 @@ from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.files import make_folder, write_atomically
 
 CONFIG = "config.json"
+DATA = "data.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 STATE = "state.safetensors"
@@ -121,17 +123,24 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def begin(self) -> State | None:
+    def begin(self, data: Record) -> State | None:
         """Clear away what a killed process left half done, and give the state that it saved, if any.
 
+        Args:
+            data: what the run trains on, `Dataset.to_dict()`.
+
         Raises:
-            RunFolderError: the state is damaged, missing, or of another run; or the folder cannot be written.
+            RunFolderError: the state is damaged, missing, or of another run; the run began on other data; or
+                the folder cannot be written.
         """
         with self._explained():
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
         if not (self.path / CONFIG).exists():
             self._write(CONFIG, _to_json(to_dict(self.config)))
+        check_data(self.path, data)
+        if not (self.path / DATA).exists():
+            self._write(DATA, _to_json(data))
         if not (self.path / STATE).exists():
             left = [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]
             if left:
@@ -239,6 +248,31 @@ def read_config(path: Path) -> RunConfig:
         return from_dict(_read_json(path / CONFIG))
     except ValueError as error:
         raise RunFolderError(f"{path / CONFIG} is damaged: {error}") from None
+
+
+def read_data(path: Path) -> Record | None:
+    """What the run in the folder `path` trains on; None for one of a version that did not write it down.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    return _read_json(path / DATA) if (path / DATA).exists() else None
+
+
+def check_data(path: Path, data: Record) -> None:
+    """Make sure that the run in the folder `path` is one on `data`, `Dataset.to_dict()`.
+
+    Raises:
+        RunFolderError: it is not.
+    """
+    theirs = read_data(path)
+    if theirs is None or theirs.get("sha256") == data["sha256"]:
+        return
+    there, here = (f"{d.get('train')} training and {d.get('test')} test images" for d in (theirs, data))
+    raise RunFolderError(
+        f"the run in {path} began on other data ({there} there, {here} here; {DATA} has their SHA-256): "
+        f"point --data-dir at those, or choose another --out"
+    )
 
 
 def read_summary(path: Path) -> Record:

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 import dctps
+from dctps.data import Description, describe_dataset
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
-from dctps.names import lookup
+from dctps.nn import plain_norms_, remove_biases_, share_norms_
 from dctps.reporting import Report
 
-# Classes, channels and pixels a side of the data sets that come with dctps: a report needs no data files.
-_SHAPES = {"digits": (10, 1, 32), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32)}
 
-
-def build_network(
-    config: RunConfig, classes: int, in_channels: int, image_size: int, device: torch.device
-) -> nn.Module:
+def build_network(config: RunConfig, data: Description, device: torch.device) -> nn.Module:
     """The network of `config`, initialised from `config.seed` and torch's global generator, on `device`.
 
     Where the criterion does not look at the dense weights, they are never made.
 
     Args:
         config: resolved.
-        classes: of the data set.
-        in_channels: of its images.
-        image_size: their height and width.
+        data: what the network is for.
         device: where the network is to be.
 
     Raises:
         ValueError: an unknown model, offset, allocation or criterion, or one that does not fit the model;
             or images that the model does not take.
     """
+    network = _layers(config, data, device)
+    if not config.bias:
+        remove_biases_(network)
+    if config.norm == "plain":
+        plain_norms_(network)
+    if config.norm == "shared":
+        share_norms_(network)
+    return network
+
+
+def _layers(config: RunConfig, data: Description, device: torch.device) -> nn.Module:
     # A resolved configuration has all three or, for the dense network, none.
     if config.density is None or config.offset is None or config.criterion is None:
-        return build_model(config.model, classes, in_channels, image_size).to(device)
+        return build_model(config.model, data.classes, data.channels, data.image_size).to(device)
     weightless = config.criterion == "random"
     with torch.device("meta" if weightless else "cpu"):
-        model = build_model(config.model, classes, in_channels, image_size)
+        model = build_model(config.model, data.classes, data.channels, data.image_size)
     return dctps.sparsify_(
         model if weightless else model.to(device),
         config.density,
@@ -56,7 +63,8 @@ def describe(
     config: RunConfig,
     classes: int | None = None,
     in_channels: int | None = None,
-    image_size: int | None = None,
+    *,
+    data: Description | None = None,
 ) -> Report:
     """The report on the network of `config`, from a build of its own: no data are read.
 
@@ -64,25 +72,31 @@ def describe(
         config: what to build.
         classes: outputs (None: those of the data set).
         in_channels: of the images (None: those of the data set).
-        image_size: their height and width (None: those of the data set, or 32 for an unknown one).
+        data: of the run (None: what the data set's name stands for).
 
     Raises:
         ValueError: a bad choice in `config`, or a size that neither arguments nor data set give.
     """
     config = resolve(config)
-    if classes is None or in_channels is None:
-        usual = lookup("data set", _SHAPES, config.dataset)
-    else:
-        usual = _SHAPES.get(config.dataset, (classes, in_channels, 32))
-    given = (classes, in_channels, image_size)
-    classes, in_channels, image_size = (
-        theirs if ours is None else ours for ours, theirs in zip(given, usual, strict=True)
-    )
-    if min(classes, in_channels, image_size) < 1:
+    data = data or _described(config, classes, in_channels)
+    given = {"classes": classes, "channels": in_channels, "image_size": config.image_size}
+    data = replace(data, **{name: value for name, value in given.items() if value is not None})
+    if min(data.classes, data.channels) < 1:
         raise ValueError(
-            f"classes, in_channels and image_size must be at least 1, "
-            f"got {classes}, {in_channels} and {image_size}"
+            f"classes and in_channels must be at least 1, got {data.classes} and {data.channels}"
         )
     with torch.random.fork_rng(devices=[]):
-        model = build_network(config, classes, in_channels, image_size, torch.device("cpu"))
-        return dctps.report(model)
+        return dctps.report(build_network(config, data, torch.device("cpu")))
+
+
+def _described(config: RunConfig, classes: int | None, in_channels: int | None) -> Description:
+    if classes is not None and in_channels is not None:
+        # Enough for a network by itself; images are then like CIFAR's.
+        return Description(classes, in_channels, 32)
+    found = describe_dataset(config.dataset)
+    if found is None:
+        raise ValueError(
+            f"what {config.dataset!r} is only its files say: give --classes and --in-channels (classes, "
+            f"in_channels), and --image-size where it is not 32"
+        )
+    return found

@@ -13,12 +13,24 @@ import torch
 
 import dctps
 from dctps.checkpoint import load_state
-from dctps.data import load_dataset
+from dctps.data import Dataset, Description, load_dataset, resized
 from dctps.experiments.config import RunConfig, resolve, run_name
-from dctps.experiments.folder import BEST, LAST, RunFolder, read_config, read_summary
+from dctps.experiments.folder import (
+    BEST,
+    DATA,
+    LAST,
+    RunFolder,
+    RunFolderError,
+    check_data,
+    read_config,
+    read_data,
+    read_summary,
+)
+from dctps.experiments.network import describe
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
 from dctps.experiments.state import StateError
+from dctps.reporting import Report
 from dctps.training import Metrics, Processes, joined, launched
 
 
@@ -33,6 +45,7 @@ def run(
     out: Path | str | None = None,
     data_dir: Path | str | None = None,
     download: bool = False,
+    dataset: Dataset | None = None,
     device: str = "auto",
     threads: int | None = None,
     checkpoint_interval: int | None = None,
@@ -51,6 +64,7 @@ def run(
         out: the run folder (None: `default_folder(config)`).
         data_dir: folder of the data files (None: the environment variable DCTPS_DATA).
         download: fetch missing data files into `data_dir`.
+        dataset: called `config.dataset`, in place of the registered one (`from_arrays` makes one).
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`: a GPU where there is one.
         threads: of the CPU (None: torch's choice). Runs repeat bit for bit on one machine at one number.
         checkpoint_interval: steps between two saves within an epoch (None: only at its end).
@@ -78,7 +92,8 @@ def run(
         if processes.from_first(folder.finished) is not None:
             return processes.from_first(lambda: read_summary(folder.path))
         with processes.together():
-            dataset = load_dataset(config.dataset, data_dir, download=download)
+            dataset = _data(config, data_dir, download, dataset)
+            data = dataset.to_dict()
             session = Session(config, dataset, place, processes)
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
@@ -86,7 +101,7 @@ def run(
             # Another process may have finished it since the first look.
             if processes.from_first(folder.finished) is None:
                 work = _Work(session, folder, request, _environment(place, processes), processes)
-                work.resume(on_note or (lambda line: None))
+                work.resume(data, on_note or (lambda line: None))
                 work.complete(checkpoint_interval, progress, on_epoch or (lambda record: None))
         # Read back, so that the first call and one that finds the run finished return the same.
         return processes.from_first(lambda: read_summary(folder.path))
@@ -97,6 +112,7 @@ def evaluate_run(
     *,
     data_dir: Path | str | None = None,
     download: bool = False,
+    dataset: Dataset | None = None,
     device: str = "auto",
     threads: int | None = None,
 ) -> dict[str, Metrics]:
@@ -106,24 +122,46 @@ def evaluate_run(
         path: the run folder.
         data_dir: as for `run`.
         download: as for `run`.
+        dataset: as for `run`.
         device: as for `run`.
         threads: as for `run`.
 
     Raises:
-        ValueError: no finished run, or a damaged checkpoint.
+        ValueError: no finished run, a run on other data, or a damaged checkpoint.
         DataError: the data files are missing or damaged.
     """
     path = Path(path)
     config = resolve(read_config(path))
     summary = read_summary(path)
     with torch_settings(device, threads, config.seed) as place:
-        session = Session(config, load_dataset(config.dataset, data_dir, download=download), place)
+        dataset = _data(config, data_dir, download, dataset)
+        check_data(path, dataset.to_dict())
+        session = Session(config, dataset, place)
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
                 load_state(session.model, path / file)
                 found[name] = session.test()
         return found
+
+
+def describe_run(path: Path | str) -> Report:
+    """The report on the network of the run in the folder `path`, from a build of its own: no data are read.
+
+    Raises:
+        ValueError: there is no run; as `RunFolderError`.
+    """
+    path = Path(path)
+    config, data = read_config(path), read_data(path)
+    if data is None:
+        return describe(config)
+    try:
+        shape = Description(data["classes"], data["channels"], data["image_size"])
+        return describe(config, data=shape)
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{path / DATA} is damaged ({error}): delete the folder and train again"
+        ) from None
 
 
 class _Work:
@@ -142,9 +180,9 @@ class _Work:
         self.environments = [environment]
         self.saved = session.position
 
-    def resume(self, note: Callable[[str], None]) -> None:
-        """Go on where an earlier process saved the run, if one did."""
-        state = self.processes.from_first(self.folder.begin)
+    def resume(self, data: Record, note: Callable[[str], None]) -> None:
+        """Go on where an earlier process saved the run on `data`, if one did."""
+        state = self.processes.from_first(lambda: self.folder.begin(data))
         if state is None:
             return
         try:
@@ -230,6 +268,20 @@ class _Work:
             **self.environments[-1],
             "earlier_environments": self.environments[:-1],
         }
+
+
+def _data(config: RunConfig, data_dir: Path | str | None, download: bool, given: Dataset | None) -> Dataset:
+    if given is None:
+        return load_dataset(
+            config.dataset,
+            data_dir,
+            download=download,
+            image_size=config.image_size,
+            data_seed=config.data_seed,
+        )
+    if given.name != config.dataset:
+        raise ValueError(f"the data set given is called {given.name!r}, and the run's is {config.dataset!r}")
+    return given if config.image_size is None else resized(given, config.image_size)
 
 
 def _environment(device: torch.device, processes: Processes) -> Record:

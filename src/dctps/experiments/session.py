@@ -80,16 +80,14 @@ class Session:
         self._processes = Processes() if processes is None else processes
         held_out = round(config.validation_size * len(dataset.train))
         train, validation = split_validation(dataset.train, held_out, config.data_seed)
-        self._normalisation: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": dataset.flip}
+        flip = dataset.flip if config.flip is None else config.flip
+        self._normalisation: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": flip}
         self._train, self._validation = train.to(device), validation.to(device)
         self._test = dataset.test.to(device)
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
         self._generator = torch.Generator().manual_seed(derive_key(config.seed, "", "batches"))
 
-        channels, height, width = dataset.train.images.shape[1:]
-        if height != width:
-            raise ValueError(f"{dataset.name} has images of {height} x {width} pixels: make them square")
-        self.model = build_network(config, dataset.classes, channels, height, device)
+        self.model = build_network(config, dataset.description, device)
         self._precision = Precision(config.amp, device.type)
         self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
         groups = parameter_groups(
@@ -102,7 +100,9 @@ class Session:
         self._optimizer = build_optimizer(
             config.optimizer, groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
         )
-        self._steps = math.ceil(len(train) / config.batch_size)
+        assert config.batch_size is not None, "resolve() fills it in"
+        self._batch_size = config.batch_size
+        self._steps = math.ceil(len(train) / self._batch_size)
         self._schedule = build_schedule(
             config.schedule,
             self._optimizer,
@@ -155,7 +155,7 @@ class Session:
         number, epoch = len(self.records) + 1, self._epoch
         # disable=None is tqdm's way to say: off where standard error is no terminal.
         bar = tqdm(
-            self._batches(self._train, self.config.batch_size, between, training=True),
+            self._batches(self._train, self._batch_size, between, training=True),
             desc=f"epoch {number}/{self.config.epochs}",
             total=self._steps,
             initial=epoch.tally.steps,
@@ -309,7 +309,7 @@ class Session:
             size,
             generator=self._generator,
             shuffle=training,
-            augment=training and self.config.augment,
+            augment=training and bool(self.config.augment),
             **self._normalisation,
         )
         done = self._epoch.tally.steps if training else 0

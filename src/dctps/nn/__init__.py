@@ -9,5 +9,8 @@ from dctps.nn.functional import dps_conv2d as dps_conv2d
 from dctps.nn.functional import dps_linear as dps_linear
 from dctps.nn.layer import DpSLayer as DpSLayer
 from dctps.nn.linear import DpSLinear as DpSLinear
+from dctps.nn.norms import plain_norms_ as plain_norms_
+from dctps.nn.norms import remove_biases_ as remove_biases_
+from dctps.nn.norms import share_norms_ as share_norms_
 from dctps.nn.products import dps_weight as dps_weight
 from dctps.nn.surgery import merge_ as merge_

@@ -9,16 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from dctps.nn.conversion import CONVERSIONS, DPS_CLASS, class_path, expand, find_conversion
 from dctps.nn.layer import DpSLayer
+from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules, replace_
-
-NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _WHY_NOT: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str]] = [
     ((nn.RNNBase, nn.RNNCellBase), "a recurrent layer is one fused function of all its weights"),

@@ -1,0 +1,154 @@
+"""Images and labels that are arrays already, in memory or in NumPy's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dctps.data.files import TEST_SHARE
+from dctps.data.registry import register_dataset
+from dctps.data.statistics import channel_statistics
+from dctps.data.tensors import DataError, Dataset, ImageTensors, split_test
+
+_WANTED = "images and labels, and perhaps test_images and test_labels"
+_LAYOUT = f"an .npz file that holds {_WANTED}, or a folder with an .npy file for each"
+_MOST_CHANNELS = 4
+_MOST_CLASSES = 2**20
+
+# What numpy.asarray takes: arrays, tensors on the CPU, nested lists.
+Pair = tuple[Any, Any]
+
+
+@register_dataset("arrays")
+def load_arrays(data_dir: Path | None, download: bool = False, *, data_seed: int = 0) -> Dataset:
+    """Arrays from an .npz file, or from a folder of .npy files; see `from_arrays`.
+
+    Args:
+        data_dir: the file or the folder.
+        download: not used: nobody else has these arrays.
+        data_seed: of the test set's split, where it has none.
+
+    Raises:
+        DataError: the file is missing or damaged, or its arrays are no labelled images.
+    """
+    if data_dir is None:
+        raise DataError(f"the data set arrays needs --data-dir or DCTPS_DATA: {_LAYOUT}")
+    arrays = _read(data_dir)
+    pairs = [(arrays.get(f"{part}images"), arrays.get(f"{part}labels")) for part in ("", "test_")]
+    if pairs[0][0] is None or pairs[0][1] is None or (pairs[1][0] is None) != (pairs[1][1] is None):
+        raise DataError(
+            f"{data_dir} holds {', '.join(sorted(arrays)) or 'nothing'}, where {_WANTED} are wanted"
+        )
+    try:
+        return from_arrays(pairs[0], None if pairs[1][0] is None else pairs[1], data_seed=data_seed)
+    except DataError as error:
+        raise DataError(f"{data_dir}: {error}") from error
+
+
+def from_arrays(
+    train: Pair,
+    test: Pair | None = None,
+    *,
+    name: str = "arrays",
+    flip: bool = False,
+    class_names: tuple[str, ...] = (),
+    data_seed: int = 0,
+) -> Dataset:
+    """A data set of arrays or tensors `(images, labels)`; mean and deviation are the training images'.
+
+    Args:
+        train: images, uint8, (n, height, width), (n, channels, height, width) or (n, height, width, channels)
+            with at most 4 channels; labels, integers, (n,), each of 0, 1, 2, ... at least once.
+        test: likewise; None splits a fifth of each class, drawn by `data_seed`, off `train`.
+        name: of the data set.
+        flip: whether a mirrored image keeps its label, as of animals and not of letters.
+        class_names: of the classes in the order of their labels, if any.
+        data_seed: of the split.
+
+    Raises:
+        DataError: they are no labelled images, or the two parts do not fit each other.
+    """
+    training = _labelled("the training part", *train)
+    counts = torch.bincount(training.labels)
+    if len(counts) < 2 or not counts.all():
+        wrong = "only the class 0" if len(counts) < 2 else f"no image of class {int(counts.argmin())}"
+        raise DataError(f"the training part has {wrong}: labels must be 0, 1, 2, ... with images of each")
+    if test is None:
+        training, testing = split_test(training, TEST_SHARE, data_seed)
+    else:
+        testing = _labelled("the test part", *test)
+    mean, std = channel_statistics(training.images)
+    try:
+        return Dataset(name, training, testing, len(counts), mean, std, flip, class_names)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def _labelled(part: str, images: Any, labels: Any) -> ImageTensors:
+    pixels, classes = _array(f"the images of {part}", images), _array(f"the labels of {part}", labels)
+    if pixels.dtype != np.uint8:
+        raise DataError(
+            f"the images of {part} are {pixels.dtype}, and uint8 is wanted: scale them to 0..255 and convert"
+        )
+    if classes.dtype.kind not in "iu" or classes.ndim != 1:
+        raise DataError(
+            f"the labels of {part} are {classes.dtype} of shape {classes.shape}: give each image an integer"
+        )
+    pixels = _channels_first(part, pixels)
+    if not len(pixels) == len(classes) > 0:
+        raise DataError(f"{part} has {len(pixels)} images and {len(classes)} labels: give each image a label")
+    if not 0 <= int(classes.min()) <= int(classes.max()) < _MOST_CLASSES:
+        raise DataError(
+            f"the labels of {part} run from {classes.min()} to {classes.max()}: they must be 0, 1, 2, ..."
+        )
+    return ImageTensors(_tensor(pixels), _tensor(classes.astype(np.int64)))
+
+
+def _array(what: str, values: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{what} are no array ({error})") from error
+
+
+def _channels_first(part: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    shape = pixels.shape
+    if pixels.ndim == 3 and min(shape[1:]) > 0:
+        return pixels[:, None]
+    if pixels.ndim == 4 and min(shape[1:]) > 0:
+        first, last = shape[1] <= _MOST_CHANNELS, shape[3] <= _MOST_CHANNELS
+        if first and not last:
+            return pixels
+        if last and not first:
+            return pixels.transpose(0, 3, 1, 2)
+    raise DataError(
+        f"the images of {part} have the shape {shape}: (n, height, width), (n, channels, height, width) or "
+        f"(n, height, width, channels) is wanted, with at most {_MOST_CHANNELS} channels and larger sides"
+    )
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    # Memory of its own: the caller's arrays may change, or be read-only.
+    return torch.from_numpy(array.copy(order="C"))
+
+
+def _read(path: Path) -> Mapping[str, NDArray[Any]]:
+    if not path.exists():
+        raise DataError(f"there is no {path}: point --data-dir at {_LAYOUT}")
+    names = [f"{part}{kind}" for part in ("", "test_") for kind in ("images", "labels")]
+    try:
+        if path.is_dir():
+            files = {name: path / f"{name}.npy" for name in names}
+            return {name: np.load(file, allow_pickle=False) for name, file in files.items() if file.exists()}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
+            return {name: npz[name] for name in names if name in npz}
+    # NumPy answers damaged files with nearly every kind of exception.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot read {path} ({reason}): point --data-dir at {_LAYOUT}") from error

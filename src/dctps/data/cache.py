@@ -1,0 +1,91 @@
+"""Decoded images beside the files that they were decoded from, so that it is done once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dctps.files import sync_folder
+
+_FORMAT = 1
+_TENSOR = "images"
+
+
+def cached(folder: Path, paths: Sequence[Path], image_size: int | None, read: Callable[[], Tensor]) -> Tensor:
+    """What `read` makes of the files `paths`, from `.dctps-images-<size>.safetensors` if that is valid.
+
+    It is valid if it was made of files of the same names, sizes and times of change in the same order, by the
+    same version of Pillow, and if its SHA-256 is right. Otherwise it is written anew, whole or not at all;
+    where the folder cannot be written there is none, and every call decodes.
+
+    Args:
+        folder: of the data set, where the cache is.
+        paths: files within `folder`.
+        image_size: that `read` resizes to.
+        read: decodes the files to uint8 images (n, channels, height, width).
+
+    Raises:
+        OSError: a file of `paths` cannot be looked at.
+        DataError: from `read`.
+    """
+    file = folder / f".dctps-images-{image_size or 'unchanged'}.safetensors"
+    key = _key(folder, paths, image_size)
+    images = _load(file, key)
+    if images is None:
+        images = read()
+        with suppress(OSError):  # nothing depends on the cache but the time that the next call takes
+            _save(file, key, images)
+    return images
+
+
+def _key(folder: Path, paths: Sequence[Path], image_size: int | None) -> str:
+    digest = hashlib.sha256(repr((_FORMAT, metadata.version("pillow"), image_size)).encode())
+    for path in paths:
+        status = path.stat()
+        digest.update(repr((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _load(file: Path, key: str) -> Tensor | None:
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            notes = opened.metadata() or {}
+            if notes.get("key") != key:
+                return None
+            images: Tensor = opened.get_tensor(_TENSOR)
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return images if notes.get("sha256") == _sha256(images) else None
+
+
+def _save(file: Path, key: str, images: Tensor) -> None:
+    # A name of its own: several processes may decode the same folder.
+    temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        save_file({_TENSOR: images}, temporary, {"key": key, "sha256": _sha256(images)})
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(file)
+        sync_folder(file.parent)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sha256(images: Tensor) -> str:
+    digest = hashlib.sha256(repr((tuple(images.shape), images.dtype)).encode())
+    digest.update(images.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""Image files to uint8 tensors, by Pillow (the extra `images`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from dctps.data.tensors import DataError
+
+_CHUNK = 64  # files that a thread takes at a time
+
+
+def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str = "") -> Tensor:
+    """Decode image files into one tensor, on as many threads as torch has.
+
+    Args:
+        paths: at least one.
+        image_size: side of the square that `fit` makes of each; None leaves them as they are, if all are of
+            one size.
+        progress: what the bar is called that a terminal shows; empty for none.
+
+    Returns:
+        uint8, (n, 3, height, width), or (n, 1, height, width) where every image is a grey one.
+
+    Raises:
+        DataError: a file cannot be read, sizes differ, or memory does not suffice; with the path.
+    """
+    size = _size(decode(paths[0], image_size)[0])
+    images = _allocate(len(paths), size)
+    grey = np.empty(len(paths), np.bool_)
+
+    def read(start: int) -> None:
+        for index, path in enumerate(paths[start : start + _CHUNK], start):
+            pixels, grey[index] = decode(path, image_size)
+            if _size(pixels) != size:
+                raise DataError(
+                    f"{path} is {'x'.join(map(str, _size(pixels)))} where {paths[0]} is "
+                    f"{'x'.join(map(str, size))}: --image-size {min(size)} (image_size) makes them all alike"
+                )
+            images[index] = pixels.transpose(2, 0, 1)
+
+    starts = range(0, len(paths), _CHUNK)
+    pool = ThreadPoolExecutor(torch.get_num_threads())
+    bar = tqdm(total=len(paths), desc=progress, unit="image", leave=False, disable=None if progress else True)
+    try:
+        with bar:
+            # In the order of the files, so that of several bad ones the first is named.
+            for start, _ in zip(starts, pool.map(read, starts), strict=True):
+                bar.update(min(_CHUNK, len(paths) - start))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return torch.from_numpy(images[:, :1].copy() if grey.all() else images)
+
+
+def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
+    """One image, upright, as red, green and blue.
+
+    Rotated as its EXIF says; of an animation the first frame; CMYK converted; transparency over white.
+
+    Args:
+        path: of the file.
+        image_size: for `fit`, or None.
+
+    Returns:
+        uint8, (height, width, 3), and whether it is a grey one.
+
+    Raises:
+        DataError: it is no image, cut off, damaged, or of more than 8 bits per channel.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode}: save it with 8 bits per channel")
+            grey = image.mode in ("1", "L", "LA")
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
+            return np.asarray(image if image_size is None else fit(image, image_size)), grey
+    # Decoders answer damaged files with nearly every kind of exception.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot read the image {path} ({reason}): replace it by a whole one, or take it away"
+        ) from error
+
+
+def resize(images: Tensor, image_size: int) -> Tensor:
+    """`fit` of every image.
+
+    Args:
+        images: uint8, (n, 1 or 3, height, width).
+        image_size: side of the results.
+
+    Returns:
+        uint8, (n, channels, image_size, image_size).
+    """
+    n, channels = images.shape[:2]
+    if channels not in (1, 3):
+        raise DataError(f"images of {channels} channels are not resized: leave --image-size (image_size) out")
+    resized = _allocate(n, (image_size, image_size))[:, :channels]
+    for index, pixels in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        resized[index] = (
+            np.asarray(fit(image, image_size)).reshape(image_size, image_size, -1).transpose(2, 0, 1)
+        )
+    return torch.from_numpy(resized.copy())
+
+
+def fit(image: Image.Image, image_size: int) -> Image.Image:
+    """The largest square in the middle of `image`, cut out and resized with Pillow's bicubic filter.
+
+    Where it shrinks the filter spans as many pixels more, so that nothing aliases.
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((image_size, image_size), Image.Resampling.BICUBIC)
+
+
+def _size(pixels: NDArray[Any]) -> tuple[int, int]:
+    """Width and height, as people say it."""
+    return pixels.shape[1], pixels.shape[0]
+
+
+def _allocate(n: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    width, height = size
+    needed, there = 3 * n * width * height, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise DataError(
+            f"{n} images of {width}x{height} take {needed / 2**30:.0f} GiB and this machine has "
+            f"{there / 2**30:.0f} GiB of memory: give a smaller --image-size (image_size)"
+        )
+    return np.empty((n, 3, height, width), np.uint8)
