@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the tables of README and docs/networks.md, from the JSON files in benchmarks/results.
+"""Write docs/results.md, and the tables of README and docs/networks.md, from benchmarks/results.
 
 python benchmarks/tables.py
 """
