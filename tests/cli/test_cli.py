@@ -42,6 +42,15 @@ def test_train_evaluate_report_agree(tmp_path, trained, capfd):
     assert capfd.readouterr().out != of_the_run
 
 
+def test_report_on_a_network_for_another_image_size(capfd):
+    flags = ["report", "--model", "vgg11", "--dataset", "cifar10", "--alpha", "match", "--classes", "200"]
+    assert main([*flags, "--image-size", "64"]) == 0
+    # Eight 3x3 convolutions, and 200 outputs of 512 features.
+    assert "of 9,320,128 weights train" in capfd.readouterr().out
+    assert "give it 16 or more" in error_of(capfd, *flags, "--image-size", "8")
+    assert "lenet5 takes images of 32 x 32" in error_of(capfd, "report", "--image-size", "64")
+
+
 def test_a_finished_run_prints_its_summary_again(trained, capfd):
     argv, out = trained
     assert main(argv) == 0

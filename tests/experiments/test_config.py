@@ -77,6 +77,8 @@ def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
         ({"clip_norm": 0.0}, "clip_norm must be"),
         ({"validation_size": 1.0}, "validation_size must be"),
         ({"data_seed": -1}, "data_seed must be"),
+        ({"mixup": -0.1}, "mixup must be from 0 to 4, got -0.1"),
+        ({"mixup": 4.5}, "mixup must be"),
         ({"nesterov": True}, "nesterov needs the optimizer sgd"),
         ({"nesterov": True, "optimizer": "sgd", "momentum": 0.0}, "nesterov needs"),
         ({"method": "dctsp"}, "unknown method 'dctsp': did you mean 'dctps'"),

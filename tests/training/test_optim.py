@@ -1,9 +1,12 @@
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 import dctps
-from dctps.training import build_optimizer, parameter_groups
+from dctps.models import build_model
+from dctps.training import build_optimizer, build_schedule, parameter_groups
 
 
 def network():
@@ -56,6 +59,56 @@ def test_frozen_parameters_are_left_out_and_shared_ones_taken_once():
 def test_a_model_without_trainable_parameters_is_an_error():
     with pytest.raises(ValueError, match="no trainable parameter"):
         parameter_groups(nn.ReLU(), 0.1)
+
+
+class Scaled(nn.Module):
+    lr_scales: ClassVar = {"scale": 0.1, "layer.bias": 0.1}
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.layer = nn.Linear(4, 4)
+        self.other = nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize("wrap", [nn.Sequential, lambda model: dctps.sparsify_(nn.Sequential(model), 0.5)])
+def test_what_lr_scales_names_learns_at_its_share_of_the_rate(wrap):
+    model = wrap(Scaled())
+    optimizer = build_optimizer("sgd", parameter_groups(model, 0.5, decay_norm_bias=False), lr=0.3)
+    names = {p: name.removeprefix("0.") for name, p in model.named_parameters()}
+    rates = {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(rates) == len(names)
+    slow = {name for name, (rate, _) in rates.items() if rate == pytest.approx(0.03)}
+    assert slow == {"scale", "layer.bias"}
+    assert all(rates[name] == (0.3, 0.5) for name in rates if name.endswith(("values", "weight")))
+    assert rates["scale"][1] == rates["other.bias"][1] == 0
+    assert optimizer.param_groups[0]["lr"] == 0.3  # the first group's rate is the one that is reported
+    for schedule in ("constant", "multistep", "onecycle"):
+        steps = build_schedule(schedule, optimizer, total_steps=10)
+        for _ in range(8):
+            optimizer.step()
+            steps.step()
+            full, *_, tenth = (group["lr"] for group in optimizer.param_groups)
+            assert tenth == pytest.approx(full / 10)
+
+
+def test_fixups_groups_are_the_authors():
+    """By name, as in their code: `bias` and `scale` at a tenth; alpha, which they do not have, is not."""
+    model = dctps.sparsify_(build_model("fixup-resnet20", 10, 3), 0.01)
+    slow = {p for group in parameter_groups(model, 0.1) if group["lr_scale"] == 0.1 for p in group["params"]}
+    expected = {name for name, _ in model.named_parameters() if "bias" in name or "scale" in name}
+    assert {name for name, p in model.named_parameters() if p in slow} == expected
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [({"gain": 0.1}, "names 'gain', which is no"), ({"scale": 0.0}, "above 0 and finite")],
+)
+def test_lr_scales_that_cannot_be(scales, message):
+    model = Scaled()
+    model.lr_scales = scales
+    with pytest.raises(ValueError, match=rf"lr_scales of 'the model' \(Scaled\) .*{message}"):
+        parameter_groups(model, 0.0)
 
 
 def one_step(optimizer, parameter, gradients):

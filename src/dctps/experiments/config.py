@@ -19,7 +19,7 @@ class RunConfig:
     """What a run is: every choice that decides its numbers."""
 
     model: str = "lenet5"
-    """the network: lenet5"""
+    """the network: lenet5, resnet18, resnet50, vgg19, mobilenetv2, fixup-resnet110, ..."""
     dataset: str = "digits"
     """the data set: digits (comes with the program), cifar10, cifar100"""
     method: str = "dctps"
@@ -73,6 +73,8 @@ class RunConfig:
     """of the choice of those images, apart from the seed"""
     augment: bool = True
     """pad by 4, crop at random, and mirror where the data set's classes allow it"""
+    mixup: float = 0.0
+    """train on pairs of images mixed by Beta(mixup, mixup), up to 4; 1 is usual, 0 none"""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -174,5 +176,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "batch_size": (lambda x: x >= 1, "at least 1", "128"),
     "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
     "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
+    "mixup": (lambda x: 0 <= x <= 4, "from 0 to 4", "1, and 0 for none"),
     "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
 }

@@ -75,8 +75,14 @@ def describe(
     else:
         usual = _SHAPES.get(config.dataset, (classes, in_channels, 32))
     given = (classes, in_channels, image_size)
-    shape = [theirs if ours is None else ours for ours, theirs in zip(given, usual, strict=True)]
-    if min(shape) < 1:
-        raise ValueError(f"classes, in_channels and image_size must be at least 1, got {shape}")
+    classes, in_channels, image_size = (
+        theirs if ours is None else ours for ours, theirs in zip(given, usual, strict=True)
+    )
+    if min(classes, in_channels, image_size) < 1:
+        raise ValueError(
+            f"classes, in_channels and image_size must be at least 1, "
+            f"got {classes}, {in_channels} and {image_size}"
+        )
     with torch.random.fork_rng(devices=[]):
-        return dctps.report(build_network(config, *shape, torch.device("cpu")))
+        model = build_network(config, classes, in_channels, image_size, torch.device("cpu"))
+        return dctps.report(model)

@@ -20,6 +20,7 @@ from dctps.experiments.network import build_network
 from dctps.experiments.state import State, StateError
 from dctps.training import (
     Metrics,
+    Mixup,
     Precision,
     Processes,
     Tally,
@@ -90,6 +91,7 @@ class Session:
             raise ValueError(f"{dataset.name} has images of {height} x {width} pixels: make them square")
         self.model = build_network(config, dataset.classes, channels, height, device)
         self._precision = Precision(config.amp, device.type)
+        self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
         groups = parameter_groups(
             self.model,
             config.weight_decay,
@@ -169,6 +171,7 @@ class Session:
             epoch=number,
             precision=self._precision,
             clip_norm=self.config.clip_norm,
+            mixup=self._mixup,
             tally=epoch.tally,
             processes=self._processes,
         )

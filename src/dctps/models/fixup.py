@@ -22,8 +22,8 @@ from dctps.nn.initial import ZEROS, Law, set_laws
 class FixupBlock(nn.Module):
     """relu(scale * conv2(relu(conv1(x + b1a) + b1b) + b2a) + b2b + shortcut), with scalar biases.
 
-    conv1 begins with N(0, 2 / (fan_out * branches)), conv2 with zeros. Where the shape changes the shortcut is
-    every second pixel of x + b1a, with zeros for the other half of the channels.
+    conv1 begins with N(0, 2 / (fan_out * branches)), conv2 with zeros. Where the shape changes the shortcut
+    is every second pixel of x + b1a, with zeros for the other half of the channels.
 
     Args:
         inputs: channels.
@@ -34,7 +34,9 @@ class FixupBlock(nn.Module):
         lr_scales: see `dctps.training.parameter_groups`.
     """
 
-    lr_scales: ClassVar[dict[str, float]] = dict.fromkeys(("bias1a", "bias1b", "bias2a", "bias2b", "scale"), 0.1)
+    lr_scales: ClassVar[dict[str, float]] = dict.fromkeys(
+        ("bias1a", "bias1b", "bias2a", "bias2b", "scale"), 0.1
+    )
 
     def __init__(self, inputs: int, outputs: int, branches: int) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class FixupBlock(nn.Module):
         self.scale.fill_(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, rows, columns) -> (batch, outputs, rows, columns), halved where inputs != outputs."""
+        """(batch, inputs, rows, columns) -> (batch, outputs, rows, columns), halved if inputs != outputs."""
         shifted = x + self.bias1a
         hidden = F.relu(self.conv1(shifted) + self.bias1b)
         branch = self.scale * self.conv2(hidden + self.bias2a) + self.bias2b

@@ -1,8 +1,8 @@
 """Residual networks with BatchNorm: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
 
-Those with four stages begin with a 3x3 convolution of stride 1 and no max-pooling, as everyone's do on small
-images; `resnet110` is the bottleneck network of FORCE and of "Dense for the Price of Sparse". Those with three
-are He et al.'s own for CIFAR (section 4.2), with shortcuts that have no weights.
+Those with four stages begin with a 3x3 convolution of stride 1 and no max-pooling, as is usual on small
+images; `resnet110` is the bottleneck network of FORCE and of "Dense for the Price of Sparse". Those with
+three are He et al.'s own for CIFAR (section 4.2), with shortcuts that have no weights.
 """
 
 from __future__ import annotations

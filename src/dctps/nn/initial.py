@@ -41,7 +41,7 @@ class Law:
             raise ValueError(f"std must be 0 for zeros and else above 0, got {self.std} for {self.kind!r}")
 
     def norm(self, size: int) -> float:
-        """sqrt(size) std: the root of the expected squared Frobenius norm of a tensor of that many entries."""
+        """sqrt(size) std: the root of the expected squared Frobenius norm of a tensor of `size` entries."""
         return math.sqrt(size) * self.std
 
     @torch.no_grad()
@@ -105,13 +105,17 @@ def set_laws(layer: nn.Linear | nn.Conv2d, *, weight: Law, bias: Law | None = No
         weight: of its weight.
         bias: of its bias; None leaves that to torch's default.
     """
-    layer.weight_law = weight
-    layer.bias_law = bias  # type: ignore[assignment]
+    carry(layer, weight, bias)
     _fill(layer)
 
 
+def carry(module: nn.Module, weight: Law, bias: Law | None) -> None:
+    """Put the laws on a module, as the plain attributes that `law_of` reads."""
+    vars(module).update(weight_law=weight, bias_law=bias)
+
+
 def law_of(layer: nn.Module, tensor: Literal["weight", "bias"]) -> Law:
-    """The law of a linear or convolutional layer's weight or bias: the one that it carries, or the default."""
+    """The law of a linear or convolutional layer's weight or bias: what it carries, or the default."""
     law = getattr(layer, f"{tensor}_law", None)
     return law if isinstance(law, Law) else default_law(layer.get_parameter("weight")[0].numel())
 

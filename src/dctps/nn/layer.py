@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.initial import Law, default_law, law_of
+from dctps.nn.initial import Law, carry, default_law, law_of
 from dctps.nn.products import dps_weight
 from dctps.offsets import Offset, ZeroOffset, build_offset
 from dctps.sparse import budget, check_support, random_support
@@ -177,8 +177,8 @@ class DpSLayer(nn.Module):
         if density is None and nnz is None and support is None:
             if weight.is_meta:
                 raise ValueError(
-                    "its nonzeros as the support needs the layer's weights, and this one is on the meta device: "
-                    "build it for real"
+                    "its nonzeros as the support needs the layer's weights, and this one is on the meta "
+                    "device: build it for real"
                 )
             support = weight != 0
         arguments = cls._arguments_of(dense)
@@ -222,7 +222,7 @@ class DpSLayer(nn.Module):
         """Give a meta-built dense layer this one's weight, bias, training mode, hooks and frozenness."""
         dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad)
         dense.bias = self.bias
-        dense.weight_law, dense.bias_law = self.weight_law, self.bias_law
+        carry(dense, self.weight_law, self.bias_law)
         for hooks in _HOOKS:
             setattr(dense, hooks, getattr(self, hooks))
         dense.train(self.training)

@@ -65,7 +65,7 @@ class DCTOffset(Offset):
         return self._channel_first(idct(spectrum)[..., : self.in_features]).flatten(-2)
 
     def norm(self) -> float:
-        """sqrt(min(m, n)): D's rows, or where there are more of them than inputs its columns, are orthonormal."""
+        """sqrt(min(m, n)): D's rows are orthonormal, or its columns where there are fewer of those."""
         return math.sqrt(min(self.out_features, self.in_features))
 
     def _above(self, group: int) -> int:

@@ -1,12 +1,14 @@
 """A plain training loop, optimizers with parameter groups, and learning-rate schedules."""
 
 from dctps.training.loop import Metrics, NonFiniteLoss, Precision, Tally, TrainingError, evaluate, train_epoch
+from dctps.training.mixup import Mixup
 from dctps.training.optim import build_optimizer, parameter_groups
 from dctps.training.parallel import PeerError, PeerLost, Processes, joined, launched
 from dctps.training.schedule import build_schedule
 
 __all__ = [
     "Metrics",
+    "Mixup",
     "NonFiniteLoss",
     "PeerError",
     "PeerLost",

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dctps.names import lookup
+from dctps.training.mixup import Mixup
 from dctps.training.parallel import Processes
 
 _DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,6 +99,7 @@ def train_epoch(
     epoch: int,
     precision: Precision,
     clip_norm: float | None = None,
+    mixup: Mixup | None = None,
     tally: Tally | None = None,
     processes: Processes | None = None,
 ) -> Metrics:
@@ -108,14 +110,16 @@ def train_epoch(
         batches: images (batch, ...) and int64 labels (batch,) on the model's device; `tqdm(...)` is fine.
         optimizer: over the model's parameters.
         schedule: of `optimizer`, counted in steps.
-        epoch: for messages, counted from 1.
+        epoch: counted from 1, for messages and `mixup`.
         precision: of the forward pass.
         clip_norm: the largest norm of the gradient over all parameters together; a larger one is scaled down.
+        mixup: of each batch (None: images and labels as they come).
         tally: of the epoch's earlier steps, where `batches` are the rest of an epoch; kept up to date.
         processes: that share each batch (None: this one alone).
 
     Returns:
-        The means over the epoch of what each step saw, before it stepped.
+        The means over the epoch of what each step saw, before it stepped; under mixup of the mixed loss, and
+        of the accuracy for the label of the larger weight.
 
     Raises:
         NonFiniteLoss: at the first step whose loss is not finite; the parameters are those before that step.
@@ -125,12 +129,15 @@ def train_epoch(
     tally = Tally() if tally is None else tally
     processes = Processes() if processes is None else processes
     for all_images, all_labels in batches:
-        images, labels = processes.share(all_images), processes.share(all_labels)
+        mixed, all_others, weight = all_images, all_labels, 1.0
+        if mixup is not None:
+            mixed, all_others, weight = mixup(all_images, all_labels, epoch=epoch, step=tally.steps)
+        images, labels = processes.share(mixed), processes.share(all_labels)
         part = len(labels) / len(all_labels)
         with precision.autocast():
             logits = model(images)
             # The mean over no image would not be a number.
-            loss = F.cross_entropy(logits, labels) * part if part else logits.sum()
+            loss = _loss(logits, labels, processes.share(all_others), weight) * part if part else logits.sum()
         step_loss, correct = processes.sums(loss.item(), _correct(logits, labels))
         if not math.isfinite(step_loss):
             raise _non_finite(step_loss, epoch, tally.steps + 1, optimizer, precision)
@@ -172,6 +179,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, prec
         tally.add(loss, _correct(logits, labels), len(labels))
     model.train(was_training)
     return tally.metrics()
+
+
+def _loss(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> Tensor:
+    loss = F.cross_entropy(logits, labels)
+    return loss if weight == 1 else torch.lerp(F.cross_entropy(logits, others), loss, weight)
 
 
 def _correct(logits: Tensor, labels: Tensor) -> int:

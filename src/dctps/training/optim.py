@@ -1,7 +1,8 @@
-"""SGD, Adam and AdamW over parameter groups that say what weight decay reaches."""
+"""SGD, Adam and AdamW over parameter groups: what weight decay reaches, what learns at another rate."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from dctps.names import lookup
 from dctps.nn import DpSLayer
+from dctps.nn.surgery import named_modules
 
 Groups = list[dict[str, Any]]
 
@@ -18,42 +20,64 @@ Groups = list[dict[str, Any]]
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_alpha: bool = True, decay_norm_bias: bool = True
 ) -> Groups:
-    """The trainable parameters of `model` in at most two groups: with weight decay, and without.
+    """The trainable parameters of `model`, in groups of one weight decay and one share of the rate.
+
+    A network names what is to learn at another rate than the rest: a module's attribute `lr_scales` maps
+    names of parameters, its own or dotted ones of modules below it, to shares of the learning rate. Fixup
+    networks ask for a tenth on their scalar biases and scales and the classifier's bias. Values and alphas
+    stand for the weights, so they have the whole rate, in those networks too.
 
     Args:
         model: converted or not; a shared parameter is taken once.
-        weight_decay: of the first group; the second has 0.
+        weight_decay: of the parameters that decay; the others have 0.
         decay_alpha: whether the DpS layers' alphas are decayed.
         decay_norm_bias: whether biases and normalisation layers are: every other parameter of one dimension.
 
     Returns:
-        Groups as torch's optimizers take them; an empty one is left out.
+        Groups as `build_optimizer` takes them, with `weight_decay` and `lr_scale`; the whole rate comes
+        first, an empty group is left out.
 
     Raises:
-        ValueError: nothing in the model is trainable.
+        ValueError: nothing in the model is trainable, or `lr_scales` names what is not there.
     """
-    decayed: dict[nn.Parameter, None] = {}
-    spared: dict[nn.Parameter, None] = {}
+    scales = _lr_scales(model)
+    decays: dict[nn.Parameter, bool] = {}
     for module in model.modules():
         is_dps = isinstance(module, DpSLayer)
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             if is_dps and name == "alpha":
-                spare = not decay_alpha
+                decay = decay_alpha
             elif is_dps and name == "values":
-                spare = False
+                decay = True
             else:
-                spare = parameter.ndim <= 1 and not decay_norm_bias
-            (spared if spare else decayed)[parameter] = None
-    groups: Groups = [
-        {"params": list(decayed), "weight_decay": weight_decay},
-        {"params": [p for p in spared if p not in decayed], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
+                decay = parameter.ndim > 1 or decay_norm_bias
+            decays[parameter] = decays.get(parameter, False) or decay
+    if not decays:
         raise ValueError("the model has no trainable parameter: at a higher density, or with alpha, it would")
-    return groups
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter, decay in decays.items():
+        groups.setdefault((scales.get(parameter, 1.0), decay), []).append(parameter)
+    return [
+        {"params": groups[scale, decay], "weight_decay": weight_decay if decay else 0.0, "lr_scale": scale}
+        for scale, decay in sorted(groups, key=lambda group: (group[0] != 1, group[0], not group[1]))
+    ]
+
+
+def _lr_scales(model: nn.Module) -> dict[nn.Parameter, float]:
+    scales = {}
+    for name, module in named_modules(model):
+        for path, scale in getattr(module, "lr_scales", {}).items():
+            where = f"lr_scales of {name or 'the model'!r} ({type(module).__name__})"
+            try:
+                parameter = module.get_parameter(path)
+            except AttributeError:
+                raise ValueError(f"{where} names {path!r}, which is no parameter of it") from None
+            if not 0 < scale < math.inf:
+                raise ValueError(f"{where} must be above 0 and finite, got {scale} for {path!r}")
+            scales[parameter] = float(scale)
+    return scales
 
 
 def build_optimizer(
@@ -64,14 +88,16 @@ def build_optimizer(
     Args:
         name: of the optimizer.
         groups: from `parameter_groups`.
-        lr: learning rate, > 0.
+        lr: learning rate, > 0; a group has its `lr_scale` of it.
         momentum: of SGD, in [0, 1); Adam and AdamW have beta = (0.9, 0.999).
         nesterov: Nesterov's momentum, for SGD.
 
     Raises:
         ValueError: an unknown name.
     """
-    return lookup("optimizer", _OPTIMIZERS, name)(groups, lr, momentum, nesterov)
+    build = lookup("optimizer", _OPTIMIZERS, name)
+    rated = [{**group, "lr": lr * group.get("lr_scale", 1.0)} for group in groups]
+    return build(rated, lr, momentum, nesterov)
 
 
 # Fused: on the many small parameters of a sparse network a step takes a quarter of the time, on CPU too.
