@@ -29,6 +29,7 @@ RESULT = ROOT / "benchmarks" / "results" / "moments.json"
 FIGURE = ROOT / "docs" / "figures" / "fixup_moments.png"
 NETWORKS = ("fixup-resnet110", "mobilenetv2")
 OFFSETS = ("dense", "dct", "sdct")
+SHUFFLED = "dct, filters shuffled"
 IMAGES = 16
 SEED = 0
 
@@ -41,6 +42,17 @@ def build(name: str, offset: str, seed: int, density: float) -> nn.Module:
     with torch.device("meta"):
         model = build_model(name, 10, 3)
     return dctps.sparsify_(model, density, offset=offset, alpha="match", seed=seed)
+
+
+def shuffled(seed: int, density: float) -> nn.Module:
+    """MobileNetV2 under `dct`, with the filters of each depthwise layer in a random order."""
+    model = dctps.merge_(build("mobilenetv2", "dct", seed, density))
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            order = torch.randperm(len(module.weight), generator=generator)
+            module.weight = nn.Parameter(module.weight.detach()[order])
+    return model
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -102,7 +114,8 @@ def filters(model: nn.Module) -> list[dict[str, Any]]:
 
 def measure(name: str, offset: str, density: float, images: Tensor) -> dict[str, Any]:
     """A network's moments and its depthwise filters."""
-    model = build(name, offset, SEED, density).train()
+    made = shuffled(SEED, density) if offset == SHUFFLED else build(name, offset, SEED, density)
+    model = made.train()
     return {
         "network": name,
         "offset": offset,
@@ -150,7 +163,8 @@ def main() -> None:
         torch.set_num_threads(1)
         dataset = load_dataset("cifar10")
         images = normalize(dataset.test.images[:IMAGES], dataset.mean, dataset.std)
-        runs = [measure(name, offset, given.density, images) for name in NETWORKS for offset in OFFSETS]
+        cases = [(name, offset) for name in NETWORKS for offset in OFFSETS] + [("mobilenetv2", SHUFFLED)]
+        runs = [measure(name, offset, given.density, images) for name, offset in cases]
         result = {
             "command": f"python benchmarks/moments.py --density {given.density}",
             "commit": commit(),

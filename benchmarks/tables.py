@@ -1,4 +1,4 @@
-"""Write docs/results.md, and README's table, from the JSON files in benchmarks/results.
+"""Write docs/results.md, and the tables of README and docs/networks.md, from benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -51,6 +51,49 @@ def linear(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def depthwise(result: dict[str, Any]) -> str:
+    """Filters and channels of MobileNetV2's depthwise layers under each offset."""
+    runs = {run["offset"]: run for run in result["runs"] if run["network"] == "mobilenetv2"}
+    lines = [
+        "| block | offset | filters | smallest and largest norm | mean \\|cosine\\| | condition "
+        "| effective channels in | out |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for block in (1, 7, 11, 16):
+        for offset, run in runs.items():
+            layers = {row["layer"]: row for row in run["layers"]}
+            bank = run["depthwise"][block]
+            before, after = (layers[f"blocks.{block}.branch.{i}"]["effective_channels"] for i in (0, 3))
+            norms = f"{bank['smallest_norm']:.4f}, {bank['largest_norm']:.4f}"
+            lines.append(
+                f"| {block} | {offset} | {bank['filters']} | {norms} | {bank['mean_abs_cosine']:.2f} "
+                f"| {bank['condition']:.1f} | {before:.0f} | {after:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def learn(result: dict[str, Any]) -> str:
+    """Held-out losses of the networks."""
+    lines = [
+        "| network | peak rate | values | other trained numbers | loss before | after | accuracy |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        values = row["trainable"]["values"]
+        others = sum(row["trainable"].values()) - values
+        lines.append(
+            f"| `{row['model']}` | {row['lr']} | {values:,} | {others:,} | {row['held_out_loss_before']:.3f} "
+            f"| {row['held_out_loss']:.3f} | {row['held_out_accuracy']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def fill(page: Path, name: str, table: str) -> None:
+    """Put a table between a page's marks `<!-- name -->` and `<!-- /name -->`."""
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    page.write_text(marked.sub(lambda m: f"{m[1]}{table}\n{m[2]}", page.read_text()))
+
+
 def source(result: dict[str, Any]) -> str:
     """What made a table, and where."""
     versions = result.get("versions", {}).get("torch") or result.get("torch")
@@ -60,8 +103,9 @@ def source(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Fill the page and the README's marked part."""
-    lenet5, line = (
-        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("lenet_cifar10", "linear")
+    lenet5, line, moments, learnt = (
+        json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("lenet_cifar10", "linear", "moments", "networks_learn")
     )
     page = f"""# Measurements
 
@@ -87,9 +131,10 @@ path; the library's rule chooses between them by shape, nnz and batch. These are
 {source(line)}
 """
     (ROOT / "docs" / "results.md").write_text(page)
-    readme = ROOT / "README.md"
-    marked = re.compile(r"(<!-- lenet -->\n).*?(\n<!-- /lenet -->)", re.DOTALL)
-    readme.write_text(marked.sub(lambda m: m[1] + lenet(lenet5) + m[2], readme.read_text()))
+    fill(ROOT / "README.md", "lenet", lenet(lenet5))
+    networks = ROOT / "docs" / "networks.md"
+    fill(networks, "depthwise", f"{depthwise(moments)}\n\n{source(moments)}")
+    fill(networks, "learn", f"{learn(learnt)}\n\n{source(learnt)}")
 
 
 if __name__ == "__main__":

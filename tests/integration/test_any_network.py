@@ -239,6 +239,17 @@ def test_attention_weights_drop_out_in_training_only() -> None:
     assert (weights > 0).all()
 
 
+def test_encoder_whose_attention_stays_dense() -> None:
+    torch.manual_seed(0)
+    dense = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    model = sparsify_(
+        copy.deepcopy(dense), offset="zero", criterion="nonzero", filter_fn=lambda _, name: "attn" not in name
+    )
+    assert type(model.self_attn) is nn.MultiheadAttention and isinstance(model.linear1, DpSLinear)
+    with torch.no_grad():  # torch's fused kernel takes W as it is made for it
+        assert torch.allclose(model(draw(3, 5, 8)), dense(draw(3, 5, 8)), atol=1e-5)
+
+
 def test_attention_under_autocast_and_compiled_whole() -> None:
     torch.compiler.reset()
     x = draw(5, 3, 8)
@@ -542,6 +553,45 @@ def test_an_error_leaves_every_class_as_it_was() -> None:
             sparsify_(dense, **wrong)
         assert [type(m) for m in dense.modules()] == before
         assert all(torch.equal(state[key], tensor) for key, tensor in dense.state_dict().items())
+
+
+def test_conversions_within_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.mix = nn.MultiheadAttention(8, 2), nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x)[0] @ self.mix.T
+
+    class Opened(nn.Module):
+        def __init__(self, block: Block) -> None:
+            super().__init__()
+            self.attention, self.mix = block.attention, nn.Linear(8, 8, bias=False, device="meta")
+            self.mix.weight = nn.Parameter(block.mix.detach())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(self.attention(x, x, x)[0])
+
+    monkeypatch.setattr(conversion, "CONVERSIONS", copy.copy(conversion.CONVERSIONS))
+    dctps.register_conversion(Block)(Opened)
+    dense = nn.Sequential(Block())
+    y = dense(draw(5, 3, 8))
+
+    def impatient(module: nn.Module, name: str) -> bool:
+        if name == "0.attention":
+            raise KeyError(name)
+        return True
+
+    for wrong in ({"filter_fn": impatient}, {"offset": "dtc"}):
+        with pytest.raises((KeyError, ValueError)):
+            sparsify_(dense, 0.5, **wrong)
+        assert type(dense[0]) is Block and type(dense[0].attention) is nn.MultiheadAttention
+    model = sparsify_(dense, offset="zero", criterion="nonzero")
+    assert isinstance(model[0].attention.q_proj, DpSLinear) and isinstance(model[0].mix, DpSLinear)
+    assert torch.allclose(model(draw(5, 3, 8)), y, atol=1e-5)
+    merge_(model)
+    assert type(model[0]) is Opened and type(model[0].attention) is nn.MultiheadAttention
 
 
 def test_scores_see_the_projections() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.nn.conversion import register_conversion
-from dctps.nn.initial import ZEROS, Law
+from dctps.nn.initial import ZEROS, Law, carry, default_law
 
 
 class DpSMultiheadAttention(nn.Module):
@@ -231,7 +231,7 @@ def _expand(attention: nn.Module) -> DpSMultiheadAttention:
         q,
         k,
         v,
-        _linear(attention.out_proj.weight, attention.out_proj.bias, None),
+        _linear(attention.out_proj.weight, attention.out_proj.bias, default_law(attention.embed_dim)),
         attention.num_heads,
         dropout=attention.dropout,
         bias_k=attention.bias_k,
@@ -241,10 +241,10 @@ def _expand(attention: nn.Module) -> DpSMultiheadAttention:
     )
 
 
-def _linear(weight: Tensor, bias: Tensor | None, weight_law: Law | None) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor | None, weight_law: Law) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
-    layer.weight_law, layer.bias_law = weight_law, ZEROS  # type: ignore[assignment]
+    carry(layer, weight_law, ZEROS)
     return layer
 
 

@@ -82,9 +82,9 @@ def class_path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def find_conversion(module: nn.Module) -> Conversion | None:
-    """That of the module's own class, if there is one."""
-    return CONVERSIONS.get(class_path(type(module)))
+def find_conversion(kind: type) -> Conversion | None:
+    """That of a class, exactly, if there is one."""
+    return CONVERSIONS.get(class_path(kind))
 
 
 def expand(module: nn.Module) -> nn.Module:
@@ -93,7 +93,7 @@ def expand(module: nn.Module) -> nn.Module:
     Raises:
         ValueError: this one cannot be; the text says why.
     """
-    conversion = find_conversion(module)
+    conversion = find_conversion(type(module))
     assert conversion is not None
     expansion = conversion.expand(module)
     setattr(expansion, _ORIGIN, class_path(type(module)))

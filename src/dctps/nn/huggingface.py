@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dctps.nn.conversion import register_conversion
-from dctps.nn.initial import ZEROS, Law
+from dctps.nn.initial import ZEROS, Law, carry
 
 
 def _collapse(layer: nn.Module) -> nn.Module:
@@ -26,5 +26,5 @@ def _expand(transposed: nn.Module) -> nn.Linear:
     layer = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
     layer.weight = nn.Parameter(weight.detach().T, weight.requires_grad)
     layer.bias = transposed.get_parameter("bias")
-    layer.weight_law, layer.bias_law = Law("normal", 0.02), ZEROS  # type: ignore[assignment]
+    carry(layer, Law("normal", 0.02), ZEROS)
     return layer

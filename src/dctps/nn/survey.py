@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from dctps.nn.conversion import CONVERSIONS, DPS_CLASS, class_path, expand, find_conversion
+from dctps.nn.conversion import DPS_CLASS, expand, find_conversion
 from dctps.nn.layer import DpSLayer
 from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules, replace_
@@ -56,7 +56,9 @@ def survey(model: nn.Module) -> list[Found]:
     for name, module in named_modules(model):
         if module in inside or isinstance(module, (DpSLayer, *NORM_LAYERS)):
             continue
-        is_whole = type(module) in DPS_CLASS or find_conversion(module) or parametrize.is_parametrized(module)
+        is_whole = (
+            type(module) in DPS_CLASS or find_conversion(type(module)) or parametrize.is_parametrized(module)
+        )
         parts = list(module.modules()) if is_whole else [module]
         inside.update(parts)
         own = [(key, tensor) for part in parts for key, tensor in part._parameters.items()]
@@ -84,16 +86,36 @@ class Expanded:
     """
 
     def __init__(self, model: nn.Module, wanted: Callable[[nn.Module, str], bool]) -> None:
-        self.model = model
+        self.model, self._wanted = model, wanted
         self.originals: dict[nn.Module, nn.Module] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self._expand()
+        except BaseException:
+            self.close(())
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.close(())
+
+    def _expand(self) -> None:
         left: set[nn.Module] = set()
         while True:  # an expansion may hold modules of registered classes in its turn
             replacements = {}
             for found in survey(self.model):
                 module = found.module
-                if found.reason or find_conversion(module) is None or module in left | {*self.originals}:
+                if (
+                    found.reason
+                    or find_conversion(type(module)) is None
+                    or module in left | {*self.originals}
+                ):
                     continue
-                if wanted(module, found.name):
+                if self._wanted(module, found.name):
                     replacements[module] = expand(module)
                 else:
                     left.add(module)
@@ -112,15 +134,6 @@ class Expanded:
                 for tensor in module.parameters(recurse=False):
                     if not tensor.is_meta and tensor.untyped_storage().nbytes() > tensor.nbytes:
                         tensor.data = tensor.data.clone()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.close(())
 
 
 _LONE = "it is compiled by itself: convert it first, then compile"
@@ -152,8 +165,8 @@ def _why_not(
     if parametrize.is_parametrized(module):
         yield "parametrised: torch.nn.utils.parametrize.remove_parametrizations makes it plain"
     is_plain = type(module) in DPS_CLASS
-    if not is_plain and find_conversion(module) is None:
-        bases = [base for base in type(module).__mro__ if base in DPS_CLASS or _is_registered(base)]
+    if not is_plain and find_conversion(type(module)) is None:
+        bases = [base for base in type(module).__mro__ if base in DPS_CLASS or find_conversion(base)]
         if bases:
             yield f"a subclass of {bases[0].__name__}, which may differ: see register_conversion"
         yield from (reason for kinds, reason in _WHY_NOT if isinstance(module, kinds))
@@ -173,7 +186,3 @@ def _why_not(
             expand(module)
         except ValueError as error:
             yield str(error)
-
-
-def _is_registered(kind: type) -> bool:
-    return class_path(kind) in CONVERSIONS
