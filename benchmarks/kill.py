@@ -29,7 +29,7 @@ from dctps.experiments.config import RunConfig, to_dict
 from dctps.experiments.run import run
 
 RESULT = Path(__file__).parent / "results" / "kill.json"
-CONFIG = RunConfig(density=0.05, epochs=8, batch_size=32)
+CONFIG = RunConfig(density=0.05, epochs=8, batch_size=32, augment=True)
 INTERVAL = 10
 
 

@@ -35,8 +35,7 @@ def compare(folder: Path, epochs: int, seed: int) -> None:
         f"{'network':<14}{'test accuracy':>14}{'trained numbers':>17}{'bytes in memory':>17}{'on disk':>10}"
     )
     for name, choices in NETWORKS.items():
-        # 1,437 images make few steps: small batches make them many, and crops would ask for more of them.
-        config = RunConfig(**choices, epochs=epochs, seed=seed, batch_size=32, augment=False)
+        config = RunConfig(**choices, epochs=epochs, seed=seed)
         # One thread is the fastest for a network this small.
         summary = run(config, out=folder / config.method, threads=1, progress=True)
         report = summary["report"]

@@ -42,6 +42,22 @@ def test_own_loop_of_the_training_page_runs() -> None:
     assert scope["metrics"].loss > 0
 
 
+@pytest.mark.parametrize(
+    ("document", "mark"),
+    [
+        ("docs/data.md", "from_arrays"),
+        ("docs/recipes.md", "build_recipe"),
+        ("docs/training.md", "share_norms_"),
+    ],
+)
+def test_other_examples_run(
+    document: str, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block for block in blocks(document) if mark in block)
+    exec(example, {})
+
+
 def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((offsets, "OFFSETS"), (allocation, "ALLOCATIONS"), (criteria, "CRITERIA")):
         monkeypatch.setattr(module, name, copy.copy(getattr(module, name)))

@@ -25,7 +25,8 @@ def command(*argv, cwd):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["report", "--help"]]
+    "argv",
+    [["--help"], ["train", "--help"], ["evaluate", "--help"], ["report", "--help"], ["recipes", "--help"]],
 )
 def test_help_does_not_import_torch(tmp_path, argv):
     traced = subprocess.run(

@@ -153,6 +153,11 @@ class TestCache:
         file.write_bytes(content[:-1])
         assert self.count(folder)[2]
 
+    def test_who_may_read_the_folder_may_read_the_cache(self, folder):
+        folder.chmod(0o750)
+        self.count(folder)
+        assert (folder / self.caches(folder)[0]).stat().st_mode & 0o777 == 0o640
+
     def test_where_nothing_can_be_written_nothing_is(self, folder):
         blocked = folder / ".dctps-images-unchanged.safetensors"
         (blocked / "in the way").mkdir(parents=True)

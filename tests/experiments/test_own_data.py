@@ -142,7 +142,7 @@ def test_norms_of_a_run(tmp_path, norm, monkeypatch):
     """A run's choice of norms reaches the network, its file, and the network that the file is loaded into."""
     from dctps.models import registry
 
-    def build(classes, in_channels):
+    def build(classes, in_channels, image_size=32):
         layers = [torch.nn.Conv2d(in_channels, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
         layers += [torch.nn.Conv2d(8, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
         return torch.nn.Sequential(

@@ -16,7 +16,7 @@ import pytest
 from dctps.experiments.config import RunConfig
 from dctps.experiments.run import run
 
-CONFIG = {"dataset": "digits", "density": 0.05, "batch_size": 65, "seed": 3, "validation_size": 0.1}
+CONFIG = {"dataset": "digits", "density": 0.05, "batch_size": 65, "seed": 3, "augment": True}
 
 
 def torchrun(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
@@ -77,6 +78,8 @@ def _save(file: Path, key: str, images: Tensor) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        # Whoever may read the images may read the cache.
+        temporary.chmod(stat.S_IMODE(file.parent.stat().st_mode) & 0o666)
         temporary.replace(file)
         sync_folder(file.parent)
     except safetensors.SafetensorError as error:

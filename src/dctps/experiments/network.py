@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import dctps
-from dctps.data import Description, describe_dataset
+from dctps.data import Description, describe_dataset, list_datasets
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
 from dctps.nn import plain_norms_, remove_biases_, share_norms_
@@ -90,13 +90,13 @@ def describe(
 
 
 def _described(config: RunConfig, classes: int | None, in_channels: int | None) -> Description:
+    if config.dataset in list_datasets() and (found := describe_dataset(config.dataset)) is not None:
+        return found
     if classes is not None and in_channels is not None:
         # Enough for a network by itself; images are then like CIFAR's.
         return Description(classes, in_channels, 32)
-    found = describe_dataset(config.dataset)
-    if found is None:
-        raise ValueError(
-            f"what {config.dataset!r} is only its files say: give --classes and --in-channels (classes, "
-            f"in_channels), and --image-size where it is not 32"
-        )
-    return found
+    describe_dataset(config.dataset)  # which has more to say on a name that is not there
+    raise ValueError(
+        f"what {config.dataset!r} is only its files say: give --classes and --in-channels (classes, "
+        f"in_channels), and --image-size where it is not 32"
+    )
