@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dctps.selection import register_allocation as register_allocation
     from dctps.selection import register_criterion as register_criterion
     from dctps.selection import sparsify_ as sparsify_
+    from dctps.subspace import project_ as project_
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ _HOMES = {
     "build_offset": "offsets",
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
+    "project_": "subspace",
     "register_allocation": "selection",
     "register_criterion": "selection",
     "register_offset": "offsets",

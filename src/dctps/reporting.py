@@ -12,12 +12,17 @@ from dctps.checkpoint import file_size
 from dctps.checkpoint.state import NORM_LAYERS
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
+from dctps.subspace import Hyperplane
 from dctps.transforms import table_bytes
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One DpS layer, or one linear or convolutional layer that stayed dense."""
+    """One DpS layer, one linear or convolutional layer that stayed dense, or a hyperplane.
+
+    A dense layer's nnz is 0 where its weight is frozen. A hyperplane has the shape of P, the parameters that it
+    moves as weights, and its dimensions as nnz.
+    """
 
     name: str
     kind: str
@@ -38,8 +43,9 @@ class Report:
         nnz: values that train among them.
         density: nnz / N; 1 where nothing is converted.
         trainable: numbers that train by kind: `values`, `alpha`, `dense` (weights that stayed dense),
-            `bias`, `norm`, `other`.
-        memory_bytes: parameters and buffers, and the index tables of seeded offsets.
+            `bias`, `norm`, `other`; with a hyperplane also `dimensions`.
+        memory_bytes: parameters and buffers, the index tables of seeded offsets, and what a hyperplane's
+            projection holds from its first use on.
         shape_table_bytes: tables that depend on a shape alone, of this whole process.
         disk_bytes: the file that `save_pretrained` writes; None where the network holds what no file can.
         rows: one for each linear or convolutional layer.
@@ -87,7 +93,7 @@ class Report:
             "",
             f"converted   {self.nnz:,} of {self.weights:,} weights train (density {self.density:.4%})",
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
-            f"memory      {self.memory_bytes:,} bytes of parameters and buffers, "
+            f"memory      {self.memory_bytes:,} bytes of parameters, buffers and drawn tables, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
             "disk        "
             + (
@@ -114,6 +120,11 @@ def report(model: nn.Module) -> Report:
     weights, nnz = sum(row.weights for row in converted), sum(row.nnz for row in converted)
     tensors = _unique([*model.parameters(), *model.buffers()])
     held = sum(m.offset.held_bytes() for m in modules.values() if isinstance(m, DpSLayer))
+    held += sum(
+        m.projection.held_bytes(m.theta_d.element_size())
+        for m in modules.values()
+        if isinstance(m, Hyperplane)
+    )
     return Report(
         weights=weights,
         nnz=nnz,
@@ -131,9 +142,14 @@ def _row(name: str, module: nn.Module) -> LayerRow | None:
     if isinstance(module, DpSLayer):
         shape, nnz, offset = module.offset.shape, module.nnz, module.offset.name
         alpha = None if module.alpha is None or module.alpha.is_meta else float(module.alpha.detach())
+    elif isinstance(module, Hyperplane):
+        p = module.projection
+        return LayerRow(
+            name, kind, (p.size, p.dimensions), p.size, p.dimensions, p.dimensions / p.size, p.name, None
+        )
     elif isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         shape, offset, alpha = tuple(module.weight.shape), "", None
-        nnz = math.prod(shape)
+        nnz = math.prod(shape) if module.weight.requires_grad else 0
     else:
         return None
     weights = math.prod(shape)
@@ -147,13 +163,16 @@ def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                counts[_kind(module, name)] += parameter.numel()
+                kind = _kind(module, name)
+                counts[kind] = counts.get(kind, 0) + parameter.numel()
     return counts
 
 
 def _kind(module: nn.Module, parameter: str) -> str:
     if isinstance(module, DpSLayer):
         return parameter
+    if isinstance(module, Hyperplane):
+        return "dimensions"
     if isinstance(module, NORM_LAYERS):
         return "norm"
     if parameter == "bias":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,13 @@ from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
+from dctps.subspace import Hyperplane
 
 NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
+# The specs of a DpS layer's offset and of a hyperplane's projection: a file has them in its own words.
+_DESCRIBED = (nn.Module.get_extra_state, DpSLayer.get_extra_state, Hyperplane.get_extra_state)
 _PACKED = ("values", "support", "alpha")
 
 
@@ -43,12 +47,14 @@ class State:
         folded: batch norms of which only scale and shift are stored, by name.
         dropped: what inference does not need: the counters of batch norms.
         layers: DpS layers by name.
+        projections: specs of hyperplanes' projections, by name.
     """
 
     slots: dict[str, Slot]
     folded: dict[str, _NormBase]
     dropped: list[Slot]
     layers: dict[str, DpSLayer]
+    projections: dict[str, dict[str, Any]]
 
 
 def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] = ()) -> State:
@@ -63,15 +69,16 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
         ValueError: state that is no tensor, or two tensors of one name.
     """
     found: dict[int, tuple[str, Slot]] = {}
-    layers, skipped = {}, set(map(id, skip))
+    layers, projections, skipped = {}, {}, set(map(id, skip))
     for name, module in named_modules(model):
-        # A DpS layer's is its offset's spec, which a checkpoint has in its own words.
-        if type(module).get_extra_state not in (nn.Module.get_extra_state, DpSLayer.get_extra_state):
+        if type(module).get_extra_state not in _DESCRIBED:
             raise ValueError(
                 f"module {name!r} ({type(module).__name__}) has extra state, which a checkpoint cannot hold"
             )
         if isinstance(module, DpSLayer):
             layers[name] = module
+        if isinstance(module, Hyperplane):
+            projections[name] = module.projection.spec
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
             packed = isinstance(module, DpSLayer) and key in _PACKED
             if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
@@ -85,6 +92,10 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     if len({path for path, _ in found.values()}) < len(found):
         raise ValueError(f"two tensors of this {type(model).__name__} have one name: rename a module")
     slots = dict(found.values())
+    if projections and norms.startswith("folded"):
+        raise ValueError(
+            f"norms={norms!r} cannot fold the norms of a network on a hyperplane: make it plain with merge_"
+        )
 
     folded: dict[str, _NormBase] = {}
     dropped: list[Slot] = []
@@ -95,7 +106,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
                 if norms.startswith("folded") and _foldable(slots, module):
                     _take(slots, module, STATISTICS)
                     folded[name] = module
-    return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers)
+    return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers, projections)
 
 
 def folded_names(name: str) -> tuple[str, str]:

@@ -23,9 +23,10 @@ class RunConfig:
     dataset: str = "digits"
     """the data set: digits (comes with the program), cifar10, cifar100"""
     method: str = "dctps"
-    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, dense"""
+    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, hyperplane,
+    dense"""
     density: float | None = 0.01
-    """trained share of the weights, in (0, 1]; dense has none"""
+    """trained share of the weights, in (0, 1], for a hyperplane its dimensions over the weights; dense has none"""
     seed: int = 0
     """of the initialisation, the supports, the order of the data and its augmentation"""
     epochs: int = 20
@@ -42,6 +43,9 @@ class RunConfig:
     alpha_trainable: bool = True
     """train alpha"""
 
+    projection: str | None = None
+    """of a hyperplane: dense, sparse, fastfood, auto (None: auto for the method hyperplane)"""
+
     optimizer: str = "adam"
     """sgd, adam, adamw"""
     lr: float | None = None
@@ -50,8 +54,8 @@ class RunConfig:
     """of sgd"""
     nesterov: bool = False
     """Nesterov's momentum, for sgd"""
-    weight_decay: float = 5e-4
-    """L2 penalty (sgd, adam) or decoupled decay (adamw)"""
+    weight_decay: float | None = None
+    """L2 penalty (sgd, adam) or decoupled decay (adamw) (None: 5e-4, for a hyperplane 0)"""
     decay_alpha: bool = True
     """weight decay on alpha"""
     decay_norm_bias: bool = True
@@ -94,19 +98,21 @@ def resolve(config: RunConfig) -> RunConfig:
             "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out"
         )
 
-    config = replace(config, lr=default_lr if config.lr is None else config.lr)
-    if method.offset is None:
-        for name in ("offset", "allocation", "criterion"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
-        return replace(config, density=None)
-    if config.density is None:
+    chosen = {}
+    for name, value in method._asdict().items():
+        if value is None and getattr(config, name) is not None:
+            raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
+        chosen[name] = getattr(config, name) or value
+    if not any(chosen.values()):
+        chosen["density"] = None
+    elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
+    default_decay = 5e-4 if method.projection is None else 0.0
     return replace(
         config,
-        offset=config.offset or method.offset,
-        allocation=config.allocation or method.allocation,
-        criterion=config.criterion or method.criterion,
+        lr=default_lr if config.lr is None else config.lr,
+        weight_decay=default_decay if config.weight_decay is None else config.weight_decay,
+        **chosen,
     )
 
 

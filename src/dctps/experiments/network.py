@@ -27,9 +27,13 @@ def build_network(config: RunConfig, classes: int, in_channels: int, device: tor
         device: where the network is to be.
 
     Raises:
-        ValueError: an unknown model, offset, allocation or criterion, or one that does not fit the model.
+        ValueError: an unknown model, offset, allocation, criterion or projection, or one that does not fit the model.
     """
-    # A resolved configuration has all three or, for the dense network, none.
+    if config.projection is not None:
+        # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
+        model = build_model(config.model, classes, in_channels).to(device)
+        return dctps.project_(model, density=config.density, projection=config.projection, seed=config.seed)
+    # Of the others a resolved configuration has all three or, for the dense network, none.
     if config.density is None or config.offset is None or config.criterion is None:
         return build_model(config.model, classes, in_channels).to(device)
     weightless = config.criterion == "random" and config.alpha != "match"

@@ -48,13 +48,23 @@ def replace_(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> n
     return replacements.get(model, model)
 
 
+class Mergeable(nn.Module):
+    """A module other than a DpS layer that `merge_` replaces by `merged()`."""
+
+    def merged(self) -> nn.Module:
+        """The plain module that computes the same."""
+        raise NotImplementedError
+
+
 def merge_(model: nn.Module) -> nn.Module:
     """Turn every DpS layer back into the plain dense layer with the weight W = alpha * D + S.
+
+    A network on a hyperplane comes back as the plain one that it stands for.
 
     Args:
         model: any module, converted in part or whole; changed in place.
 
     Returns:
-        the model; a root that is itself a DpS layer comes back replaced.
+        the model; a root that is itself a DpS layer, or on a hyperplane, comes back replaced.
     """
-    return replace_(model, {m: m.merged() for m in model.modules() if isinstance(m, DpSLayer)})
+    return replace_(model, {m: m.merged() for m in model.modules() if isinstance(m, DpSLayer | Mergeable)})

@@ -114,6 +114,15 @@ def sparsify_(
     return replace_(model, replacements)
 
 
+def count_prunable(model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None = None) -> int:
+    """N, the weights of the layers that `sparsify_` would convert; every method's budget is a share of it.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    return sum(layer.weight.numel() for layer in _convertible(model, filter_fn).values())
+
+
 def _convertible(
     model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None
 ) -> dict[str, nn.Linear | nn.Conv2d]:
