@@ -20,8 +20,8 @@ from dctps.transforms import table_bytes
 class LayerRow:
     """One DpS layer, one linear or convolutional layer that stayed dense, or a hyperplane.
 
-    A dense layer's nnz is 0 where its weight is frozen. A hyperplane has the shape of P, the parameters that it
-    moves as weights, and its dimensions as nnz.
+    A dense layer's nnz is 0 where its weight is frozen. A hyperplane has the shape of P, the parameters that
+    it moves as weights, and its dimensions as nnz.
     """
 
     name: str

@@ -69,7 +69,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
         ValueError: state that is no tensor, or two tensors of one name.
     """
     found: dict[int, tuple[str, Slot]] = {}
-    layers, projections, skipped = {}, {}, set(map(id, skip))
+    layers, skipped = {}, set(map(id, skip))
     for name, module in named_modules(model):
         if type(module).get_extra_state not in _DESCRIBED:
             raise ValueError(
@@ -77,8 +77,6 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             )
         if isinstance(module, DpSLayer):
             layers[name] = module
-        if isinstance(module, Hyperplane):
-            projections[name] = module.projection.spec
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
             packed = isinstance(module, DpSLayer) and key in _PACKED
             if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
@@ -92,6 +90,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     if len({path for path, _ in found.values()}) < len(found):
         raise ValueError(f"two tensors of this {type(model).__name__} have one name: rename a module")
     slots = dict(found.values())
+    projections = {n: m.projection.spec for n, m in named_modules(model) if isinstance(m, Hyperplane)}
     if projections and norms.startswith("folded"):
         raise ValueError(
             f"norms={norms!r} cannot fold the norms of a network on a hyperplane: make it plain with merge_"

@@ -26,7 +26,7 @@ class RunConfig:
     """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, hyperplane,
     dense"""
     density: float | None = 0.01
-    """trained share of the weights, in (0, 1], for a hyperplane its dimensions over the weights; dense has none"""
+    """trained share of the weights, in (0, 1]; of a hyperplane, dimensions over weights; dense has none"""
     seed: int = 0
     """of the initialisation, the supports, the order of the data and its augmentation"""
     epochs: int = 20

@@ -27,7 +27,8 @@ def build_network(config: RunConfig, classes: int, in_channels: int, device: tor
         device: where the network is to be.
 
     Raises:
-        ValueError: an unknown model, offset, allocation, criterion or projection, or one that does not fit the model.
+        ValueError: an unknown model, offset, allocation, criterion or projection, or one that does not fit
+            the model.
     """
     if config.projection is not None:
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.

@@ -67,4 +67,7 @@ def merge_(model: nn.Module) -> nn.Module:
     Returns:
         the model; a root that is itself a DpS layer, or on a hyperplane, comes back replaced.
     """
-    return replace_(model, {m: m.merged() for m in model.modules() if isinstance(m, DpSLayer | Mergeable)})
+    found = [m for m in model.modules() if isinstance(m, DpSLayer | Mergeable)]
+    # A Mergeable merges a copy of what is in it, and stays as it is.
+    inside = {inner for m in found if isinstance(m, Mergeable) for inner in m.modules() if inner is not m}
+    return replace_(model, {m: m.merged() for m in found if m not in inside})

@@ -77,8 +77,8 @@ class Hyperplane(Mergeable):
 
     def extra_repr(self) -> str:
         """What P is."""
-        spec = self.projection.spec
-        return f"{spec['name']} projection, {spec['dimensions']} dimensions of {spec['size']}, seed={spec['seed']}"
+        p = self.projection
+        return f"{p.name} projection, {p.dimensions} dimensions of {p.size}, seed={p.seed}"
 
     def get_extra_state(self) -> Tensor:
         """P's spec, as the bytes of a JSON text: theta_d means nothing under another P."""
@@ -162,8 +162,8 @@ def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
             raise ValueError(f"parameter {name!r} is lazy: call the model once, so that its shape is known")
         if parameter.is_meta:
             raise ValueError(
-                f"parameter {name!r} is on the meta device, and a hyperplane passes through its first values: "
-                f"build the model for real"
+                f"parameter {name!r} is on the meta device, and a hyperplane passes through its first "
+                f"values: build the model for real"
             )
         if not parameter.is_floating_point():
             raise ValueError(f"parameter {name!r} is {parameter.dtype}: freeze it with requires_grad_(False)")

@@ -16,7 +16,7 @@ _BLOCK = 1 << 14  # entries drawn at once: their scratch stays in a core's cache
 
 @register_projection("dense")
 class DenseProjection(Projection):
-    """P = G / |G|, every column divided by its norm; G[i, j] = draw i d + j of the normals keyed "projection".
+    """P = G / |G|, every column divided by its norm; G[i, j] = normal draw i d + j of the key "projection".
 
     Held while it has at most 10^8 entries. A larger one is drawn again in row blocks at every product,
     some 40 ns an entry on a CPU core: for a check, not for training.
