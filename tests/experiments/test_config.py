@@ -55,6 +55,8 @@ def test_each_flag_overrides_the_method():
 def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
     assert resolve(RunConfig(optimizer=optimizer)).lr == lr
     assert resolve(RunConfig(optimizer=optimizer, lr=0.5)).lr == 0.5
+    assert resolve(RunConfig(method="hyperplane", optimizer=optimizer)).lr == pytest.approx(10 * lr)
+    assert resolve(RunConfig(method="hyperplane", optimizer=optimizer, lr=0.5)).lr == 0.5
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_each_is_its_definition(name, case):
 def test_a_dense_one_that_is_not_held(case):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random, "DENSE_LIMIT", 0)
-        patch.setattr(random, "_BLOCK", 7)
+        patch.setattr(random, "DRAWN_AT_ONCE", 7)
         p = DenseProjection(*case)
         expected = torch.from_numpy(naive("dense", *case))
         assert torch.allclose(p.to_dense(dtype=torch.float64), expected, atol=1e-9)

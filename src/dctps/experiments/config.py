@@ -12,6 +12,8 @@ from dctps.experiments.methods import METHODS
 from dctps.names import lookup
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
+# P has columns of norm 1: a dimension moves each of D weights by 1 / sqrt(D) of itself. docs/hyperplane.md.
+PROJECTED_RATE = 10
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class RunConfig:
     optimizer: str = "adam"
     """sgd, adam, adamw"""
     lr: float | None = None
-    """learning rate, the peak of onecycle (None: 0.1 for sgd, 6e-3 for adam and adamw)"""
+    """learning rate, the peak of onecycle (None: 0.1 for sgd, 6e-3 for adam and adamw; for a hyperplane ten
+    times that)"""
     momentum: float = 0.9
     """of sgd"""
     nesterov: bool = False
@@ -107,7 +110,10 @@ def resolve(config: RunConfig) -> RunConfig:
         chosen["density"] = None
     elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
-    default_decay = 5e-4 if method.projection is None else 0.0
+    projected = method.projection is not None
+    if projected:
+        default_lr *= PROJECTED_RATE
+    default_decay = 0.0 if projected else 5e-4
     return replace(
         config,
         lr=default_lr if config.lr is None else config.lr,

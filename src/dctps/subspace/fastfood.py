@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dctps.counter import derive_key, normal, permutation, signs
-from dctps.subspace.projection import Projection, register_projection
+from dctps.subspace.projection import DRAWN_AT_ONCE, Projection, register_projection
 from dctps.transforms import hadamard
 
 
@@ -58,7 +58,8 @@ class FastfoodProjection(Projection):
     def _draw(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """B on the d dimensions, Pi, and c G."""
         counter = torch.arange(self.length, device=device)
-        scales = normal(derive_key(self.seed, "", "projection-scales"), counter)
+        key = derive_key(self.seed, "", "projection-scales")
+        scales = torch.cat([normal(key, block) for block in counter.split(DRAWN_AT_ONCE)])
         scales /= math.sqrt(self.size) * torch.linalg.vector_norm(scales)
         order = permutation(derive_key(self.seed, "", "projection"), self.length, device=device)
         flips = signs(derive_key(self.seed, "", "projection-signs"), self.dimensions, device=device)

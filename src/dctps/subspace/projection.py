@@ -13,6 +13,7 @@ from dctps.names import Registry
 from dctps.transforms.tables import making_constants
 
 DENSE_LIMIT = 10**8  # entries of a dense P: 400 MB in float32
+DRAWN_AT_ONCE = 1 << 14  # numbers whose scratch stays in a core's cache, which is four times faster
 
 
 class Projection:
