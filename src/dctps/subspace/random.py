@@ -14,7 +14,7 @@ from dctps.subspace.projection import DENSE_LIMIT, DRAWN_AT_ONCE, Projection, re
 
 @register_projection("dense")
 class DenseProjection(Projection):
-    """P = G / |G|, every column divided by its norm; G[i, j] = normal draw i d + j of the key "projection".
+    """P is G with every column divided by its norm; G[i, j] = normal draw i d + j of the key "projection".
 
     Held while it has at most 10^8 entries. A larger one is drawn again in row blocks at every product,
     some 40 ns an entry on a CPU core: for a check, not for training.
