@@ -110,7 +110,7 @@ path; the library's rule chooses between them by shape, nnz and batch. These are
 ## A hyperplane's projections
 
 P v in the forward and P^T g in the backward pass, float32, once for each step whatever the batch: LeNet-5 at
-0.5% and 2%, and ResNet50 at 1%. LeNet-5's own dense step at batch 128 takes {plane["lenet_step_ms"]:.0f} ms here.
+0.5% and 2%, and ResNet50 at 1%. LeNet-5's own dense step at batch 128 takes {plane["lenet_step_ms"]:.0f} ms.
 
 {hyperplane(plane)}
 
