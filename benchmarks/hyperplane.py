@@ -24,7 +24,7 @@ from dctps.subspace import build_projection
 
 RESULT = Path(__file__).parent / "results" / "hyperplane.json"
 LENET, RESNET50 = 62_006, 25_557_032
-ROUNDS = 9
+ROUNDS = 75
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -40,8 +40,10 @@ def products(name: str, size: int, dimensions: int, rounds: int) -> dict[str, An
     v = torch.randn(dimensions)
     g = torch.randn(size)
     first = seconds(lambda: projection(v))
-    forward = [seconds(lambda: projection(v)) for _ in range(rounds)]
-    backward = [seconds(lambda: projection.transpose(g)) for _ in range(rounds)]
+    forward, backward = [], []
+    for _ in range(rounds):
+        forward.append(seconds(lambda: projection(v)))
+        backward.append(seconds(lambda: projection.transpose(g)))
     return {
         "projection": name,
         "size": size,
@@ -64,7 +66,7 @@ def lenet_step() -> float:
         torch.nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
 
-    return 1e3 * statistics.median([seconds(step) for _ in range(5 * ROUNDS)][ROUNDS:])
+    return 1e3 * statistics.median([seconds(step) for _ in range(ROUNDS)][5:])
 
 
 def main() -> None:

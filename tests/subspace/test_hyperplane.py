@@ -202,6 +202,17 @@ def test_float64_half_and_per_sample_gradients() -> None:
     torch.testing.assert_close(each.sum(0), model.theta_d.grad)
 
 
+def test_a_compiled_network_is_one_graph_and_follows_its_state_dict() -> None:
+    model = moved(projection="fastfood").eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for seed in (0, 7):
+        model.load_state_dict(moved(projection="fastfood", seed=seed).state_dict())
+        torch.testing.assert_close(compiled(images()), model(images()))
+        (ours,) = torch.autograd.grad(compiled(images()).square().sum(), model.theta_d)
+        (theirs,) = torch.autograd.grad(model(images()).square().sum(), model.theta_d)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_what_cannot_be_projected() -> None:
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         project_(nn.ReLU(), 3)

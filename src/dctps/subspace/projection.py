@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dctps.names import Registry
+from dctps.subspace.operators import compiled_product
 from dctps.transforms.tables import making_constants
 
 DENSE_LIMIT = 10**8  # entries of a dense P: 400 MB in float32
@@ -113,6 +114,8 @@ class Projection:
 
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
+        if torch.compiler.is_compiling():
+            return compiled_product(wide, self, transposed=transposed)
         product: Tensor = _Product.apply(wide, self, transposed)
         return product
 
