@@ -63,6 +63,29 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Train every combination of a grid, each run in a folder of its own.
+
+    Finished runs are skipped, broken ones go on, and where one fails the others still run. For example
+    `dctps sweep method=dctps,dense density=0.05,0.01 seed=0,1,2 epochs=5 --workers 2`.
+    """
+
+    fields: Positional[tuple[str, ...]] = ()
+    """flags of `dctps train` as name=value, or name=value,value,... to take each in turn"""
+    file: Path | None = None
+    """a sweep file (TOML), whose grids these fields complete"""
+    out: Path = Path("runs")
+    """folder of the run folders"""
+    workers: int = 1
+    """runs at a time, each in a process of its own; several may share a GPU"""
+    preview: bool = False
+    """only say how many runs are left and how long they will take"""
+    progress: bool = True
+    """show a bar on a terminal"""
+    machine: Machine = field(default_factory=lambda: Machine(threads=1))
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Test the saved networks of a finished run again."""
 
@@ -109,6 +132,7 @@ class Intrinsic:
 
 _Command = (
     Annotated[Train, subcommand("train")]
+    | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Intrinsic, subcommand("intrinsic")]
@@ -155,6 +179,8 @@ def _perform(command: _Command) -> int:
         match command:
             case Train():
                 _train(command)
+            case Sweep():
+                return _sweep(command)
             case Evaluate():
                 _evaluate(command)
             case Report():
@@ -196,6 +222,41 @@ def _train(command: Train) -> None:
     counts = summary["report"]
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts["trainable"].items() if count)
     print(f"trained numbers {sum(counts['trainable'].values()):,} ({kinds})")
+
+
+def _sweep(command: Sweep) -> int:
+    from dctps.data import load_dataset  # noqa: PLC0415
+    from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
+    from dctps.experiments.sweep import look_ahead, run_sweep, timed  # noqa: PLC0415
+
+    shared, tables = ({}, [{}]) if command.file is None else read_tables(command.file)
+    runs = grid(*tables, shared=shared | parse_fields(command.fields))
+    machine, threads = command.machine, command.machine.threads or 1
+    if machine.download:  # once, not by every worker
+        for dataset in {config.dataset for config in runs.values()}:
+            load_dataset(dataset, machine.data_dir, download=True)
+    if command.preview:
+        outlook = look_ahead(runs, command.out, trial=timed(machine.data_dir, machine.device, threads))
+        for title, names in vars(outlook).items():
+            if isinstance(names, list):
+                print(*(f"{title:<9}{name}" for name in names), sep="\n", end="\n" if names else "")
+        print(outlook)
+        return 0
+    _print_note(str(look_ahead(runs, command.out)))
+    result = run_sweep(
+        runs,
+        command.out,
+        workers=command.workers,
+        threads=threads,
+        data_dir=machine.data_dir,
+        device=machine.device,
+        progress=command.progress,
+        on_note=_print_above_bar,
+    )
+    print(f"{len(result.finished)} of {len(runs)} runs are finished in {command.out}")
+    for name, message in result.failed.items():
+        print(f"dctps: error: {name}: {message}", file=sys.stderr)
+    return _USAGE_ERROR if result.failed else 0
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -249,6 +310,12 @@ def _place(machine: Machine) -> dict[str, Any]:
 def _print_note(line: str) -> None:
     if _FIRST:
         print("dctps:", line, file=sys.stderr, flush=True)
+
+
+def _print_above_bar(line: str) -> None:
+    from tqdm import tqdm  # noqa: PLC0415
+
+    tqdm.write(line)
 
 
 def _print_epoch(record: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dctps.experiments.folder import RunFolderError
 from dctps.experiments.run import run
-from dctps.experiments.signals import Stopped
+from dctps.experiments.signals import Stopped, sigterm_raises
 from dctps.experiments.state import read_state, write_state
 
 
@@ -146,3 +146,22 @@ def test_a_state_that_does_not_fit(tmp_path, change):
         train_tiny(tmp_path / "run")
     assert "\n" not in str(info.value)
     assert path.read_bytes() == before
+
+
+def test_a_signal_whose_exception_was_dropped_is_not_lost(tmp_path, monkeypatch):
+    """The interpreter drops what is raised in a finaliser, and in some callbacks of imports."""
+
+    class Finaliser:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    dropped = []
+    monkeypatch.setattr("sys.unraisablehook", lambda report: dropped.append(report.exc_type))
+    with sigterm_raises("stopped"):
+        thing = Finaliser()
+        del thing
+        assert dropped == [Stopped]
+        with pytest.raises(Stopped):
+            run(TINY, out=tmp_path, threads=1)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    run(TINY, out=tmp_path, threads=1)

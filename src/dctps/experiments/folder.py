@@ -54,6 +54,10 @@ class RunFolderError(ValueError):
     """A run folder cannot be used; the message says why and what to do."""
 
 
+class RunFolderBusy(RunFolderError):  # noqa: N818
+    """Another process is writing to the folder."""
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -98,7 +102,8 @@ class RunFolder:
         """Hold the folder, made where it is missing, against every other process.
 
         Raises:
-            RunFolderError: another process holds it, or it cannot be written.
+            RunFolderBusy: another process holds it.
+            RunFolderError: it cannot be written.
         """
         with self._explained():
             make_folder(self.path)
@@ -108,7 +113,7 @@ class RunFolder:
                 try:
                     fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise RunFolderError(
+                    raise RunFolderBusy(
                         f"another process is writing to {self.path}: wait for it, or choose another --out"
                     ) from None
             yield

@@ -74,7 +74,7 @@ def run(
     if not launched() and (summary := folder.finished()) is not None:
         folder.drop_state()
         return summary
-    with _torch_settings(device, threads, config.seed) as place, joined(place) as processes:
+    with torch_settings(device, threads, config.seed) as place, joined(place) as processes:
         if processes.from_first(folder.finished) is not None:
             return processes.from_first(lambda: read_summary(folder.path))
         with processes.together():
@@ -116,7 +116,7 @@ def evaluate_run(
     path = Path(path)
     config = resolve(read_config(path))
     summary = read_summary(path)
-    with _torch_settings(device, threads, config.seed) as place:
+    with torch_settings(device, threads, config.seed) as place:
         session = Session(config, load_dataset(config.dataset, data_dir, download=download), place)
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
@@ -255,7 +255,7 @@ def _changes(before: Record, now: Record) -> str:
 
 
 @contextmanager
-def _torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torch.device]:
+def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torch.device]:
     """Number of threads, global seed and flushing of subnormals within, the caller's after; gives the device.
 
     Raises:

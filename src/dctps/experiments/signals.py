@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# An exception that a handler raises inside a callback of the interpreter, as imports have some, is dropped
+# there. The signal it stood for is kept here, for the run to find before its first step.
+_raised: list[int] = []
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,6 +46,7 @@ def deferred_signals() -> Iterator[StopRequest]:
     nothing is noted and nothing changes.
     """
     request = StopRequest()
+    request.number = _raised[-1] if _raised else None
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -74,6 +78,7 @@ def sigterm_raises(message: str) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        _raised.append(number)
         raise Stopped(number, message)
 
     before = signal.getsignal(signal.SIGTERM)
@@ -85,3 +90,4 @@ def sigterm_raises(message: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _raised.clear()

@@ -1,0 +1,52 @@
+"""How long an epoch of a run takes here, by trying some steps of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from pathlib import Path
+
+from dctps.data import load_dataset
+from dctps.experiments.config import RunConfig
+from dctps.experiments.run import torch_settings
+from dctps.experiments.session import Session
+
+_STEPS = 4  # the first one warms up
+
+
+class _Enough(Exception):  # noqa: N818
+    """The trial has seen all its steps."""
+
+
+def time_epoch(
+    config: RunConfig, *, data_dir: Path | str | None = None, device: str = "auto", threads: int | None = None
+) -> float:
+    """Seconds that an epoch's training steps take, from some that are made and thrown away.
+
+    Evaluation is not counted: it adds a forward pass over the validation and test images.
+
+    Args:
+        config: resolved.
+        data_dir: as for `dctps.experiments.run.run`.
+        device: as for `dctps.experiments.run.run`.
+        threads: as for `dctps.experiments.run.run`.
+
+    Raises:
+        ValueError: a choice in `config` that does not fit.
+        DataError: the data files are missing or damaged.
+    """
+    marks: list[float] = []
+
+    def between() -> None:
+        marks.append(time.perf_counter())
+        if len(marks) > _STEPS:
+            raise _Enough
+
+    with torch_settings(device, threads, config.seed) as place:
+        dataset = load_dataset(config.dataset, data_dir)
+        session = Session(config, dataset, place)
+        with contextlib.suppress(_Enough):
+            session.train_epoch(progress=False, between=between)
+    steps = math.ceil(len(dataset.train) * (1 - config.validation_size) / config.batch_size)
+    return steps * (marks[-1] - marks[1]) / max(len(marks) - 2, 1)
