@@ -58,6 +58,14 @@ def test_other_examples_run(
     exec(example, {})
 
 
+def test_the_hyperplane_page_runs() -> None:
+    example = blocks("docs/hyperplane.md")[0]
+    scope: dict[str, object] = {}
+    exec(example.replace("print(", "found = ("), scope)
+    assert scope["found"].trainable["dimensions"] == 1541  # the number that the page gives
+    assert isinstance(scope["plain"], torch.nn.Sequential)
+
+
 def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((offsets, "OFFSETS"), (allocation, "ALLOCATIONS"), (criteria, "CRITERIA")):
         monkeypatch.setattr(module, name, copy.copy(getattr(module, name)))

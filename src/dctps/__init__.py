@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dctps.selection import register_allocation as register_allocation
     from dctps.selection import register_criterion as register_criterion
     from dctps.selection import sparsify_ as sparsify_
+    from dctps.subspace import project_ as project_
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _HOMES = {
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
     "plain_norms_": "nn",
+    "project_": "subspace",
     "register_allocation": "selection",
     "register_conversion": "nn",
     "register_criterion": "selection",

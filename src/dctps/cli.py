@@ -127,12 +127,33 @@ class Recipes:
     """the method that it is for (None: the recipe's own)"""
 
 
+@dataclass(frozen=True)
+class Intrinsic:
+    """Search the fewest dimensions at which a hyperplane reaches a share of the dense network's accuracy.
+
+    Trains many networks, one folder each, with intrinsic.json beside them; finished ones are used again.
+    """
+
+    run: RunConfig = field(default_factory=lambda: RunConfig(method="hyperplane"))
+    share: float = 0.9
+    """of the dense accuracy, in (0, 1]"""
+    dense_accuracy: float | None = None
+    """to compare with, as a fraction (None: trains dense networks)"""
+    seeds: tuple[int, ...] | None = None
+    """of the runs, whose mean counts (None: the seed)"""
+    ratio: float = 1.1
+    """largest ratio of the dimensions found to a number that is too small"""
+    machine: Machine = field(default_factory=Machine)
+    output: Output = field(default_factory=Output)
+
+
 _Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Recipes, subcommand("recipes")]
+    | Annotated[Intrinsic, subcommand("intrinsic")]
 )
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
@@ -189,7 +210,7 @@ def _with_recipe(name: str, argv: Sequence[str]) -> Train:
     return read(build_recipe(name, model=named.model, dataset=named.dataset, method=named.method))
 
 
-def _perform(command: Train | Sweep | Evaluate | Report | Recipes) -> int:
+def _perform(command: _Command) -> int:
     from dctps.data import DataError  # noqa: PLC0415
     from dctps.training import PeerError, PeerLost, TrainingError  # noqa: PLC0415
 
@@ -203,6 +224,8 @@ def _perform(command: Train | Sweep | Evaluate | Report | Recipes) -> int:
                 _evaluate(command)
             case Report():
                 _report(command)
+            case Intrinsic():
+                _intrinsic(command)
     except (PeerError, PeerLost):
         return _USAGE_ERROR  # the process that failed says why
     except (ValueError, OSError, DataError, TrainingError) as error:
@@ -311,6 +334,30 @@ def _report(command: Report) -> None:
         print(describe(command.run, command.classes, command.in_channels))
     else:
         print(describe_run(command.folder))
+
+
+def _intrinsic(command: Intrinsic) -> None:
+    from dctps.experiments.intrinsic import intrinsic_dimension  # noqa: PLC0415
+
+    config, output = command.run, command.output
+    found = intrinsic_dimension(
+        config,
+        out=output.out or Path("runs") / f"intrinsic-{config.model}-{config.dataset}",
+        share=command.share,
+        dense_accuracy=command.dense_accuracy,
+        seeds=command.seeds,
+        ratio=command.ratio,
+        on_accuracy=lambda name, accuracy: print(f"{name:<8} accuracy {accuracy:.4f}", flush=True),
+        progress=output.progress,
+        checkpoint_interval=output.checkpoint_interval,
+        **_place(command.machine),
+    )
+    reached = found["intrinsic_dimension"]
+    dimension = f"d = {reached:,}" if reached else "no d up to this"
+    print(
+        f"{dimension} of {found['weights']:,} weights reaches {found['target']:.4f}, "
+        f"{found['share']:g} of {found['dense_accuracy']:.4f}"
+    )
 
 
 def _place(machine: Machine) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from dctps.nn import DpSLayer
 from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
 from dctps.nn.survey import Found, survey
+from dctps.subspace import Hyperplane
 from dctps.transforms import table_bytes
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One DpS layer, or one module with weight matrices that stayed dense.
+    """One DpS layer, one hyperplane, or one module with weight matrices that stayed dense.
 
     Attributes:
         name: qualified, without wrappers' prefixes.
@@ -31,7 +32,8 @@ class LayerRow:
         offset: name of D; empty where there is no DpS layer.
         alpha: now.
         reason: why it was left alone; `"can be converted"` where only `filter_fn`, or no call of
-            `sparsify_`, is behind it. Empty for a DpS layer.
+            `sparsify_`, is behind it. Empty for a DpS layer and for a hyperplane, whose row has P's
+            shape, the parameters that it moves as weights, and its dimensions as nnz.
     """
 
     name: str
@@ -55,10 +57,11 @@ class Report:
         density: nnz / N; 1 where nothing is converted.
         left_alone: weights of the rows with a reason, a shared one once.
         trainable: numbers that train by kind: `values`, `alpha`, `dense` (weights that stayed dense),
-            `bias`, `norm`, `other`; a shared one once.
+            `bias`, `norm`, `other`; a shared one once; with a hyperplane also `dimensions`.
         frozen: numbers of parameters that do not train.
         statistics: numbers in the normalisation layers' buffers: running means and variances, counters.
-        memory_bytes: parameters and buffers, and the index tables of seeded offsets.
+        memory_bytes: parameters and buffers, the index tables of seeded offsets, and what a hyperplane's
+            projection holds from its first use on.
         shape_table_bytes: tables that depend on a shape alone, of this whole process.
         disk_bytes: the file that `save_pretrained` writes; None where the network holds what no file can.
         rows: one for each layer or other module with weight matrices.
@@ -113,7 +116,7 @@ class Report:
             *([f"left alone  {self.left_alone:,} weights of {len(left)} modules"] if left else []),
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
             f"not trained {self.frozen:,} frozen parameters, {self.statistics:,} running statistics of norms",
-            f"memory      {self.memory_bytes:,} bytes of parameters and buffers, "
+            f"memory      {self.memory_bytes:,} bytes of parameters, buffers and drawn tables, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
             "disk        "
             + (
@@ -140,12 +143,19 @@ def report(model: nn.Module) -> Report:
     for name, module in modules.items():
         if isinstance(module, DpSLayer):
             rows.append(_row(name, module))
+        elif isinstance(module, Hyperplane):
+            rows.append(_hyperplane_row(name, module))
         elif name in left:
             rows.append(_left_row(left[name]))
     converted = [row for row in rows if not row.reason]
     weights, nnz = sum(row.weights for row in converted), sum(row.nnz for row in converted)
     tensors = _unique([t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)])
     held = sum(m.offset.held_bytes() for m in modules.values() if isinstance(m, DpSLayer))
+    held += sum(
+        m.projection.held_bytes(m.theta_d.element_size())
+        for m in modules.values()
+        if isinstance(m, Hyperplane)
+    )
     return Report(
         weights=weights,
         nnz=nnz,
@@ -175,11 +185,20 @@ def _row(name: str, layer: DpSLayer) -> LayerRow:
     )
 
 
+def _hyperplane_row(name: str, plane: Hyperplane) -> LayerRow:
+    p = plane.projection
+    share = p.dimensions / p.size
+    shape = (p.size, p.dimensions)
+    return LayerRow(name, type(plane).__name__, shape, p.size, p.dimensions, share, p.name, None)
+
+
 def _left_row(found: Found) -> LayerRow:
     weights = sum(tensor.numel() for tensor in found.matrices)
+    trained = sum(tensor.numel() for tensor in found.matrices if tensor.requires_grad)
     shape = tuple(found.matrices[0].shape) if len(found.matrices) == 1 else ()
     reason = found.reason or "can be converted"
-    return LayerRow(found.name, type(found.module).__name__, shape, weights, weights, 1.0, "", None, reason)
+    kind = type(found.module).__name__
+    return LayerRow(found.name, kind, shape, weights, trained, trained / weights, "", None, reason)
 
 
 def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
@@ -189,13 +208,16 @@ def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen and not is_lazy(parameter):
                 seen.add(id(parameter))
-                counts[_kind(module, name)] += parameter.numel()
+                kind = _kind(module, name)
+                counts[kind] = counts.get(kind, 0) + parameter.numel()
     return counts
 
 
 def _kind(module: nn.Module, parameter: str) -> str:
     if isinstance(module, DpSLayer):
         return parameter
+    if isinstance(module, Hyperplane):
+        return "dimensions"
     if isinstance(module, NORM_LAYERS):
         return "norm"
     if "bias" in parameter:

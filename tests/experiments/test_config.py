@@ -39,9 +39,9 @@ def test_values_that_no_run_has_are_refused(change, message):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_is_its_offset_allocation_and_criterion(method):
+def test_a_method_is_its_offset_allocation_and_criterion_or_its_projection(method):
     config = resolve(RunConfig(method=method))
-    assert (config.offset, config.allocation, config.criterion) == METHODS[method]
+    assert (config.offset, config.allocation, config.criterion, config.projection) == METHODS[method]
     assert (config.density is None) == (method == "dense")
     assert resolve(config) == config
 
@@ -55,6 +55,8 @@ def test_each_flag_overrides_the_method():
 def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
     assert resolve(RunConfig(optimizer=optimizer)).lr == lr
     assert resolve(RunConfig(optimizer=optimizer, lr=0.5)).lr == 0.5
+    assert resolve(RunConfig(method="hyperplane", optimizer=optimizer)).lr == pytest.approx(10 * lr)
+    assert resolve(RunConfig(method="hyperplane", optimizer=optimizer, lr=0.5)).lr == 0.5
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,9 @@ def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
         ({"method": "dctsp"}, "unknown method 'dctsp': did you mean 'dctps'"),
         ({"optimizer": "adma"}, "unknown optimizer 'adma': did you mean 'adam'"),
         ({"method": "dense", "offset": "dct"}, "'dense' has no offset"),
+        ({"method": "hyperplane", "criterion": "random"}, "'hyperplane' has no criterion"),
+        ({"method": "hyperplane", "density": None}, "'hyperplane' needs a density"),
+        ({"projection": "fastfood"}, "'dctps' has no projection"),
     ],
 )
 def test_bad_values_are_named(change, message):
@@ -102,6 +107,12 @@ def test_the_data_set_decides_batch_and_augmentation_unless_they_are_given(datas
     given = RunConfig(dataset=dataset, batch_size=7, augment=not augment)
     assert (resolve(given).batch_size, resolve(given).augment) == (7, not augment)
     assert run_name(RunConfig(dataset=dataset, batch_size=batch_size)) == run_name(RunConfig(dataset=dataset))
+
+
+@pytest.mark.parametrize(("method", "decay"), [("hyperplane", 0.0), ("dctps", 5e-4), ("dense", 5e-4)])
+def test_weight_decay_is_the_methods_unless_given(method, decay):
+    assert resolve(RunConfig(method=method)).weight_decay == decay
+    assert resolve(RunConfig(method=method, weight_decay=0.1)).weight_decay == 0.1
 
 
 def test_differences_have_both_values():

@@ -11,15 +11,18 @@ import torch.multiprocessing as mp
 from tests.integration.layers import draws
 from torch import Tensor, nn
 
-from dctps import sparsify_
+from dctps import project_, sparsify_
 from dctps.models import build_model
 
 STEPS, BATCH = 20, 8
 
 
-def lenet() -> nn.Module:
+def lenet(wrapper: str) -> nn.Module:
     torch.manual_seed(0)
-    return sparsify_(build_model("lenet5", 10, 3), 0.01, seed=0)
+    model = build_model("lenet5", 10, 3)
+    if wrapper == "ddp-hyperplane":
+        return project_(model, 300, projection="fastfood")
+    return sparsify_(model, 0.01, seed=0)
 
 
 def train(model: nn.Module, share: slice) -> None:
@@ -35,8 +38,8 @@ def train(model: nn.Module, share: slice) -> None:
 def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model = lenet()
-    if wrapper == "ddp":
+    model = lenet(wrapper)
+    if wrapper.startswith("ddp"):
         wrapped: nn.Module = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     else:
         from torch.distributed.fsdp import fully_shard
@@ -50,6 +53,7 @@ def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
     found = {
         name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().numpy().copy()
         for name, p in model.named_parameters()
+        if p.requires_grad
     }
     if rank == 0:
         results.put(found)
@@ -57,7 +61,7 @@ def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2", "ddp-hyperplane"])
 def test_two_processes_are_one(wrapper: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,11 +69,13 @@ def test_two_processes_are_one(wrapper: str) -> None:
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
     running = mp.start_processes(worker, (wrapper, port, results), 2, join=False, start_method="spawn")
-    alone, start = lenet(), lenet()
+    alone, start = lenet(wrapper), lenet(wrapper)
     train(alone, slice(None))
     while not running.join(timeout=60):
         pass
     found: dict[str, Tensor] = {name: torch.from_numpy(p) for name, p in results.get().items()}
     for (name, p), q in zip(alone.named_parameters(), start.parameters(), strict=True):
+        if not p.requires_grad:
+            continue
         assert not torch.equal(p, q), f"{name} did not train"
         assert (found[name] - p).abs().max() <= 1e-5, name

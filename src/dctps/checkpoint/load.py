@@ -106,6 +106,11 @@ def _load_expanded(
         targets = {record.name: _target(modules, shared, record) for record in notes.layers}
         if left := set(whole.layers) - set(targets):
             raise _MismatchError(f"layer {min(left)!r} is dense in the file and a DpS layer in the model")
+        if notes.projections != whole.projections:
+            raise _MismatchError(
+                f"the hyperplanes are {shorten(notes.projections)} in the file and "
+                f"{shorten(whole.projections)} in the model"
+            )
         weights = [t.get_parameter("weight") for t in targets.values() if not isinstance(t, DpSLayer)]
         state = state_of(model, notes.norms, weights)
         _compare(_expected(state, notes), tensors)

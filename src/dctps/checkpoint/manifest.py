@@ -85,11 +85,13 @@ class Manifest:
         layers: in the order of their values.
         norms: how normalisation layers are stored.
         user: whatever the caller added.
+        projections: the specs of hyperplanes' projections, by the names of their modules.
     """
 
     layers: list[LayerRecord]
     norms: Norms = "full"
     user: dict[str, Any] = field(default_factory=dict)
+    projections: dict[str, Any] = field(default_factory=dict)
 
     @property
     def inference_only(self) -> bool:
@@ -115,6 +117,7 @@ class Manifest:
             "common": common,
             "layers": short,
             "user": self.user,
+            **({"projections": self.projections} if self.projections else {}),
         }
 
 
@@ -129,14 +132,15 @@ def parse(values: Mapping[str, Any]) -> Manifest:
     """
     if values.get("format") != FORMAT or type(values["format"]) is not int:
         raise ValueError(f"it is of format {shorten(values.get('format'))}, and this dctps reads {FORMAT}")
-    if set(values) != {"format", "norms", "inference_only", "common", "layers", "user"}:
+    if set(values) - {"projections"} != {"format", "norms", "inference_only", "common", "layers", "user"}:
         raise ValueError("its metadata lack a field or have one too many")
     norms, common, layers, user = (values[key] for key in ("norms", "common", "layers", "user"))
+    projections = values.get("projections", {})
     if norms not in NORMS or values["inference_only"] is not (norms != "full"):
         raise ValueError(f"its norms are {shorten(norms)}")
-    if not (isinstance(common, dict) and isinstance(layers, list) and isinstance(user, dict)):
+    if not (isinstance(layers, list) and all(isinstance(v, dict) for v in (common, user, projections))):
         raise ValueError("its metadata are of the wrong types")
-    manifest = Manifest([_record(common, layer) for layer in layers], norms, user)
+    manifest = Manifest([_record(common, layer) for layer in layers], norms, user, projections)
     if len({layer.name for layer in manifest.layers}) < len(layers):
         raise ValueError("a layer is named twice")
     return manifest

@@ -114,7 +114,8 @@ def _outline(
         raise ValueError(f"norms must be one of {', '.join(NORMS)}, got {norms!r}")
     state = state_of(model, norms)
     described = {name: describe(name, layer) for name, layer in state.layers.items()}
-    fields = Manifest([record for record, _ in described.values()], norms, dict(metadata or {})).to_fields()
+    records = [record for record, _ in described.values()]
+    fields = Manifest(records, norms, dict(metadata or {}), state.projections).to_fields()
 
     entries = {}
     layers = list(state.layers.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from dctps.checkpoint.manifest import Norms
 from dctps.nn import DpSLayer
 from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
+from dctps.subspace import Hyperplane
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
+# The specs of a DpS layer's offset and of a hyperplane's projection: a file has them in its own words.
+_DESCRIBED = (nn.Module.get_extra_state, DpSLayer.get_extra_state, Hyperplane.get_extra_state)
 _PACKED = ("values", "support", "alpha")
 
 
@@ -43,12 +47,14 @@ class State:
         folded: batch norms of which only scale and shift are stored, by name.
         dropped: what inference does not need: the counters of batch norms.
         layers: DpS layers by name.
+        projections: specs of hyperplanes' projections, by name.
     """
 
     slots: dict[str, Slot]
     folded: dict[str, _NormBase]
     dropped: list[Slot]
     layers: dict[str, DpSLayer]
+    projections: dict[str, dict[str, Any]]
 
 
 def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] = ()) -> State:
@@ -65,8 +71,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     found: dict[int, tuple[str, Slot]] = {}
     layers, skipped = {}, set(map(id, skip))
     for name, module in named_modules(model):
-        # A DpS layer's is its offset's spec, which a checkpoint has in its own words.
-        if type(module).get_extra_state not in (nn.Module.get_extra_state, DpSLayer.get_extra_state):
+        if type(module).get_extra_state not in _DESCRIBED:
             raise ValueError(
                 f"module {name!r} ({type(module).__name__}) has extra state, which a checkpoint cannot hold"
             )
@@ -85,6 +90,11 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     if len({path for path, _ in found.values()}) < len(found):
         raise ValueError(f"two tensors of this {type(model).__name__} have one name: rename a module")
     slots = dict(found.values())
+    projections = {n: m.projection.spec for n, m in named_modules(model) if isinstance(m, Hyperplane)}
+    if projections and norms.startswith("folded"):
+        raise ValueError(
+            f"norms={norms!r} cannot fold the norms of a network on a hyperplane: make it plain with merge_"
+        )
 
     folded: dict[str, _NormBase] = {}
     dropped: list[Slot] = []
@@ -95,7 +105,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
                 if norms.startswith("folded") and _foldable(slots, module):
                     _take(slots, module, STATISTICS)
                     folded[name] = module
-    return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers)
+    return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers, projections)
 
 
 def folded_names(name: str) -> tuple[str, str]:

@@ -12,6 +12,8 @@ from dctps.experiments.methods import METHODS
 from dctps.names import lookup
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
+# P has columns of norm 1: a dimension moves each of D weights by 1 / sqrt(D) of itself. docs/hyperplane.md.
+PROJECTED_RATE = 10
 
 # What a data set decides where the configuration leaves it open. 1,437 images make few steps: small batches
 # make them many, and crops would ask for more of them.
@@ -29,9 +31,10 @@ class RunConfig:
     """the data set: digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are
     your own"""
     method: str = "dctps"
-    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, dense"""
+    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, hyperplane,
+    dense"""
     density: float | None = 0.01
-    """trained share of the weights, in (0, 1]; dense has none"""
+    """trained share of the weights, in (0, 1]; of a hyperplane, dimensions over weights; dense has none"""
     seed: int = 0
     """of the initialisation, the supports, the order of the data and its augmentation"""
     epochs: int = 20
@@ -52,16 +55,20 @@ class RunConfig:
     bias: bool = True
     """give linear and convolutional layers their biases"""
 
+    projection: str | None = None
+    """of a hyperplane: dense, sparse, fastfood, auto (None: auto for the method hyperplane)"""
+
     optimizer: str = "adam"
     """sgd, adam, adamw"""
     lr: float | None = None
-    """learning rate, the peak of onecycle (None: 0.1 for sgd, 6e-3 for adam and adamw)"""
+    """learning rate, the peak of onecycle (None: 0.1 for sgd, 6e-3 for adam and adamw; for a hyperplane ten
+    times that)"""
     momentum: float = 0.9
     """of sgd"""
     nesterov: bool = False
     """Nesterov's momentum, for sgd"""
-    weight_decay: float = 5e-4
-    """L2 penalty (sgd, adam) or decoupled decay (adamw)"""
+    weight_decay: float | None = None
+    """L2 penalty (sgd, adam) or decoupled decay (adamw) (None: 5e-4, for a hyperplane 0)"""
     decay_alpha: bool = True
     """weight decay on alpha"""
     decay_norm_bias: bool = True
@@ -112,23 +119,24 @@ def resolve(config: RunConfig) -> RunConfig:
             "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out"
         )
 
-    usual = {"lr": default_lr, **_OTHERWISE, **_BY_DATASET.get(config.dataset, {})}
-    config = replace(
-        config, **{name: value for name, value in usual.items() if getattr(config, name) is None}
-    )
-    if method.offset is None:
-        for name in ("offset", "allocation", "criterion"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
-        return replace(config, density=None)
-    if config.density is None:
+    chosen = {}
+    for name, value in method._asdict().items():
+        if value is None and getattr(config, name) is not None:
+            raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
+        chosen[name] = getattr(config, name) or value
+    if not any(chosen.values()):
+        chosen["density"] = None
+    elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
-    return replace(
-        config,
-        offset=config.offset or method.offset,
-        allocation=config.allocation or method.allocation,
-        criterion=config.criterion or method.criterion,
-    )
+    projected = method.projection is not None
+    usual = {
+        "lr": default_lr * PROJECTED_RATE if projected else default_lr,
+        "weight_decay": 0.0 if projected else 5e-4,
+        **_OTHERWISE,
+        **_BY_DATASET.get(config.dataset, {}),
+    }
+    left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
+    return replace(config, **left_open, **chosen)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Names for choices of offset, allocation and criterion."""
+"""Names for choices of offset, allocation and criterion, or of a projection."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ class Method(NamedTuple):
     offset: str | None
     allocation: str | None
     criterion: str | None
+    projection: str | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -20,5 +21,6 @@ METHODS: dict[str, Method] = {
     "random-epl": Method("zero", "epl", "random"),
     "random-epf": Method("zero", "epf", "random"),
     "random-erk": Method("zero", "erk", "random"),
+    "hyperplane": Method(None, None, None, "auto"),
     "dense": Method(None, None, None),
 }

@@ -26,8 +26,8 @@ def build_network(config: RunConfig, data: Description, device: torch.device) ->
         device: where the network is to be.
 
     Raises:
-        ValueError: an unknown model, offset, allocation or criterion, or one that does not fit the model;
-            or images that the model does not take.
+        ValueError: an unknown model, offset, allocation, criterion or projection, or one that does not fit
+            the model; or images that the model does not take.
     """
     network = _layers(config, data, device)
     if not config.bias:
@@ -36,11 +36,13 @@ def build_network(config: RunConfig, data: Description, device: torch.device) ->
         plain_norms_(network)
     if config.norm == "shared":
         share_norms_(network)
-    return network
+    if config.projection is None:
+        return network
+    return dctps.project_(network, density=config.density, projection=config.projection, seed=config.seed)
 
 
 def _layers(config: RunConfig, data: Description, device: torch.device) -> nn.Module:
-    # A resolved configuration has all three or, for the dense network, none.
+    # A resolved configuration has all three or, where the dense network is made, none.
     if config.density is None or config.offset is None or config.criterion is None:
         return build_model(config.model, data.classes, data.channels, data.image_size).to(device)
     weightless = config.criterion == "random"

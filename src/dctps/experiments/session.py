@@ -90,13 +90,13 @@ class Session:
         self.model = build_network(config, dataset.description, device)
         self._precision = Precision(config.amp, device.type)
         self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
+        assert config.lr is not None and config.weight_decay is not None, "resolve() fills them in"
         groups = parameter_groups(
             self.model,
             config.weight_decay,
             decay_alpha=config.decay_alpha,
             decay_norm_bias=config.decay_norm_bias,
         )
-        assert config.lr is not None, "resolve() fills it in"
         self._optimizer = build_optimizer(
             config.optimizer, groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
         )

@@ -63,24 +63,38 @@ def refuse_wrapped(model: nn.Module) -> None:
             )
 
 
+class Mergeable(nn.Module):
+    """A module other than a DpS layer that `merge_` replaces by `merged()`."""
+
+    def merged(self) -> nn.Module:
+        """The plain module that computes the same."""
+        raise NotImplementedError
+
+
 def merge_(model: nn.Module) -> nn.Module:
     """Turn every DpS layer back into the plain dense layer with the weight W = alpha * D + S.
 
-    What was rewritten for the conversion is of its own class again: `nn.MultiheadAttention`, for one.
+    What was rewritten for the conversion is of its own class again: `nn.MultiheadAttention`, for one. A
+    network on a hyperplane comes back as the plain one that it stands for.
 
     Args:
         model: any module, converted in part or whole; changed in place.
 
     Returns:
-        the model; a root that is itself converted comes back replaced.
+        the model; a root that is itself converted, or on a hyperplane, comes back replaced.
 
     Raises:
         ValueError: a model that is wrapped for `DistributedDataParallel`.
     """
-    layers = [m for m in model.modules() if isinstance(m, DpSLayer)]
-    if layers:
+    found = [m for m in model.modules() if isinstance(m, DpSLayer | Mergeable)]
+    if found:
         refuse_wrapped(model)
-    model = replace_(model, {layer: merged(layer) for layer in layers})
+    # A Mergeable merges a copy of what is in it, and stays as it is.
+    inside = {inner for m in found if isinstance(m, Mergeable) for inner in m.modules() if inner is not m}
+    plain: dict[nn.Module, nn.Module] = {
+        m: m.merged() if isinstance(m, Mergeable) else merged(m) for m in found if m not in inside
+    }
+    model = replace_(model, plain)
     for module in reversed(list(model.modules())):  # what is inside first
         if (original := collapse(module)) is not module:
             model = replace_(model, {module: original})

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from dctps.nn.conversion import DPS_CLASS, expand, find_conversion
 from dctps.nn.layer import DpSLayer
 from dctps.nn.norms import NORM_LAYERS
-from dctps.nn.surgery import named_modules, replace_
+from dctps.nn.surgery import Mergeable, named_modules, replace_
 
 _WHY_NOT: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str]] = [
     ((nn.RNNBase, nn.RNNCellBase), "a recurrent layer is one fused function of all its weights"),
@@ -53,6 +53,7 @@ def survey(model: nn.Module) -> list[Found]:
     inside: set[nn.Module] = set()
     owners = _owners(model)
     compiled = {child for m in model.modules() for key, child in m._modules.items() if key == "_orig_mod"}
+    held = {inner for m in model.modules() if isinstance(m, Mergeable) for inner in m.modules()}
     for name, module in named_modules(model):
         if module in inside or isinstance(module, (DpSLayer, *NORM_LAYERS)):
             continue
@@ -66,7 +67,10 @@ def survey(model: nn.Module) -> list[Found]:
             tensor for key, tensor in own if tensor is not None and _is_matrix(key, tensor)
         ]
         if matrices or any(tensor is not None and is_lazy(tensor) for _, tensor in own):
-            reasons = [_LONE] if module in compiled else _why_not(module, parts, owners)
+            if module in held:
+                reasons = [_HELD]
+            else:
+                reasons = [_LONE] if module in compiled else list(_why_not(module, parts, owners))
             found.append(Found(name, module, matrices, next(iter(reasons), "")))
     return found
 
@@ -136,6 +140,7 @@ class Expanded:
                         tensor.data = tensor.data.clone()
 
 
+_HELD = "the module around it computes with its weights: merge_ makes that a plain network"
 _LONE = "it is compiled by itself: convert it first, then compile"
 
 

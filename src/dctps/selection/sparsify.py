@@ -121,6 +121,18 @@ def sparsify_(
         return replace_(model, replacements)
 
 
+def count_prunable(model: nn.Module, filter_fn: Filter | None = None) -> int:
+    """N, the weights of the layers that `sparsify_` would convert; every method's budget is a share of it.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    with Expanded(model, filter_fn or _every) as expanded:
+        count = sum(layer.weight.numel() for layer in _convertible(expanded, filter_fn or _every).values())
+        expanded.close(())
+    return count
+
+
 def _every(module: nn.Module, name: str) -> bool:
     return True
 
