@@ -11,7 +11,8 @@ import torch
 
 import dctps
 from dctps.offsets import registry as offsets
-from dctps.selection import allocation, criteria
+from dctps.selection import allocation
+from dctps.selection.criteria import registry as criteria
 from dctps.testing import OffsetContract
 
 ROOT = Path(__file__).parent.parent

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
     from dctps.reporting import report as report
+    from dctps.selection import criteria as criteria
     from dctps.selection import register_allocation as register_allocation
     from dctps.selection import register_criterion as register_criterion
+    from dctps.selection import shuffle_ as shuffle_
     from dctps.selection import sparsify_ as sparsify_
 
 __version__ = "0.1.0"
@@ -31,6 +33,7 @@ _HOMES = {
     "DpSLinear": "nn",
     "Offset": "offsets",
     "build_offset": "offsets",
+    "criteria": "selection",
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
     "register_allocation": "selection",
@@ -38,6 +41,7 @@ _HOMES = {
     "register_offset": "offsets",
     "report": "reporting",
     "save_pretrained": "checkpoint",
+    "shuffle_": "selection",
     "sparsify_": "selection",
 }
 
