@@ -1,7 +1,7 @@
 """A second computation of every criterion: float64, functions of tensors, plain loops, Python's sort.
 
-Nothing is shared with the library: the network is a function of a dict of weights, its norms are formulas, the
-Hessian product is a derivative along a direction, and the ranking sorts tuples.
+Nothing is shared with the library: the network is a function of a dict of weights, its norms are formulas,
+the Hessian product is a derivative along a direction, and the ranking sorts tuples.
 """
 
 import torch
@@ -36,10 +36,10 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.norm1(self.conv(x)))
         x = F.relu(self.norm2(self.depthwise(self.grouped(x))))
-        return self.head(F.relu(self.hidden(x.flatten(1))))
+        return self.head(torch.tanh(self.hidden(x.flatten(1))))
 
 
-def data(seed: int, count: int, size: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def data(seed: int, count: int, size: int = 12) -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     return [
         (
@@ -74,7 +74,7 @@ def forward(w, c, x, train):
     x = torch.cat(halves, 1) + c["grouped.bias"][:, None, None]
     x = torch.cat([F.conv2d(x[:, i : i + 1], w["depthwise"][i : i + 1]) for i in range(8)], 1)
     x = norm(x, c, "norm2", train).clamp(min=0)
-    x = (x.flatten(1) @ w["hidden"].T + c["hidden.bias"]).clamp(min=0)
+    x = torch.tanh(x.flatten(1) @ w["hidden"].T + c["hidden.bias"])
     return x @ w["head"].T + c["head.bias"]
 
 
@@ -90,28 +90,42 @@ def loss_of(c, batches, train, temperature=1.0, nll=False):
     return loss
 
 
-class Tie(Exception):
+class TieError(Exception):
     """Two scores at a boundary are too close for either computation to be held to."""
 
 
-def kept_of(scores, keep):
-    """Masks of the `keep` largest of the network (a number) or of each layer (a dict)."""
+def kept_of(scores, keep, earlier=None):
+    """Masks of the `keep` largest of the network (a number) or of each layer (a dict).
+
+    A zero stands below every other score; zeros are ranked by `earlier`, and -inf by nothing.
+    """
     if isinstance(keep, dict):
-        return {n: kept_of({n: scores[n]}, keep[n])[n] for n in scores}
-    entries = [
-        (value, layer, index)
-        for layer, name in enumerate(scores)
-        for index, value in enumerate(scores[name].flatten().tolist())
-    ]
-    order = sorted(entries, key=lambda entry: (-entry[0], entry[1], entry[2]))
+        return {n: kept_of({n: scores[n]}, keep[n], earlier)[n] for n in scores}
+    entries = []
+    for layer, name in enumerate(scores):
+        before = (earlier or scores)[name].flatten().tolist()
+        for index, value in enumerate(scores[name].flatten().tolist()):
+            rank = -1 if value == float("-inf") else int(value != 0)
+            entries.append((rank, value if rank else before[index], layer, index))
+    signed = any(rank == 1 and value < 0 for rank, value, _, _ in entries)
+    order = sorted(entries, key=lambda e: (0 if signed else -e[0], -e[1], e[2], e[3]))
     if 0 < keep < len(order):
-        inside, outside = order[keep - 1][0], order[keep][0]
-        if outside > float("-inf") and inside - outside <= GAP * max(abs(inside), abs(outside)):
-            raise Tie
+        (rank, inside, _, _), (below, outside, _, _) = order[keep - 1 : keep + 1]
+        scale = max(abs(value) for r, value, _, _ in order if r >= 0)
+        zeros = rank == below == 0 and inside == outside == 0  # told apart by position alone, here as there
+        if below >= 0 and not zeros and (inside - outside if rank == below else inside) <= GAP * scale:
+            raise TieError
     masks = {name: torch.zeros(score.numel(), dtype=torch.bool) for name, score in scores.items()}
-    for _, layer, index in order[:keep]:
+    for _, _, layer, index in order[:keep]:
         masks[list(scores)[layer]][index] = True
     return {name: mask.view(scores[name].shape) for name, mask in masks.items()}
+
+
+def usable(scores, keep):
+    if isinstance(keep, dict):
+        return all(usable({n: scores[n]}, keep[n]) for n in keep)
+    values = [value for score in scores.values() for value in score.flatten().tolist()]
+    return sum(value not in (0.0, float("-inf")) for value in values) >= keep or keep == len(values)
 
 
 def schedule(keep, sizes, step, steps):
@@ -139,14 +153,16 @@ def grasp(model, batches, keep, *, train=True):
 def force(model, batches, keep, *, train=True, steps, returning=True, nll=False):
     w, c = weights(model), constants(model)
     sizes = {n: w[n].numel() for n in w}
-    masks = {n: torch.ones_like(w[n]) for n in w}
+    masks, earlier = {n: torch.ones_like(w[n]) for n in w}, None
     for step in range(1, steps + 1):
         pruned = {n: w[n] * masks[n] for n in w}
         g = grad(loss_of(c, batches, train, nll=nll))(pruned)
         scores = {n: (w[n] * g[n]).abs() for n in w}
         if not returning:
             scores = {n: torch.where(masks[n] > 0, scores[n], -torch.inf) for n in w}
-        masks = {n: m.double() for n, m in kept_of(scores, schedule(keep, sizes, step, steps)).items()}
+        earlier = scores if usable(scores, keep) else earlier
+        kept = kept_of(scores, schedule(keep, sizes, step, steps), earlier)
+        masks = {n: mask.double() for n, mask in kept.items()}
     return {n: m.bool() for n, m in masks.items()}
 
 
@@ -156,10 +172,12 @@ def synflow(model, batches, keep, *, rounds):
     c = {n: t.abs() for n, t in c.items()}
     w = {n: t.abs() for n, t in w.items()}
     ones = torch.ones(1, 2, 5, 5, dtype=torch.float64)
-    masks = {n: torch.ones_like(w[n]) for n in w}
+    masks, earlier = {n: torch.ones_like(w[n]) for n in w}, None
     for step in range(1, rounds + 1):
         pruned = {n: w[n] * masks[n] for n in w}
         g = grad(lambda p: forward(p, c, ones, False).sum())(pruned)
         scores = {n: torch.where(masks[n] > 0, pruned[n] * g[n], -torch.inf) for n in w}
-        masks = {n: m.double() for n, m in kept_of(scores, schedule(keep, sizes, step, rounds)).items()}
+        earlier = scores if usable(scores, keep) else earlier
+        kept = kept_of(scores, schedule(keep, sizes, step, rounds), earlier)
+        masks = {n: mask.double() for n, mask in kept.items()}
     return {n: m.bool() for n, m in masks.items()}

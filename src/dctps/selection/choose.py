@@ -8,7 +8,14 @@ from contextlib import closing
 
 from torch import nn
 
-from dctps.selection.criteria.ranking import Counts, count_nonzero, counts_at, keep_largest, shortage
+from dctps.selection.criteria.ranking import (
+    Counts,
+    count_nonzero,
+    counts_at,
+    keep_largest,
+    keep_scored_first,
+    shortage,
+)
 from dctps.selection.criteria.registry import (
     Batches,
     Criterion,
@@ -62,27 +69,29 @@ def choose(
 def _last_of(rounds: Rounds, counts: Counts, name: str) -> Masks:
     """What is kept at the end of the schedule.
 
-    A schedule can lose the signal half-way, and every score with it. Then the last scores that could rank the
-    whole budget decide.
+    On the way weights lose their connection to the output, and their score with it. Where fewer than the
+    schedule keeps have a score left, the last scores that could rank the whole budget decide on the rest.
     """
-    usable: Scores | None = None
+    earlier: Scores | None = None
     scores, progress = next(rounds)
     while True:
-        if problem := _shortage(scores, counts, name):
-            if usable is None:
-                raise ValueError(problem)
-            warnings.warn(
-                f"{name} lost the signal at {progress:.0%} of its schedule, and keeps what it ranked highest "
-                f"before that. The network may be disconnected: a higher density, or another criterion",
-                stacklevel=2,
-            )
-            return keep_largest(usable, counts)
+        problem = _shortage(scores, counts, name)
+        if problem is None:
+            earlier = scores
+        elif earlier is None:
+            raise ValueError(problem)
         sizes = {layer: score.numel() for layer, score in scores.items()}
-        kept = keep_largest(scores, counts_at(progress, sizes, counts))
+        kept = keep_scored_first(scores, earlier, counts_at(progress, sizes, counts))
         if progress >= 1:
-            return kept
-        usable = scores
+            break
         scores, progress = rounds.send(kept)
+    if problem is not None:
+        warnings.warn(
+            f"after the last step of {name}: {problem}. So earlier scores chose the rest, which may "
+            f"have no connection",
+            stacklevel=2,
+        )
+    return kept
 
 
 def _shortage(scores: Scores, counts: Counts, name: str) -> str | None:

@@ -42,6 +42,25 @@ def keep_largest(scores: Scores, counts: Counts) -> Masks:
     }
 
 
+def keep_scored_first(scores: Scores, earlier: Scores, counts: Counts) -> Masks:
+    """`keep_largest`, with zeros told from each other by `earlier` scores; -inf stays out."""
+    nonzero = count_nonzero(scores)
+    scored: Counts
+    rest: Counts
+    if isinstance(counts, int):
+        total = min(counts, sum(nonzero.values()))
+        scored, rest = total, counts - total
+    else:
+        scored = {name: min(count, nonzero[name]) for name, count in counts.items()}
+        rest = {name: counts[name] - count for name, count in scored.items()}
+    kept = keep_largest(scores, scored)
+    if scored == counts:
+        return kept
+    out = {name: kept[name] | (score == -torch.inf) for name, score in scores.items()}
+    others = keep_largest({name: earlier[name].masked_fill(out[name], -torch.inf) for name in scores}, rest)
+    return {name: kept[name] | others[name] for name in scores}
+
+
 def largest(scores: Tensor, count: int) -> Tensor:
     """Mask of the `count` largest of a flat tensor, ties to the earlier position."""
     if count == 0:
