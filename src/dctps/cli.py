@@ -183,11 +183,13 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _report(command: Report) -> None:
-    from dctps.experiments.folder import read_config  # noqa: PLC0415
     from dctps.experiments.network import describe  # noqa: PLC0415
+    from dctps.experiments.run import describe_run  # noqa: PLC0415
 
-    config = command.run if command.folder is None else read_config(command.folder)
-    print(describe(config, command.classes, command.in_channels))
+    if command.folder is None:
+        print(describe(command.run, command.classes, command.in_channels))
+    else:
+        print(describe_run(command.folder))
 
 
 def _place(machine: Machine) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from dctps.checkpoint import load_state
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve, run_name
 from dctps.experiments.folder import BEST, LAST, RunFolder, read_config, read_summary
+from dctps.experiments.network import describe, empty_network, is_scored
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
 from dctps.experiments.state import StateError
+from dctps.reporting import Report
 from dctps.training import Metrics, Processes, joined, launched
 
 
@@ -79,7 +81,9 @@ def run(
             return processes.from_first(lambda: read_summary(folder.path))
         with processes.together():
             dataset = load_dataset(config.dataset, data_dir, download=download)
-            session = Session(config, dataset, place, processes)
+            # A criterion that has chosen need not again, and might choose otherwise in another place.
+            saved = processes.from_first(folder.saved_supports) if is_scored(config) else None
+            session = Session(config, dataset, place, processes, supports=saved)
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
         with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
@@ -117,13 +121,31 @@ def evaluate_run(
     config = resolve(read_config(path))
     summary = read_summary(path)
     with _torch_settings(device, threads, config.seed) as place:
-        session = Session(config, load_dataset(config.dataset, data_dir, download=download), place)
+        dataset = load_dataset(config.dataset, data_dir, download=download)
+        # The file has what a criterion chose.
+        model = (
+            empty_network(config, dataset.classes, dataset.train.images.shape[1])
+            if is_scored(config)
+            else None
+        )
+        session = Session(config, dataset, place, model=model)
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
                 load_state(session.model, path / file)
+                session.model.to(place)
                 found[name] = session.test()
         return found
+
+
+def describe_run(path: Path | str) -> Report:
+    """The report on the network of the run in the folder `path`; no data are read.
+
+    Raises:
+        ValueError: no run; or one whose weights a criterion chooses, and which has no network yet.
+    """
+    path = Path(path)
+    return describe(read_config(path), file=path / LAST)
 
 
 class _Work:
