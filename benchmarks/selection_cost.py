@@ -3,9 +3,9 @@
     python benchmarks/selection_cost.py --models vgg19 resnet50 --criteria epl snip grasp force synflow
 
 Each cell is a process of its own: it builds the dense network, chooses the weights that train, and states the
-seconds of that and how far the process's resident memory rose above what it was with the network built, in bytes
-for each weight too. `force` and `iter-snip` take `--steps` of their 60 steps, `synflow` as large a part of its 100
-rounds; the seconds of all of them are then in proportion.
+seconds of that and how far the process's resident memory rose above what it was with the network built, in
+bytes for each weight too. `force` and `iter-snip` take `--steps` of their 60 steps, `synflow` as large a part
+of its 100 rounds; the seconds of all of them are then in proportion.
 """
 
 from __future__ import annotations
