@@ -55,14 +55,22 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+def built(model: str) -> tuple[torch.nn.Module, tuple[int, ...]]:
+    """A network and the shape of its inputs: one by name, or `linear`, in which nothing but weights weighs."""
+    if model == "linear":
+        layers = [torch.nn.Linear(1024, 1024, bias=False) for _ in range(4)]
+        return torch.nn.Sequential(*(m for layer in layers for m in (layer, torch.nn.ReLU()))), (1024,)
+    return build_model(model, 100, 3), (3, 32, 32)
+
+
 def cell(model: str, criterion: str, density: float, images: int, batch: int, steps: int) -> dict[str, Any]:
     """One measurement, in this process."""
     torch.manual_seed(0)
-    network = build_model(model, 100, 3)
+    network, shape = built(model)
     weights = sum(
         m.weight.numel() for m in network.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)
     )
-    data = [(torch.randn(len(part), 3, 32, 32), part % 100) for part in torch.arange(images).split(batch)]
+    data = [(torch.randn(len(part), *shape), part % 100) for part in torch.arange(images).split(batch)]
     taken = {"force": steps, "iter-snip": steps, "synflow": round(steps * 100 / 60)}.get(criterion, 1)
     scored: Any = criterion
     if criterion in FULL:

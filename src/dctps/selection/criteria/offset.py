@@ -25,7 +25,7 @@ from dctps.selection.criteria.scoring import (
     untouched,
 )
 
-_BLOCK = 1 << 20  # numbers
+_BLOCK = 1 << 18  # numbers
 
 Records = list[tuple[Tensor, Tensor]]
 
