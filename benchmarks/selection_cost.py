@@ -56,7 +56,7 @@ def _resident() -> int:
 
 
 def built(model: str) -> tuple[torch.nn.Module, tuple[int, ...]]:
-    """A network and the shape of its inputs: one by name, or `linear`, in which nothing but weights weighs."""
+    """A network and its inputs' shape: one by name, or `linear`, in which nothing but weights weighs."""
     if model == "linear":
         layers = [torch.nn.Linear(1024, 1024, bias=False) for _ in range(4)]
         return torch.nn.Sequential(*(m for layer in layers for m in (layer, torch.nn.ReLU()))), (1024,)

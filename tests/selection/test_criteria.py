@@ -391,5 +391,7 @@ def test_a_criterion_gives_another_its_allocation():
     )
     with torch.device("meta"):
         meta = nn.Sequential(nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="'global' is a ranking .* 'random' ranks nothing: choose 'uniform'"):
+        sparsify_(meta, 0.5, allocation="global")
     with pytest.raises(ValueError, match="allocation 'magnitude' needs weights"):
         sparsify_(meta, 0.5, allocation="magnitude")

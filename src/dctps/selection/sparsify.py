@@ -112,6 +112,11 @@ def sparsify_(
             _refuse_meta(layers, f"allocation {allocation!r}")
             kept = choose(allocation, model, layers, loss, batches, total)
             counts = {name: int(mask.sum()) for name, mask in kept.items()}
+        elif criterion == "random" and allocation == "global":
+            raise ValueError(
+                "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks nothing: "
+                "choose 'uniform' or another allocation"
+            )
         elif criterion == "random" or allocation not in (None, "global"):
             counts = allocate(allocation or "epl", shapes, total, seed=seed)
         if criterion == "random":
