@@ -114,8 +114,8 @@ def sparsify_(
             counts = {name: int(mask.sum()) for name, mask in kept.items()}
         elif criterion == "random" and allocation == "global":
             raise ValueError(
-                "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks nothing: "
-                "choose 'uniform' or another allocation"
+                "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks "
+                "nothing: choose 'uniform' or another allocation"
             )
         elif criterion == "random" or allocation not in (None, "global"):
             counts = allocate(allocation or "epl", shapes, total, seed=seed)
