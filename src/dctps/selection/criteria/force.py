@@ -19,7 +19,7 @@ def force(
     steps: int = 60,
     mode: Mode = "train",
 ) -> Rounds:
-    """|w * dL/dw at w * c_t|: the dense weights w, the gradient at the network that mask c_t has pruned.
+    """`|w * dL/dw|` at w * c_t: the dense weights w, the gradient at the network that mask c_t has pruned.
 
     What was pruned has a score too, and may return. Step t of T keeps density P^(t / T).
 
@@ -56,7 +56,7 @@ def iter_snip(
     steps: int = 60,
     mode: Mode = "train",
 ) -> Rounds:
-    """|w * dL/dw| at w * c_t among what is left: as `force`, but what was pruned never returns.
+    """`|w * dL/dw|` at w * c_t among what is left: as `force`, but what was pruned never returns.
 
     Args:
         model: as for `force`; so are all others.

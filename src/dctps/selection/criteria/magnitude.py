@@ -11,5 +11,5 @@ from dctps.selection.criteria.registry import Batches, Layers, Loss, register_cr
 def magnitude(
     model: nn.Module, layers: Layers, loss: Loss | None, batches: Batches | None
 ) -> dict[str, Tensor]:
-    """|w|. Neither loss nor batches are looked at."""
+    """`|w|`. Neither loss nor batches are looked at."""
     return {name: layer.get_parameter("weight").detach().abs() for name, layer in layers.items()}

@@ -12,7 +12,7 @@ from dctps.selection.criteria.scoring import Mode, mean_gradients, needed, score
 def snip(
     model: nn.Module, layers: Layers, loss: Loss | None, batches: Batches | None, *, mode: Mode = "train"
 ) -> dict[str, Tensor]:
-    """|w * dL/dw|, the loss's derivative in a factor on w.
+    """`|w * dL/dw|`, the loss's derivative in a factor on w.
 
     Args:
         model: the dense network, scored with the weights that it will train from.

@@ -22,7 +22,7 @@ def synflow(
     rounds: int = 100,
     mode: Mode = "eval",
 ) -> Rounds:
-    """|w| * dR/d|w|, with R the sum of the outputs for an input of ones, all parameters in absolute value.
+    """`|w| * dR/d|w|`, with R the sum of the outputs for an input of ones, all parameters in absolute value.
 
     Everything is done in float64, since R overflows float32 in deep networks (1e71 in a ResNet50). Round k of
     n keeps density P^(k / n); what was pruned never returns.
