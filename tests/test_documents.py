@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import dctps
+from dctps.models import build_model
 from dctps.offsets import registry as offsets
-from dctps.selection import allocation, criteria
+from dctps.selection import allocation
+from dctps.selection.criteria import registry as criteria
 from dctps.testing import OffsetContract
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +91,22 @@ def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPat
         batches=[torch.ones(2, 4)],
     )
     assert [layer.nnz for layer in model] == [4, 0]
+
+
+def test_examples_of_the_selection_page_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criteria, "CRITERIA", copy.copy(criteria.CRITERIA))
+    choice, own = blocks("docs/selection.md")
+    scope: dict[str, object] = {"MyNetwork": lambda: build_model("lenet5", 10, 3)}
+    exec(choice, scope)
+    exec(own, scope)
+    model = dctps.sparsify_(
+        build_model("lenet5", 10, 3),
+        0.01,
+        criterion="thrice",
+        loss=dctps.criteria.cross_entropy,
+        batches=scope["data"],
+    )
+    assert dctps.report(model).nnz == dctps.report(scope["model"]).nnz == 618
 
 
 def test_links_between_documents_lead_somewhere() -> None:

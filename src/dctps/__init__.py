@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
     from dctps.reporting import report as report
+    from dctps.selection import criteria as criteria
     from dctps.selection import register_allocation as register_allocation
     from dctps.selection import register_criterion as register_criterion
+    from dctps.selection import shuffle_ as shuffle_
     from dctps.selection import sparsify_ as sparsify_
     from dctps.subspace import project_ as project_
 
@@ -40,6 +42,7 @@ _HOMES = {
     "DpSMultiheadAttention": "nn",
     "Offset": "offsets",
     "build_offset": "offsets",
+    "criteria": "selection",
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
     "plain_norms_": "nn",
@@ -52,6 +55,7 @@ _HOMES = {
     "report": "reporting",
     "save_pretrained": "checkpoint",
     "share_norms_": "nn",
+    "shuffle_": "selection",
     "sparsify_": "selection",
 }
 

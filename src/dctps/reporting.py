@@ -79,6 +79,11 @@ class Report:
     disk_bytes: int | None
     rows: list[LayerRow] = field(repr=False)
 
+    @property
+    def empty(self) -> list[str]:
+        """The layers that have neither weights nor an offset, so that no signal passes them."""
+        return [row.name for row in self.rows if row.offset == "zero" and not row.nnz]
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return asdict(self)
@@ -125,6 +130,12 @@ class Report:
                 else f"{self.disk_bytes:,} bytes in the file of save_pretrained"
             ),
         ]
+        if self.empty:
+            have = "has" if len(self.empty) == 1 else "have"
+            lines.append(
+                f"empty       no signal passes {len(self.empty)} of the layers, which {have} neither weights "
+                f"nor an offset: {', '.join(name or '(root)' for name in self.empty)}"
+            )
         return "\n".join(line.rstrip() for line in lines)
 
 

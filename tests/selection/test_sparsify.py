@@ -8,7 +8,7 @@ from torch.nn.utils import prune
 
 import dctps
 from dctps import DpSConv2d, DpSLinear, report, sparsify_
-from dctps.selection.criteria import keep_largest
+from dctps.selection.criteria.ranking import keep_largest
 
 
 def network() -> nn.Sequential:
@@ -93,10 +93,12 @@ def test_magnitude_ranks_globally_or_within_an_allocation() -> None:
 def test_ties_go_to_the_earlier_position() -> None:
     scores = {"a": torch.tensor([1.0, 2, 1, 1]), "b": torch.tensor([[1.0, 3], [1, 0]])}
     kept = keep_largest(scores, 4)
-    assert kept["a"].tolist() == [0, 1, 2] and kept["b"].tolist() == [1]
+    assert kept["a"].tolist() == [True, True, True, False]
+    assert kept["b"].tolist() == [[False, True], [False, False]]
     within = keep_largest(scores, {"a": 2, "b": 3})
-    assert within["a"].tolist() == [0, 1] and within["b"].tolist() == [0, 1, 2]
-    assert keep_largest(scores, 0)["a"].tolist() == []
+    assert within["a"].tolist() == [True, True, False, False]
+    assert within["b"].tolist() == [[True, True], [True, False]]
+    assert not keep_largest(scores, 0)["a"].any()
     with pytest.raises(ValueError, match="layer 'b' has scores that are not finite"):
         keep_largest({"b": torch.tensor([float("nan")])}, 1)
 

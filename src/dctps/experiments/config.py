@@ -31,8 +31,8 @@ class RunConfig:
     """the data set: digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are
     your own"""
     method: str = "dctps"
-    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, hyperplane,
-    dense"""
+    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, snip,
+    grasp, force, iter-snip, synflow, magnitude, hyperplane, dense"""
     density: float | None = 0.01
     """trained share of the weights, in (0, 1]; of a hyperplane, dimensions over weights; dense has none"""
     seed: int = 0
@@ -43,9 +43,11 @@ class RunConfig:
     offset: str | None = None
     """D: zero, dct, sdct, hadamard, gaussian (None: the method's)"""
     allocation: str | None = None
-    """weights per layer: uniform, epl, epf, erk (None: the method's)"""
+    """weights per layer: uniform, epl, epf, erk, global, or as many as a criterion keeps there, such as
+    synflow (None: the method's)"""
     criterion: str | None = None
-    """which weights of a layer: random, magnitude (None: the method's)"""
+    """which weights: random, magnitude, snip, grasp, force, iter-snip, synflow, offset-snip, offset-gradient
+    (None: the method's)"""
     alpha: Literal["one", "match"] | float = "one"
     """first value of each layer's alpha: 1, the dense initialisation's norm over D's, or a number"""
     alpha_trainable: bool = True

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from dctps.checkpoint import save_state
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
@@ -161,6 +161,16 @@ class RunFolder:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(error) from None
         return state
+
+    def saved_supports(self) -> dict[str, Tensor] | None:
+        """The supports in the saved state, by layer; None where there is none, or `begin` will refuse it."""
+        try:
+            model = read_state(self.path / STATE)["session"]["model"]
+            return {
+                name.removesuffix(".support"): t for name, t in model.items() if name.endswith(".support")
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def resumed(self, where: str) -> None:
         """Take note that the saved state stands `where`, for messages."""

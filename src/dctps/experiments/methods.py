@@ -21,6 +21,12 @@ METHODS: dict[str, Method] = {
     "random-epl": Method("zero", "epl", "random"),
     "random-epf": Method("zero", "epf", "random"),
     "random-erk": Method("zero", "erk", "random"),
+    "snip": Method("zero", "global", "snip"),
+    "grasp": Method("zero", "global", "grasp"),
+    "force": Method("zero", "global", "force"),
+    "iter-snip": Method("zero", "global", "iter-snip"),
+    "synflow": Method("zero", "global", "synflow"),
+    "magnitude": Method("zero", "global", "magnitude"),
     "hyperplane": Method(None, None, None, "auto"),
     "dense": Method(None, None, None),
 }

@@ -1,21 +1,40 @@
-"""The network that a configuration describes."""
+"""The network that a configuration describes: a new one, or the one in a run's file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import dctps
+from dctps.checkpoint import load_state
 from dctps.data import Description, describe_dataset, list_datasets
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
 from dctps.nn import plain_norms_, remove_biases_, share_norms_
 from dctps.reporting import Report
 
+# Neither the weights nor any data decide with these.
+_DRAWN = (None, "random", "uniform", "epl", "epf", "erk")
 
-def build_network(config: RunConfig, data: Description, device: torch.device) -> nn.Module:
+
+def is_scored(config: RunConfig) -> bool:
+    """Whether a criterion chooses weights, so that the dense network must exist; `config` is resolved."""
+    return config.criterion not in _DRAWN or config.allocation not in _DRAWN
+
+
+def build_network(
+    config: RunConfig,
+    data: Description,
+    device: torch.device,
+    *,
+    batches: Iterable[Any] | None = None,
+    supports: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
     """The network of `config`, initialised from `config.seed` and torch's global generator, on `device`.
 
     Where the criterion does not look at the dense weights, they are never made.
@@ -24,41 +43,67 @@ def build_network(config: RunConfig, data: Description, device: torch.device) ->
         config: resolved.
         data: what the network is for.
         device: where the network is to be.
+        batches: for criteria that look at data.
+        supports: by layer, already chosen; no criterion is then asked.
 
     Raises:
         ValueError: an unknown model, offset, allocation, criterion or projection, or one that does not fit
             the model; or images that the model does not take.
     """
-    network = _layers(config, data, device)
-    if not config.bias:
-        remove_biases_(network)
-    if config.norm == "plain":
-        plain_norms_(network)
-    if config.norm == "shared":
-        share_norms_(network)
-    if config.projection is None:
-        return network
-    return dctps.project_(network, density=config.density, projection=config.projection, seed=config.seed)
-
-
-def _layers(config: RunConfig, data: Description, device: torch.device) -> nn.Module:
-    # A resolved configuration has all three or, where the dense network is made, none.
+    if config.projection is not None:
+        # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
+        model = _plain_network(config, data, "cpu").to(device)
+        return dctps.project_(model, density=config.density, projection=config.projection, seed=config.seed)
+    # Of the others a resolved configuration has all three or, for the dense network, none.
     if config.density is None or config.offset is None or config.criterion is None:
-        return build_model(config.model, data.classes, data.channels, data.image_size).to(device)
-    weightless = config.criterion == "random"
-    with torch.device("meta" if weightless else "cpu"):
-        model = build_model(config.model, data.classes, data.channels, data.image_size)
+        return _plain_network(config, data, "cpu").to(device)
+    scored = is_scored(config)
+    model = _plain_network(config, data, "cpu" if scored else "meta")
     return dctps.sparsify_(
-        model if weightless else model.to(device),
+        model.to(device) if scored else model,
         config.density,
         offset=config.offset,
         allocation=config.allocation,
-        criterion=config.criterion,
+        criterion=config.criterion if supports is None else supports,
         alpha=config.alpha,
         alpha_trainable=config.alpha_trainable,
+        batches=batches,
         seed=config.seed,
         device=device,
     )
+
+
+def restore_network(config: RunConfig, data: Description, file: Path, device: torch.device) -> nn.Module:
+    """The network of `config` that `file` holds, on `device`; nothing is drawn or chosen anew.
+
+    Args:
+        config: resolved.
+        data: what the network is for.
+        file: a checkpoint of the run.
+        device: where the network is to be.
+
+    Raises:
+        ValueError: a damaged file, or one of another network.
+    """
+    if config.projection is None:
+        model = _plain_network(config, data, "meta")
+    else:
+        model = build_network(config, data, torch.device("cpu"))
+    load_state(model, file)
+    return model.to(device)
+
+
+def _plain_network(config: RunConfig, data: Description, device: str) -> nn.Module:
+    """The dense network, with the norms and biases that `config` leaves it."""
+    with torch.device(device):
+        model = build_model(config.model, data.classes, data.channels, data.image_size)
+    if not config.bias:
+        remove_biases_(model)
+    if config.norm == "plain":
+        plain_norms_(model)
+    if config.norm == "shared":
+        share_norms_(model)
+    return model
 
 
 def describe(
@@ -67,19 +112,27 @@ def describe(
     in_channels: int | None = None,
     *,
     data: Description | None = None,
+    file: Path | None = None,
 ) -> Report:
-    """The report on the network of `config`, from a build of its own: no data are read.
+    """The report on the network of `config`: no data are read.
 
     Args:
         config: what to build.
         classes: outputs (None: those of the data set).
         in_channels: of the images (None: those of the data set).
         data: of the run (None: what the data set's name stands for).
+        file: a checkpoint of the run (None: a network is built).
 
     Raises:
-        ValueError: a bad choice in `config`, or a size that neither arguments nor data set give.
+        ValueError: a bad choice in `config`, one that data decide and no file, or a size that neither
+            arguments nor data set give.
     """
     config = resolve(config)
+    if file is None and not {config.criterion, config.allocation} <= {*_DRAWN, "global", "magnitude"}:
+        raise ValueError(
+            f"with criterion {config.criterion!r} and allocation {config.allocation!r} the data decide which "
+            f"weights train: train it, and give the run's folder"
+        )
     data = data or _described(config, classes, in_channels)
     given = {"classes": classes, "channels": in_channels, "image_size": config.image_size}
     data = replace(data, **{name: value for name, value in given.items() if value is not None})
@@ -87,6 +140,8 @@ def describe(
         raise ValueError(
             f"classes and in_channels must be at least 1, got {data.classes} and {data.channels}"
         )
+    if file is not None:
+        return dctps.report(restore_network(config, data, file, torch.device("cpu")))
     with torch.random.fork_rng(devices=[]):
         return dctps.report(build_network(config, data, torch.device("cpu")))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 import dctps
-from dctps.checkpoint import load_state
 from dctps.data import Dataset, Description, load_dataset, resized
 from dctps.experiments.config import RunConfig, resolve, run_name
 from dctps.experiments.folder import (
@@ -26,7 +25,7 @@ from dctps.experiments.folder import (
     read_data,
     read_summary,
 )
-from dctps.experiments.network import describe
+from dctps.experiments.network import describe, is_scored, restore_network
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
 from dctps.experiments.state import StateError
@@ -94,7 +93,9 @@ def run(
         with processes.together():
             dataset = _data(config, data_dir, download, dataset)
             data = dataset.to_dict()
-            session = Session(config, dataset, place, processes)
+            # A criterion that has chosen need not again, and might choose otherwise in another place.
+            saved = processes.from_first(folder.saved_supports) if is_scored(config) else None
+            session = Session(config, dataset, place, processes, supports=saved)
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
         with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
@@ -136,32 +137,33 @@ def evaluate_run(
     with torch_settings(device, threads, config.seed) as place:
         dataset = _data(config, data_dir, download, dataset)
         check_data(path, dataset.to_dict())
-        session = Session(config, dataset, place)
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
-                load_state(session.model, path / file)
-                found[name] = session.test()
+                model = restore_network(config, dataset.description, path / file, place)
+                found[name] = Session(config, dataset, place, model=model).test()
         return found
 
 
 def describe_run(path: Path | str) -> Report:
-    """The report on the network of the run in the folder `path`, from a build of its own: no data are read.
+    """The report on the network of the run in the folder `path`; no data are read.
 
     Raises:
-        ValueError: there is no run; as `RunFolderError`.
+        ValueError: there is no run, as `RunFolderError`; or one whose weights the data decide, and which has
+            no network yet.
     """
     path = Path(path)
     config, data = read_config(path), read_data(path)
+    file = path / LAST if (path / LAST).exists() else None
     if data is None:
-        return describe(config)
+        return describe(config, file=file)
     try:
         shape = Description(data["classes"], data["channels"], data["image_size"])
-        return describe(config, data=shape)
     except (KeyError, TypeError) as error:
         raise RunFolderError(
             f"{path / DATA} is damaged ({error}): delete the folder and train again"
         ) from None
+    return describe(config, data=shape, file=file)
 
 
 class _Work:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from dctps.counter import derive_key
 from dctps.data import Dataset, ImageTensors, batches, split_validation
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_network
+from dctps.experiments.scoring import ScoringBatches
 from dctps.experiments.state import State, StateError
 from dctps.training import (
     Metrics,
@@ -60,6 +61,8 @@ class Session:
         dataset: of `config.dataset`.
         device: where the network and the data are to be.
         processes: that share the batches (None: this one alone).
+        model: the network (None: a new one).
+        supports: of a new network's layers, where a criterion has chosen them already.
 
     Attributes:
         model: the network.
@@ -75,6 +78,9 @@ class Session:
         dataset: Dataset,
         device: torch.device,
         processes: Processes | None = None,
+        *,
+        model: nn.Module | None = None,
+        supports: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config = config
         self._processes = Processes() if processes is None else processes
@@ -87,7 +93,13 @@ class Session:
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
         self._generator = torch.Generator().manual_seed(derive_key(config.seed, "", "batches"))
 
-        self.model = build_network(config, dataset.description, device)
+        self.model = model or build_network(
+            config,
+            dataset.description,
+            device,
+            batches=ScoringBatches(self._train, config.seed, dataset.mean, dataset.std),
+            supports=supports,
+        )
         self._precision = Precision(config.amp, device.type)
         self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
         assert config.lr is not None and config.weight_decay is not None, "resolve() fills them in"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,11 @@ from dctps.nn.layer import Alpha
 from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
 from dctps.nn.survey import Expanded, survey
 from dctps.selection.allocation import Allocation, allocate
-from dctps.selection.criteria import Criterion, Loss, find_criterion, keep_largest
+from dctps.selection.choose import choose
+from dctps.selection.criteria import Criterion, Loss
+from dctps.selection.criteria.offset import choose_on_offset
+from dctps.selection.criteria.ranking import Counts
+from dctps.selection.criteria.registry import CRITERIA, ON_OFFSET, name_of
 from dctps.sparse import budget
 
 Filter = Callable[[nn.Module, str], bool]
@@ -50,16 +54,18 @@ def sparsify_(
         density: fraction of the prunable weights that train, in (0, 1].
         offset: name of D.
         allocation: how many train in each layer: `"uniform"`, `"epl"`, `"epf"`, `"erk"`, shares by
-            layer name, or a function. None: `"epl"` for random, else `"global"`, the whole network
-            ranked as one.
-        criterion: which train: `"random"`; a score's name (`"magnitude"`) or function;
+            layer name, a function, or a criterion's name (`"synflow"`): as many as that one keeps there.
+            None: `"epl"` for random, else `"global"`, the whole network ranked as one.
+        criterion: which train: `"random"`; a score's name (`"magnitude"`, `"snip"`, `"grasp"`, `"force"`,
+            `"iter-snip"`, `"synflow"`; under an offset `"offset-snip"`, `"offset-gradient"`) or function;
             `"nonzero"` for the nonzeros of already pruned weights; or masks (or positions) by layer
             name. The last two fix the budget, and density and allocation play no part.
         alpha: `"one"`, `"match"` (||W|| / ||D||, 0 for a layer initialised to zero) or a number. On the
             meta device the norm is the one that the law of the weight leads to expect (`dctps.nn.initial`).
         alpha_trainable: whether alpha is trained.
         loss: `loss(model, batch)` for criteria that need one.
-        batches: data for criteria that need some.
+        batches: data for criteria that need some: `(inputs, labels)` on the model's device, or whatever
+            `loss` takes.
         seed: of all draws, each layer's own by its qualified name.
         filter_fn: `filter_fn(module, name)` is False for a layer to leave dense. A module of a registered
             class is asked for as a whole, then layer by layer: `"attention"`, `"attention.q_proj"`.
@@ -70,8 +76,8 @@ def sparsify_(
 
     Raises:
         ValueError: nothing to convert, a model wrapped for `DistributedDataParallel`, a density outside
-            (0, 1], or on the meta device what needs weights or cannot be made; with the layer's name. The
-            model is then unchanged.
+            (0, 1], scores that cannot rank, or on the meta device what needs weights or cannot be made; with
+            the layer's name. The model is then unchanged.
 
     Reference: Price and Tanner, "Dense for the Price of Sparse", ICML 2021, sections 3 and 4.
     """
@@ -83,40 +89,56 @@ def sparsify_(
         unmade = _unmade(model, layers)
         shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
 
-        choice: dict[str, dict[str, Any]]
+        def converted(choice: Mapping[str, Mapping[str, Any]]) -> dict[nn.Module, nn.Module]:
+            replacements: dict[nn.Module, nn.Module] = {}
+            for name, layer in layers.items():
+                try:
+                    replacements[layer] = convert(
+                        layer,
+                        **choice[name],
+                        offset=offset,
+                        alpha=alpha,
+                        alpha_trainable=alpha_trainable,
+                        seed=seed,
+                        name=name,
+                        device=device if layer.weight.is_meta else None,
+                    )
+                except ValueError as error:
+                    raise ValueError(f"layer {name!r}: {error}") from error
+            return replacements
+
+        choice: Mapping[str, Mapping[str, Any]]
         if isinstance(criterion, Mapping):
             choice = {name: {"support": support} for name, support in _given(criterion, layers).items()}
         elif criterion == "nonzero":
             choice = {name: {} for name in layers}
         else:
+            batches = list(batches) if isinstance(batches, Iterator) else batches
             total = budget(density, sum(map(math.prod, shapes.values())))
-            if criterion == "random":
+            counts: Counts = total
+            if isinstance(allocation, str) and allocation in CRITERIA:
+                _refuse_meta(layers, f"allocation {allocation!r}")
+                kept = choose(allocation, model, layers, loss, batches, total)
+                counts = {name: int(mask.sum()) for name, mask in kept.items()}
+            elif criterion == "random" and allocation == "global":
+                raise ValueError(
+                    "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks "
+                    "nothing: choose 'uniform' or another allocation"
+                )
+            elif criterion == "random" or allocation not in (None, "global"):
                 counts = allocate(allocation or "epl", shapes, total, seed=seed)
-                choice = {name: {"nnz": count} for name, count in counts.items()}
+            if criterion == "random":
+                choice = {name: {"nnz": counts[name]} for name in layers}  # type: ignore[index]
             else:
-                _refuse_meta(layers, f"criterion {criterion!r}")
-                scores = find_criterion(criterion)(model, layers, loss, batches)
-                if allocation in (None, "global"):
-                    supports = keep_largest(scores, total)
+                _refuse_meta(layers, f"criterion {name_of(criterion)!r}")
+                if criterion in ON_OFFSET:
+                    empty = converted({name: {"nnz": 0} for name in layers})
+                    supports = _chosen_on(empty, criterion, model, layers, loss, batches, counts)
                 else:
-                    supports = keep_largest(scores, allocate(allocation, shapes, total, seed=seed))
+                    supports = choose(criterion, model, layers, loss, batches, counts)
                 choice = {name: {"support": support} for name, support in supports.items()}
 
-        replacements: dict[nn.Module, nn.Module] = {}
-        for name, layer in layers.items():
-            try:
-                replacements[layer] = convert(
-                    layer,
-                    **choice[name],
-                    offset=offset,
-                    alpha=alpha,
-                    alpha_trainable=alpha_trainable,
-                    seed=seed,
-                    name=name,
-                    device=device if layer.weight.is_meta else None,
-                )
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from error
+        replacements = converted(choice)
         _make(unmade, device or "cpu")
         return replace_(model, replacements)
 
@@ -131,6 +153,29 @@ def count_prunable(model: nn.Module, filter_fn: Filter | None = None) -> int:
         count = sum(layer.weight.numel() for layer in _convertible(expanded, filter_fn or _every).values())
         expanded.close(())
     return count
+
+
+def _chosen_on(
+    empty: Mapping[nn.Module, nn.Module],
+    criterion: str,
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    loss: Loss | None,
+    batches: Iterable[Any] | None,
+    counts: Counts,
+) -> dict[str, Tensor]:
+    """What a criterion chooses on the converted network, S still 0; then the model is dense again."""
+    scored: dict[str, DpSLayer] = {name: empty[layer] for name, layer in layers.items()}  # type: ignore[misc]
+    if any(layer.alpha is None for layer in scored.values()):
+        raise ValueError(
+            f"criterion {criterion!r} scores W = alpha * D + S, which is 0 under the offset 'zero': choose "
+            f"another offset, or a criterion of the dense weights such as 'snip'"
+        )
+    trial = replace_(model, empty)
+    try:
+        return choose_on_offset(criterion, trial, scored, loss, batches, counts)
+    finally:
+        replace_(trial, {made: dense for dense, made in empty.items()})
 
 
 def _every(module: nn.Module, name: str) -> bool:

@@ -1,0 +1,80 @@
+"""FORCE and Iter-SNIP: SNIP again and again, on networks that grow sparser."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds, register_criterion
+from dctps.selection.criteria.scoring import Mode, mean_gradients, needed, scored_weights, set_mode
+
+
+@register_criterion("force")
+def force(
+    model: nn.Module,
+    layers: Layers,
+    loss: Loss | None,
+    batches: Batches | None,
+    *,
+    steps: int = 60,
+    mode: Mode = "train",
+) -> Rounds:
+    """`|w * dL/dw|` at w * c_t: the dense weights w, the gradient at the network that mask c_t has pruned.
+
+    What was pruned has a score too, and may return. Step t of T keeps density P^(t / T).
+
+    Args:
+        model: the dense network.
+        layers: whose weights are scored.
+        loss: default `cross_entropy`; the authors' code has `nll_on_logits`.
+        batches: gone through once in each step: a list gives all steps the same data, a loader that shuffles
+            gives each its own.
+        steps: T.
+        mode: of the norms.
+
+    Reference: de Jorge et al., "Progressive Skeletonization: Trimming more fat from a network at
+    initialization", ICLR 2021.
+    """
+    data = needed(batches, "force")
+    set_mode(model, mode)
+    weights = scored_weights(layers)
+    dense = {name: w.data for name, w in weights.items()}
+    for step in range(1, steps + 1):
+        g = mean_gradients(model, weights, loss, data)
+        kept = yield {name: g[name].mul_(w).abs_() for name, w in dense.items()}, step / steps
+        for name, w in weights.items():
+            w.data = dense[name] * kept[name]
+
+
+@register_criterion("iter-snip")
+def iter_snip(
+    model: nn.Module,
+    layers: Layers,
+    loss: Loss | None,
+    batches: Batches | None,
+    *,
+    steps: int = 60,
+    mode: Mode = "train",
+) -> Rounds:
+    """`|w * dL/dw|` at w * c_t among what is left: as `force`, but what was pruned never returns.
+
+    Args:
+        model: as for `force`; so are all others.
+        layers: see `force`.
+        loss: see `force`.
+        batches: see `force`.
+        steps: see `force`.
+        mode: see `force`.
+
+    Reference: de Jorge et al., as for `force`.
+    """
+    data = needed(batches, "iter-snip")
+    set_mode(model, mode)
+    weights = scored_weights(layers)
+    kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    for step in range(1, steps + 1):
+        g = mean_gradients(model, weights, loss, data)
+        scores = {name: g[name].mul_(w.data).abs_() for name, w in weights.items()}
+        kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in scores.items()}, step / steps
+        for name, w in weights.items():
+            w.data = w.data * kept[name]

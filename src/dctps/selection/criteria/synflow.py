@@ -1,0 +1,85 @@
+"""SynFlow: how much of the flow from input to output goes through each weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dctps.nn import DpSLayer
+from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds, register_criterion
+from dctps.selection.criteria.scoring import Mode, gradients, mean_of, needed, scored_weights, set_mode
+
+
+@register_criterion("synflow")
+def synflow(
+    model: nn.Module,
+    layers: Layers,
+    loss: Loss | None,
+    batches: Batches | None,
+    *,
+    rounds: int = 100,
+    mode: Mode = "eval",
+) -> Rounds:
+    """`|w| * dR/d|w|`, with R the sum of the outputs for an input of ones, all parameters in absolute value.
+
+    Everything is done in float64, since R overflows float32 in deep networks (1e71 in a ResNet50). Round k of
+    n keeps density P^(k / n); what was pruned never returns.
+
+    Args:
+        model: the dense network.
+        layers: whose weights are scored.
+        loss: not looked at.
+        batches: of the first, the shape of the inputs; no number of it is looked at.
+        rounds: n.
+        mode: of the norms; with their running statistics they are linear, at initialisation the identity.
+
+    Reference: Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively
+    conserving synaptic flow", NeurIPS 2020.
+    """
+    ones = torch.ones_like(_first_inputs(needed(batches, "synflow"))[:1], dtype=torch.float64)
+    set_mode(model, mode)
+    _make_positive(model)
+    weights = scored_weights(layers)
+    kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    for step in range(1, rounds + 1):
+        g = mean_of([gradients(_flow(model, ones), weights)], weights)
+        scores = {name: g[name].mul_(w.data) for name, w in weights.items()}
+        kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in scores.items()}, step / rounds
+        for name, w in weights.items():
+            w.data = w.data * kept[name]
+
+
+def _flow(model: nn.Module, ones: Tensor) -> Tensor:
+    """R."""
+    output = model(ones)
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"synflow sums the outputs, and {type(model).__name__} returns a {type(output).__name__}: wrap "
+            f"the model so that it returns one tensor"
+        )
+    return output.sum()
+
+
+def _make_positive(model: nn.Module) -> None:
+    """Parameters and floating-point buffers in absolute value and float64; those of DpS layers keep signs."""
+    for module in model.modules():
+        signed = isinstance(module, DpSLayer)
+        for p in module.parameters(recurse=False):
+            if p.is_floating_point():
+                p.data = p.data.double() if signed else p.data.double().abs()
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[name] = buffer.double() if signed else buffer.double().abs()
+
+
+def _first_inputs(batches: Batches) -> Tensor:
+    batch: Any = next(iter(batches), None)
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        raise ValueError(
+            "synflow takes the shape of its input from the first batch, a floating-point tensor or a pair "
+            "that begins with one: pass batches=[torch.ones(1, 3, 32, 32)]"
+        )
+    return inputs
