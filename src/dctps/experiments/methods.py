@@ -1,4 +1,4 @@
-"""Names for choices of offset, allocation and criterion."""
+"""Names for choices of offset, allocation, criterion and dynamics."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ class Method(NamedTuple):
     offset: str | None
     allocation: str | None
     criterion: str | None
+    dynamics: str | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -20,5 +21,10 @@ METHODS: dict[str, Method] = {
     "random-epl": Method("zero", "epl", "random"),
     "random-epf": Method("zero", "epf", "random"),
     "random-erk": Method("zero", "erk", "random"),
+    "dctps-rigl": Method("dct", "epl", "random", "rigl"),
+    "sdctps-rigl": Method("sdct", "epl", "random", "rigl"),
+    "rigl": Method("zero", "erk", "random", "rigl"),
+    "set": Method("zero", "erk", "random", "set"),
+    "dsr": Method("zero", "erk", "random", "dsr"),
     "dense": Method(None, None, None),
 }
