@@ -64,7 +64,7 @@ def largest_gradients(
     support = layer.support
     at_support = layer.values.new_zeros(support.shape, dtype=_dtype(layer))
     largest = _Largest(count)
-    for start, block in _blocks(layer, pairs, block_bytes):
+    for start, block in _blocks(layer, pairs, block_bytes) if count else ():
         if reduce is not None:
             reduce(block)
         block.abs_()
@@ -108,8 +108,9 @@ def _blocks(layer: DpSLayer, pairs: Sequence[Pair], block_bytes: int) -> Iterato
         if step < in_group:
             stop = min(stop, (start // in_group + 1) * in_group)
         # No local name, which would keep this block while the next is made.
-        yield start * n, _sum(shared, start, stop) if shared else layer.values.new_zeros(
-            (stop - start) * n, dtype=dtype
+        yield (
+            start * n,
+            _sum(shared, start, stop) if shared else layer.values.new_zeros((stop - start) * n, dtype=dtype),
         )
         start = stop
 
@@ -171,8 +172,6 @@ class _Largest:
 
     def add(self, start: int, scores: Tensor) -> None:
         """Rank (k,) scores at positions from `start` on."""
-        if not self.count:
-            return
         for chunk in scores.split(_CHUNK):
             # Once `count` are held, an equal score at a later position loses.
             better = (chunk > self.threshold).nonzero().squeeze(1)

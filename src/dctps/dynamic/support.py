@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dctps.counter import derive_key, sample
@@ -54,14 +54,16 @@ def change_support_(layer: DpSLayer, dropped: Tensor, grown: Tensor, optimizer: 
     values.grad = None if gradient is None else moved(gradient)
 
 
-def take_sizes_(layers: Mapping[str, DpSLayer], state: Mapping[str, Any]) -> None:
-    """Make room in each layer for the nnz that it has in a state dict, so that this can be loaded.
+def take_sizes_(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Make room in each DpS layer for the nnz that it has in a state dict, so that this can be loaded.
 
     Args:
-        layers: by the names that the state dict has for them.
-        state: a state dict of their network.
+        model: with DpS layers; changed in place.
+        state: a state dict of it, after `DSR` has moved weights between its layers.
     """
-    for name, layer in layers.items():
+    for name, layer in model.named_modules():
+        if not isinstance(layer, DpSLayer):
+            continue
         found = state.get(f"{name}.values" if name else "values")
         size = math.prod(layer.offset.shape)
         if isinstance(found, Tensor) and found.dim() == 1 and len(found) <= size and len(found) != layer.nnz:

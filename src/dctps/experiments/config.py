@@ -11,6 +11,12 @@ from typing import Any, Literal
 from dctps.experiments.methods import METHODS
 from dctps.names import lookup
 
+# The drop fraction that each takes where none is given.
+DYNAMICS = {
+    "rigl": {"drop_fraction": 0.3},
+    "set": {"drop_fraction": 0.3},
+    "dsr": {"drop_fraction": 0.1},
+}
 LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
 
 
@@ -23,7 +29,8 @@ class RunConfig:
     dataset: str = "digits"
     """the data set: digits (comes with the program), cifar10, cifar100"""
     method: str = "dctps"
-    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, dense"""
+    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, dctps-rigl,
+    sdctps-rigl, rigl, set, dsr, dense"""
     density: float | None = 0.01
     """trained share of the weights, in (0, 1]; dense has none"""
     seed: int = 0
@@ -74,6 +81,15 @@ class RunConfig:
     augment: bool = True
     """pad by 4, crop at random, and mirror where the data set's classes allow it"""
 
+    dynamics: str | None = None
+    """how the supports change: rigl, set, dsr (None: the method's)"""
+    update_interval: int | None = None
+    """steps between two changes of the supports (None: 100)"""
+    drop_fraction: float | None = None
+    """share of the weights that move at a change, the first for rigl and set (None: 0.3; dsr 0.1)"""
+    dynamics_end: float | None = None
+    """share of the run after which the supports stay, in (0, 1] (None: 0.75)"""
+
 
 def resolve(config: RunConfig) -> RunConfig:
     """Check `config`, and put the method's and the optimizer's choices where it has None.
@@ -95,8 +111,9 @@ def resolve(config: RunConfig) -> RunConfig:
         )
 
     config = replace(config, lr=default_lr if config.lr is None else config.lr)
+    config = _resolve_dynamics(config, config.dynamics or method.dynamics)
     if method.offset is None:
-        for name in ("offset", "allocation", "criterion"):
+        for name in ("offset", "allocation", "criterion", "dynamics"):
             if getattr(config, name) is not None:
                 raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
         return replace(config, density=None)
@@ -157,6 +174,20 @@ def run_name(config: RunConfig) -> str:
     return "-".join(parts)
 
 
+def _resolve_dynamics(config: RunConfig, name: str | None) -> RunConfig:
+    if name is None:
+        for field in ("update_interval", "drop_fraction", "dynamics_end"):
+            if getattr(config, field) is not None:
+                raise ValueError(
+                    f"the method {config.method!r} changes no support, so it has no {field}: leave it out, "
+                    f"or give --dynamics rigl"
+                )
+        return config
+    usual = {"update_interval": 100, "dynamics_end": 0.75, **lookup("dynamics", DYNAMICS, name)}
+    given = {field: getattr(config, field) for field in usual}
+    return replace(config, dynamics=name, **usual | {f: v for f, v in given.items() if v is not None})
+
+
 def _rising_shares(shares: tuple[float, ...]) -> bool:
     edges = [0.0, *shares, 1.0]
     return all(a < b for a, b in pairwise(edges))
@@ -175,4 +206,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
     "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
     "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
+    "update_interval": (lambda x: x >= 1, "at least 1 step", "100"),
+    "drop_fraction": (lambda x: 0 < x <= 1, "in (0, 1]", "0.3 moves three weights of ten"),
+    "dynamics_end": (lambda x: 0 < x <= 1, "a share of the run in (0, 1]", "0.75"),
 }

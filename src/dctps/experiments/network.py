@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 import dctps
+from dctps.dynamic import DSR, SET, Dynamics, RigL
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
 from dctps.names import lookup
 from dctps.reporting import Report
+from dctps.training import Processes
 
 # Classes and channels of the data sets that come with dctps, so that a report needs no data files.
 _SHAPES = {"digits": (10, 1), "cifar10": (10, 3), "cifar100": (100, 3)}
@@ -46,6 +51,35 @@ def build_network(config: RunConfig, classes: int, in_channels: int, device: tor
         seed=config.seed,
         device=device,
     )
+
+
+def build_dynamics(
+    config: RunConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, processes: Processes
+) -> Dynamics | None:
+    """What changes the supports of `model` while `optimizer` trains it; None where they stay.
+
+    Args:
+        config: resolved.
+        model: of `build_network`.
+        optimizer: of its parameters.
+        total_steps: optimizer steps of the whole run.
+        processes: that share the batches.
+    """
+    if config.dynamics is None or config.update_interval is None or config.drop_fraction is None:
+        return None
+    assert config.dynamics_end is not None, "resolve() fills it in"
+    when: dict[str, Any] = {
+        "update_interval": config.update_interval,
+        "drop_fraction": config.drop_fraction,
+        "end": round(config.dynamics_end * total_steps),
+    }
+    match config.dynamics:
+        case "rigl":
+            return RigL(model, optimizer, all_reduce=processes.add_ if processes.count > 1 else None, **when)
+        case "set":
+            return SET(model, optimizer, seed=config.seed, **when)
+        case _:
+            return DSR(model, optimizer, seed=config.seed, in_data_parallel=True, **when)
 
 
 def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> Report:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dctps.checkpoint import load_state
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve, run_name
 from dctps.experiments.folder import BEST, LAST, RunFolder, read_config, read_summary
+from dctps.experiments.network import build_network
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
 from dctps.experiments.state import StateError
@@ -117,7 +119,11 @@ def evaluate_run(
     config = resolve(read_config(path))
     summary = read_summary(path)
     with _torch_settings(device, threads, config.seed) as place:
-        session = Session(config, load_dataset(config.dataset, data_dir, download=download), place)
+        dataset = load_dataset(config.dataset, data_dir, download=download)
+        session = Session(config, dataset, place)
+        if config.dynamics == "dsr":  # only the file knows how many weights each layer has come to
+            plain = replace(config, density=None)
+            session.model = build_network(plain, dataset.classes, dataset.train.images.shape[1], place)
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
