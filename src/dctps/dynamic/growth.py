@@ -20,7 +20,8 @@ Reduce = Callable[[Tensor], object]
 Rows = Callable[[int, int], Tensor]
 
 BLOCK_BYTES = 8 << 20
-_CHUNK = 1 << 15  # scores that are compared, and at worst sorted, at a time
+_CHUNK = 1 << 13  # scores that are compared, and at worst sorted, at a time
+_SPARE = 1 << 10  # candidates held beyond twice those wanted, before they are sorted
 
 
 class Growth(NamedTuple):
@@ -48,8 +49,8 @@ def largest_gradients(
     """The `count` largest |dL/dW| outside the support of a layer, W = alpha * D + S.
 
     Exactly that many, ties to the earlier position; fewer where fewer gradients are not 0, since a gradient
-    of 0 says nothing for a weight. Peak memory: one block, 12 bytes for each of 2 `count` + 32,768
-    candidates, and 4 bytes for each weight of the support.
+    of 0 says nothing for a weight. Peak memory: one block (two where torch makes it channels-last), 4 bytes
+    for each weight of the support, and to sort candidates 40 bytes for each of 2 `count` + 9,216.
 
     Args:
         layer: `DpSLinear` or `DpSConv2d`.
@@ -178,7 +179,7 @@ class _Largest:
             if len(better):
                 self.parts.append((better + start, chunk[better]))
                 self.held += len(better)
-                if self.held > 2 * self.count + _CHUNK:
+                if self.held > 2 * self.count + _SPARE:
                     self._prune()
             start += len(chunk)
 
