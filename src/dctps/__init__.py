@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from dctps.checkpoint import CheckpointError as CheckpointError
     from dctps.checkpoint import load_pretrained_ as load_pretrained_
     from dctps.checkpoint import save_pretrained as save_pretrained
+    from dctps.dynamic import DSR as DSR
+    from dctps.dynamic import SET as SET
+    from dctps.dynamic import RigL as RigL
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
     from dctps.nn import merge_ as merge_
@@ -27,9 +30,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CheckpointError": "checkpoint",
+    "DSR": "dynamic",
     "DpSConv2d": "nn",
     "DpSLinear": "nn",
     "Offset": "offsets",
+    "RigL": "dynamic",
+    "SET": "dynamic",
     "build_offset": "offsets",
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
