@@ -121,12 +121,13 @@ def evaluate_run(
     with _torch_settings(device, threads, config.seed) as place:
         dataset = load_dataset(config.dataset, data_dir, download=download)
         session = Session(config, dataset, place)
-        if config.dynamics == "dsr":  # only the file knows how many weights each layer has come to
-            plain = replace(config, density=None)
-            session.model = build_network(plain, dataset.classes, dataset.train.images.shape[1], place)
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
+                if config.dynamics == "dsr":  # only the file knows how many weights a layer has come to
+                    plain = replace(config, density=None)
+                    channels = dataset.train.images.shape[1]
+                    session.model = build_network(plain, dataset.classes, channels, place)
                 load_state(session.model, path / file)
                 found[name] = session.test()
         return found
