@@ -11,12 +11,15 @@ from typing import Any, Literal
 from dctps.experiments.methods import METHODS
 from dctps.names import lookup
 
-# The drop fraction that each takes where none is given.
-DYNAMICS = {
-    "rigl": {"drop_fraction": 0.3},
-    "set": {"drop_fraction": 0.3},
-    "dsr": {"drop_fraction": 0.1},
+_MOVING = {"update_interval": 100, "drop_fraction": 0.3, "dynamics_end": 0.75}
+# The numbers that each has, and where none is given; levels then follow from the density.
+DYNAMICS: dict[str, dict[str, float | None]] = {
+    "rigl": _MOVING,
+    "set": _MOVING,
+    "dsr": _MOVING | {"drop_fraction": 0.1},
+    "imp": {"levels": None, "rewind_epoch": 0},
 }
+LEVEL_KEEPS = 0.8
 LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
 
 
@@ -30,7 +33,7 @@ class RunConfig:
     """the data set: digits (comes with the program), cifar10, cifar100"""
     method: str = "dctps"
     """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, dctps-rigl,
-    sdctps-rigl, rigl, set, dsr, dense"""
+    sdctps-rigl, rigl, set, dsr, imp, dense"""
     density: float | None = 0.01
     """trained share of the weights, in (0, 1]; dense has none"""
     seed: int = 0
@@ -82,13 +85,17 @@ class RunConfig:
     """pad by 4, crop at random, and mirror where the data set's classes allow it"""
 
     dynamics: str | None = None
-    """how the supports change: rigl, set, dsr (None: the method's)"""
+    """how the supports change: rigl, set, dsr, imp (None: the method's)"""
     update_interval: int | None = None
     """steps between two changes of the supports (None: 100)"""
     drop_fraction: float | None = None
     """share of the weights that move at a change, the first for rigl and set (None: 0.3; dsr 0.1)"""
     dynamics_end: float | None = None
     """share of the run after which the supports stay, in (0, 1] (None: 0.75)"""
+    levels: int | None = None
+    """prunings of imp, each followed by a training (None: so many that each takes at most 20%)"""
+    rewind_epoch: int | None = None
+    """epoch at whose end imp's weights are taken up again (None: 0, the initialisation)"""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -119,12 +126,17 @@ def resolve(config: RunConfig) -> RunConfig:
         return replace(config, density=None)
     if config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
-    return replace(
+    config = replace(
         config,
         offset=config.offset or method.offset,
         allocation=config.allocation or method.allocation,
         criterion=config.criterion or method.criterion,
     )
+    if config.dynamics == "imp":
+        for name, value in METHODS["imp"]._asdict().items():
+            if getattr(config, name) != value:
+                raise ValueError(f"imp has the {name} {value!r}, not {getattr(config, name)!r}: leave it out")
+    return config
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -175,17 +187,21 @@ def run_name(config: RunConfig) -> str:
 
 
 def _resolve_dynamics(config: RunConfig, name: str | None) -> RunConfig:
-    if name is None:
-        for field in ("update_interval", "drop_fraction", "dynamics_end"):
-            if getattr(config, field) is not None:
-                raise ValueError(
-                    f"the method {config.method!r} changes no support, so it has no {field}: leave it out, "
-                    f"or give --dynamics rigl"
-                )
-        return config
-    usual = {"update_interval": 100, "dynamics_end": 0.75, **lookup("dynamics", DYNAMICS, name)}
-    given = {field: getattr(config, field) for field in usual}
-    return replace(config, dynamics=name, **usual | {f: v for f, v in given.items() if v is not None})
+    usual = {} if name is None else lookup("dynamics", DYNAMICS, name)
+    every = {field: getattr(config, field) for table in DYNAMICS.values() for field in table}
+    given = {field: value for field, value in every.items() if value is not None}
+    for field in given.keys() - usual.keys():
+        having = " or ".join(other for other, table in DYNAMICS.items() if field in table)
+        raise ValueError(
+            f"{field} belongs to the dynamics {having}, and the method {config.method!r} has "
+            f"{name or 'none'}: leave it out"
+        )
+    config = replace(config, dynamics=name, **usual | given)  # type: ignore[arg-type]
+    if config.rewind_epoch is not None and config.rewind_epoch >= config.epochs:
+        raise ValueError(f"rewind_epoch must be below the {config.epochs} epochs, got {config.rewind_epoch}")
+    if name == "imp" and config.levels is None and config.density is not None:
+        config = replace(config, levels=max(1, math.ceil(math.log(config.density, LEVEL_KEEPS) - 1e-9)))
+    return config
 
 
 def _rising_shares(shares: tuple[float, ...]) -> bool:
@@ -209,4 +225,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "update_interval": (lambda x: x >= 1, "at least 1 step", "100"),
     "drop_fraction": (lambda x: 0 < x <= 1, "in (0, 1]", "0.3 moves three weights of ten"),
     "dynamics_end": (lambda x: 0 < x <= 1, "a share of the run in (0, 1]", "0.75"),
+    "levels": (lambda x: x >= 1, "at least 1", "10"),
+    "rewind_epoch": (lambda x: x >= 0, "0 or more", "1"),
 }

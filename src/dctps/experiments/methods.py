@@ -26,5 +26,6 @@ METHODS: dict[str, Method] = {
     "rigl": Method("zero", "erk", "random", "rigl"),
     "set": Method("zero", "erk", "random", "set"),
     "dsr": Method("zero", "erk", "random", "dsr"),
+    "imp": Method("zero", "global", "magnitude", "imp"),
     "dense": Method(None, None, None),
 }

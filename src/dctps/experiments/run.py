@@ -17,6 +17,7 @@ from dctps.checkpoint import load_state
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve, run_name
 from dctps.experiments.folder import BEST, LAST, RunFolder, read_config, read_summary
+from dctps.experiments.levels import LevelSession
 from dctps.experiments.network import build_network
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
@@ -81,7 +82,9 @@ def run(
             return processes.from_first(lambda: read_summary(folder.path))
         with processes.together():
             dataset = load_dataset(config.dataset, data_dir, download=download)
-            session = Session(config, dataset, place, processes)
+            session = (LevelSession if config.dynamics == "imp" else Session)(
+                config, dataset, place, processes
+            )
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
         with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
@@ -124,7 +127,7 @@ def evaluate_run(
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
-                if config.dynamics == "dsr":  # only the file knows how many weights a layer has come to
+                if config.dynamics in ("dsr", "imp"):  # only the file knows how many weights a layer has
                     plain = replace(config, density=None)
                     channels = dataset.train.images.shape[1]
                     session.model = build_network(plain, dataset.classes, channels, place)
@@ -138,7 +141,7 @@ class _Work:
 
     def __init__(
         self,
-        session: Session,
+        session: Session | LevelSession,
         folder: RunFolder,
         request: StopRequest,
         environment: Record,
@@ -183,7 +186,7 @@ class _Work:
                 self.save()
             self.stop_if_asked(f"saved {self.session.where}: the same command continues from there")
 
-        while len(self.session.records) < self.session.config.epochs:
+        while not self.session.finished:
             record = self.session.train_epoch(progress=progress, between=between)
             self.save()
             self.publish(best_too=self.session.best is record)
@@ -233,6 +236,7 @@ class _Work:
             "best_val_accuracy": chosen["val_accuracy"],
             "best_test_accuracy": chosen["test_accuracy"],
             "report": report,
+            **({"imp": self.session.cost()} if isinstance(self.session, LevelSession) else {}),
             "seconds": sum(record["seconds"] for record in records),
             **self.environments[-1],
             "earlier_environments": self.environments[:-1],

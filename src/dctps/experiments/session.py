@@ -60,6 +60,7 @@ class Session:
         dataset: of `config.dataset`.
         device: where the network and the data are to be.
         processes: that share the batches (None: this one alone).
+        model: to train, on `device` (None: the network that `config` describes).
 
     Attributes:
         model: the network.
@@ -75,6 +76,8 @@ class Session:
         dataset: Dataset,
         device: torch.device,
         processes: Processes | None = None,
+        *,
+        model: nn.Module | None = None,
     ) -> None:
         self.config = config
         self._processes = Processes() if processes is None else processes
@@ -86,7 +89,9 @@ class Session:
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
         self._generator = torch.Generator().manual_seed(derive_key(config.seed, "", "batches"))
 
-        self.model = build_network(config, dataset.classes, dataset.train.images.shape[1], device)
+        if model is None:
+            model = build_network(config, dataset.classes, dataset.train.images.shape[1], device)
+        self.model = model
         self._precision = Precision(config.amp, device.type)
         groups = parameter_groups(
             self.model,
@@ -111,6 +116,21 @@ class Session:
         self.records: list[Record] = []
         self._best: dict[str, Any] | None = None
         self._begin_epoch()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return len(self.records) >= self.config.epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of training."""
+        return self._steps
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that train, in the order of the optimizer's slots."""
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     @property
     def position(self) -> tuple[int, int]:
@@ -274,8 +294,7 @@ class Session:
         model.load_state_dict(state)
 
     def _load_optimizer(self, slots: dict[str, dict[str, Tensor]], rates: list[float]) -> None:
-        groups = self._optimizer.param_groups
-        parameters = [parameter for group in groups for parameter in group["params"]]
+        parameters = self.parameters
         for index, named in slots.items():
             if named.keys() != _SLOTS[self.config.optimizer]:
                 raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")
