@@ -2,10 +2,10 @@
 
     python benchmarks/rigl_memory.py
 
-Every layer of a ResNet50 for 32 x 32 images at density 0.1% under the `dct` offset takes one training step by
-itself (forward, backward, Adam), in a process of its own: an ordinary step, and one in which RigL moves weights.
-The peak is the process's largest resident memory above what it was before the step's forward pass; what RigL
-adds is the difference. The largest block of dense gradient is what `reduce` would be handed.
+Every layer of a ResNet50 for 32 x 32 images at density 0.1% under the `dct` offset takes one training step
+by itself (forward, backward, Adam), in a process of its own: an ordinary step, and one in which RigL moves
+weights. The peak is the process's largest resident memory above what it was before the step's forward pass;
+what RigL adds is the difference. The largest block of dense gradient is what `reduce` would be handed.
 """
 
 from __future__ import annotations

@@ -93,7 +93,10 @@ def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
         ({"method": "dense", "offset": "dct"}, "'dense' has no offset"),
         ({"method": "dense", "dynamics": "rigl"}, "'dense' has no dynamics"),
         ({"dynamics": "rgil"}, "unknown dynamics 'rgil': did you mean 'rigl'"),
-        ({"update_interval": 10}, "'dctps' changes no support, so it has no update_interval"),
+        (
+            {"update_interval": 10},
+            "belongs to the dynamics rigl or set or dsr, and the method 'dctps' has none",
+        ),
         ({"method": "rigl", "update_interval": 0}, "update_interval must be at least 1"),
         ({"method": "rigl", "drop_fraction": 0.0}, "drop_fraction must be in"),
         ({"method": "rigl", "dynamics_end": 1.1}, "dynamics_end must be a share of the run"),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from dctps.experiments.methods import METHODS
 from dctps.names import lookup
 
-_MOVING = {"update_interval": 100, "drop_fraction": 0.3, "dynamics_end": 0.75}
+_MOVING: dict[str, float | None] = {"update_interval": 100, "drop_fraction": 0.3, "dynamics_end": 0.75}
 # The numbers that each has, and where none is given; levels then follow from the density.
 DYNAMICS: dict[str, dict[str, float | None]] = {
     "rigl": _MOVING,
@@ -196,7 +196,7 @@ def _resolve_dynamics(config: RunConfig, name: str | None) -> RunConfig:
             f"{field} belongs to the dynamics {having}, and the method {config.method!r} has "
             f"{name or 'none'}: leave it out"
         )
-    config = replace(config, dynamics=name, **usual | given)  # type: ignore[arg-type]
+    config = replace(config, dynamics=name, **usual | given)
     if config.rewind_epoch is not None and config.rewind_epoch >= config.epochs:
         raise ValueError(f"rewind_epoch must be below the {config.epochs} epochs, got {config.rewind_epoch}")
     if name == "imp" and config.levels is None and config.density is not None:

@@ -97,9 +97,10 @@ class LevelSession:
     def best(self) -> Record | None:
         """As for `Session`, among the epochs of the last level."""
         best = self._session.best if self.level == self.levels else None
-        return best and next(
-            r for r in self.records if r["level"] == self.level and r["of_level"] == best["epoch"]
-        )
+        if best is None:
+            return None
+        of_level = (record for record in self.records if record["level"] == self.level)
+        return next(record for record in of_level if record["of_level"] == best["epoch"])
 
     def best_model(self) -> nn.Module | None:
         """As for `Session`."""
@@ -120,14 +121,12 @@ class LevelSession:
 
     def cost(self) -> Record:
         """What all levels together took: epochs, optimizer steps, and each level's nnz and accuracy."""
-        last = {r["level"]: r for r in self.records}
+        last = {record["level"]: record for record in self.records}
+        shown = ("level", "nnz", "val_accuracy", "test_accuracy")
         return {
             "epochs_trained": len(self.records),
             "steps_trained": len(self.records) * self._session.steps_per_epoch,
-            "levels": [
-                {name: r[name] for name in ("level", "nnz", "val_accuracy", "test_accuracy")}
-                for r in last.values()
-            ],
+            "levels": [{name: record[name] for name in shown} for record in last.values()],
         }
 
     def state(self) -> State:
@@ -144,11 +143,7 @@ class LevelSession:
         """As for `Session`."""
         try:
             level, earlier = int(state["level"]), [dict(record) for record in state["earlier"]]
-            if (
-                not 0 <= level <= self.levels
-                or bool(level) != bool(earlier)
-                or bool(level) != bool(state["supports"])
-            ):
+            if not 0 <= level <= self.levels or not bool(level) == bool(earlier) == bool(state["supports"]):
                 raise ValueError(f"level {level} after {len(earlier)} epochs")
             self.level, self._earlier, self._supports = level, earlier, dict(state["supports"])
             self._rewound = state["rewound"]
@@ -168,15 +163,14 @@ class LevelSession:
         self._session.load_state(_on_support(self._rewound, self._session))
 
     def _survivors(self, level: int) -> Supports:
-        """The supports of a level, from the weights at the end of the one before: exact counts, stable ties."""
+        """The supports of a level, from the weights at the end of the one before; ties to the earlier."""
         model = self._session.model
         if level == 1:
-            # Every weight is scored once here, to know how many there are and which layers are converted.
+            # All weights of the layers that can be converted: how many there are, and where.
             model = dctps.sparsify_(copy.deepcopy(model), 1.0, offset="zero", criterion="magnitude")
-        layers = {name: m for name, m in named_modules(model) if isinstance(m, DpSLayer)}
-        count = level_nnz(
-            self._density, sum(math.prod(m.offset.shape) for m in layers.values()), level, self.levels
-        )
+        layers = {name: module for name, module in named_modules(model) if isinstance(module, DpSLayer)}
+        weights = sum(math.prod(layer.offset.shape) for layer in layers.values())
+        count = level_nnz(self._density, weights, level, self.levels)
         kept = keep_largest({name: layer.values.detach().abs() for name, layer in layers.items()}, count)
         return {name: layers[name].support[which] for name, which in kept.items()}
 
@@ -208,9 +202,8 @@ class LevelSession:
 
 def level_nnz(density: float, weights: int, level: int, levels: int) -> int:
     """How many weights a level trains: weights * density^(level / levels), and at the last exactly K."""
-    if level == levels:
-        return budget(density, weights)
-    return max(budget(density, weights), round(weights * density ** (level / levels)))
+    last = budget(density, weights)
+    return last if level == levels else max(last, round(weights * float(density ** (level / levels))))
 
 
 def _on_support(state: State, session: Session) -> State:

@@ -82,9 +82,8 @@ def run(
             return processes.from_first(lambda: read_summary(folder.path))
         with processes.together():
             dataset = load_dataset(config.dataset, data_dir, download=download)
-            session = (LevelSession if config.dynamics == "imp" else Session)(
-                config, dataset, place, processes
-            )
+            kind = LevelSession if config.dynamics == "imp" else Session
+            session = kind(config, dataset, place, processes)
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
         with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
@@ -189,7 +188,7 @@ class _Work:
         while not self.session.finished:
             record = self.session.train_epoch(progress=progress, between=between)
             self.save()
-            self.publish(best_too=self.session.best is record)
+            self.publish(best_too=self.session.best == record)
             on_epoch(record)
         if self.processes.rank == 0:
             self.folder.finish(self.summary())
