@@ -6,8 +6,8 @@ Every layer of a ResNet50 for 32 x 32 images at density 0.1% under the `dct` off
 by itself (forward, backward, Adam), in a process of its own: an ordinary step, and one in which RigL moves
 weights. The peak is the process's largest resident memory above what it was before the step's forward pass;
 what RigL adds is the difference. Freed memory goes back to the system at once, so that none of an earlier
-step hides what a later one takes. It includes what torch's kernels use inside themselves, such as copies of the
-input in a layout of their own. The largest block of dense gradient is what `reduce` would be handed.
+step hides what a later one takes. It includes what torch's kernels use inside themselves, such as copies of
+the input in a layout of their own. The largest block of dense gradient is what `reduce` would be handed.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def main() -> None:
         "block_bytes": BLOCK_BYTES,
         "rows": rows,
         "torch": torch.__version__,
-        "processor": processor(),
+        "hardware": processor(),
+        "command": "python benchmarks/rigl_memory.py",
         "commit": commit(),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

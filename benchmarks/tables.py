@@ -1,4 +1,4 @@
-"""Write docs/results.md, and README's table, from the JSON files in benchmarks/results.
+"""Write docs/results.md, and the tables of README and docs/dynamic.md, from benchmarks/results/*.json.
 
 python benchmarks/tables.py
 """
@@ -51,6 +51,39 @@ def linear(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rigl_memory(result: dict[str, Any]) -> str:
+    """What RigL adds to a step of the layers with the largest dense gradients, in MB, and the time."""
+    lines = [
+        "| layer | in, out, kernel | dense gradient | largest block | peak of a step | of an update step | "
+        "seconds of a step | of an update step |",
+        "| --- " * 8 + "|",
+    ]
+    for row in sorted(result["rows"], key=lambda row: -row["dense_gradient"])[:6]:
+        inputs, outputs, kernel = row["shape"][:3]
+        sizes = ("dense_gradient", "largest_block", "peak_of_a_step", "peak_of_an_update_step")
+        times = ("seconds_of_a_step", "seconds_of_an_update_step")
+        cells = (
+            row["layer"],
+            f"{inputs}, {outputs}, {kernel} x {kernel}",
+            *(f"{row[name] / 1e6:.1f}" for name in sizes),
+            *(f"{row[name]:.3f}" for name in times),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    most = f"{result['most_that_rigl_adds'] / 1e6:.1f} MB"
+    return "\n".join(
+        [
+            f"ResNet50's largest layers at density {result['density']:.1%}, batch {result['batch']}, each by "
+            f"itself in a process of one thread; MB of resident memory above that before the step. Over all "
+            f"{len(result['rows'])} different layers RigL adds {most} at most, of which up to "
+            f"{result['block_bytes'] / 1e6:.1f} MB are the block, the rest what torch's kernel takes for it.",
+            "",
+            *lines,
+            "",
+            source(result),
+        ]
+    )
+
+
 def source(result: dict[str, Any]) -> str:
     """What made a table, and where."""
     versions = result.get("versions", {}).get("torch") or result.get("torch")
@@ -87,9 +120,15 @@ path; the library's rule chooses between them by shape, nnz and batch. These are
 {source(line)}
 """
     (ROOT / "docs" / "results.md").write_text(page)
-    readme = ROOT / "README.md"
-    marked = re.compile(r"(<!-- lenet -->\n).*?(\n<!-- /lenet -->)", re.DOTALL)
-    readme.write_text(marked.sub(lambda m: m[1] + lenet(lenet5) + m[2], readme.read_text()))
+    fill(ROOT / "README.md", "lenet", lenet(lenet5))
+    memory = json.loads((RESULTS / "rigl_memory.json").read_text())
+    fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
+
+
+def fill(page: Path, mark: str, text: str) -> None:
+    """Put a text between two marks of a page."""
+    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    page.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page.read_text()))
 
 
 if __name__ == "__main__":

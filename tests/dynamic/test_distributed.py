@@ -46,6 +46,13 @@ def worker(rank, port, results):
         DSR(network(), torch.optim.SGD(network().parameters(), lr=0.1), end=3)
     except ValueError as error:
         found["DSR"] = str(error)
+    from torch.distributed.fsdp import fully_shard
+
+    sharded = fully_shard(network(), mesh=dist.init_device_mesh("cpu", (2,)))
+    try:
+        RigL(sharded, torch.optim.SGD(sharded.parameters(), lr=0.1), end=3)
+    except ValueError as error:
+        found["sharded"] = str(error)
     results.put((rank, found))
     dist.barrier()
     dist.destroy_process_group()
@@ -83,3 +90,4 @@ def test_each_update_sums_every_dense_gradient_once(found):
 
 def test_what_cannot_work_is_refused(found):
     assert "which DistributedDataParallel cannot follow: use RigL or SET" in found[1]["DSR"]
+    assert "are sharded over processes" in found[1]["sharded"]
