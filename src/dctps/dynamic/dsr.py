@@ -18,8 +18,8 @@ from dctps.selection.allocation import share_out
 class DSR(Dynamics):
     """Every `update_interval` steps the weights below a threshold move to where more have survived.
 
-    All values with |value| < H are dropped, of a layer all but the largest at most. If they were more than
-    1.1 times drop_fraction * K, K being the nnz of the whole network, H is halved for the next time; if fewer
+    All values of magnitude below H are dropped, of a layer all but the largest. If they were more than 1.1
+    times drop_fraction * K, K being the nnz of the whole network, H is halved for the next time; if fewer
     than 0.9 times, doubled. As many are grown, shared out over the layers in proportion to the weights that
     survived there, at random among the positions that were free before; at 0, with slots of 0. The sum of
     nnz stays exactly K, a layer's does not: its `values` change size.
@@ -113,7 +113,7 @@ class DSR(Dynamics):
 
 
 def _below(values: torch.Tensor, threshold: float) -> int:
-    """How many |values| are below the threshold, the layer's largest not counted."""
+    """How many `|values|` are below the threshold, the layer's largest not counted."""
     return min(int((values.detach().abs() < threshold).sum()), len(values) - 1)
 
 

@@ -29,8 +29,8 @@ class Growth(NamedTuple):
 
     Attributes:
         positions: int64, sorted flat positions outside the support.
-        scores: |dL/dW| there.
-        at_support: |dL/dW| at the support, (nnz,).
+        scores: `|dL/dW|` there.
+        at_support: `|dL/dW|` at the support, (nnz,).
     """
 
     positions: Tensor
@@ -46,7 +46,7 @@ def largest_gradients(
     block_bytes: int = BLOCK_BYTES,
     reduce: Reduce | None = None,
 ) -> Growth:
-    """The `count` largest |dL/dW| outside the support of a layer, W = alpha * D + S.
+    """The `count` largest `|dL/dW|` outside the support of a layer, W = alpha * D + S.
 
     Exactly that many, ties to the earlier position; fewer where fewer gradients are not 0, since a gradient
     of 0 says nothing for a weight. Peak memory: one block (two where torch makes it channels-last), 4 bytes

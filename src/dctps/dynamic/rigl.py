@@ -16,12 +16,12 @@ from dctps.nn import DpSLayer
 
 
 class RigL(Dynamics):
-    """Every `update_interval` steps each layer moves some of its weights to where |dL/dW| is largest.
+    """Every `update_interval` steps each layer moves some of its weights to where `|dL/dW|` is largest.
 
-    Of a layer's nnz weights the k = int(f nnz) smallest |values| are dropped, with
+    Of a layer's nnz weights the k = int(f nnz) smallest `|values|` are dropped, with
     f = drop_fraction / 2 * (1 + cos(pi step / end)); of all positions that are then free the k with the
-    largest |dL/dW| are grown, from the last micro-batch of that step. Grown values are 0, and so are their
-    slots in the optimizer. nnz of a layer stays what it is.
+    largest `|dL/dW|` are grown, from the last micro-batch of that step. Grown values are 0, and so are their
+    slots in the optimizer. nnz of a layer stays what it is::
 
         optimizer = torch.optim.Adam(model.parameters())
         rigl = dctps.RigL(model, optimizer, end=7500)
