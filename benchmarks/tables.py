@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the tables of README and docs/networks.md, from benchmarks/results.
+"""Write docs/results.md, and the tables of README and other pages of docs, from benchmarks/results/*.json.
 
 python benchmarks/tables.py
 """
@@ -114,6 +114,39 @@ def hyperplane(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rigl_memory(result: dict[str, Any]) -> str:
+    """What RigL adds to a step of the layers with the largest dense gradients, in MB, and the time."""
+    lines = [
+        "| layer | in, out, kernel | dense gradient | largest block | peak of a step | of an update step | "
+        "seconds of a step | of an update step |",
+        "| --- " * 8 + "|",
+    ]
+    for row in sorted(result["rows"], key=lambda row: -row["dense_gradient"])[:6]:
+        inputs, outputs, kernel = row["shape"][:3]
+        sizes = ("dense_gradient", "largest_block", "peak_of_a_step", "peak_of_an_update_step")
+        times = ("seconds_of_a_step", "seconds_of_an_update_step")
+        cells = (
+            row["layer"],
+            f"{inputs}, {outputs}, {kernel} x {kernel}",
+            *(f"{row[name] / 1e6:.1f}" for name in sizes),
+            *(f"{row[name]:.3f}" for name in times),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    most = f"{result['most_that_rigl_adds'] / 1e6:.1f} MB"
+    return "\n".join(
+        [
+            f"ResNet50's largest layers at density {result['density']:.1%}, batch {result['batch']}, each by "
+            f"itself in a process of one thread; MB of resident memory above that before the step. Over all "
+            f"{len(result['rows'])} different layers RigL adds {most} at most, of which up to "
+            f"{result['block_bytes'] / 1e6:.1f} MB are the block, the rest what torch's kernel takes for it.",
+            "",
+            *lines,
+            "",
+            source(result),
+        ]
+    )
+
+
 def source(result: dict[str, Any]) -> str:
     """What made a table, and where."""
     versions = result.get("versions", {}).get("torch") or result.get("torch")
@@ -164,6 +197,8 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     networks = ROOT / "docs" / "networks.md"
     fill(networks, "depthwise", f"{depthwise(moments)}\n\n{source(moments)}")
     fill(networks, "learn", f"{learn(learnt)}\n\n{source(learnt)}")
+    memory = json.loads((RESULTS / "rigl_memory.json").read_text())
+    fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """Runs that are killed, cut off from power, or out of disk space at a chosen operation on their files.
 
 A child process is forked for each run, so that torch is imported once. Run as a program, it goes through
-every operation of a small run: `python -m tests.faults kill FOLDER 1`.
+every operation of a small run: `python -m tests.faults kill FOLDER 1`, or of another method's with its name
+at the end.
 """
 
 import errno
+import functools
 import itertools
 import json
 import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -228,4 +231,8 @@ def every_operation(mode, scratch, *, stride=1, train=train_tiny):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(every_operation(sys.argv[1], Path(sys.argv[2]), stride=int(sys.argv[3])))
+    config = TINY
+    if len(sys.argv) > 4:
+        config = replace(TINY, method=sys.argv[4], update_interval=1, dynamics_end=1.0)
+    train = functools.partial(train_tiny, config=config)
+    print(every_operation(sys.argv[1], Path(sys.argv[2]), stride=int(sys.argv[3]), train=train))

@@ -37,6 +37,13 @@ def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 200_000  # dense it is 50 MB
 
 
+def test_example_of_the_page_on_changing_supports_runs() -> None:
+    (example,) = blocks("docs/dynamic.md")
+    scope: dict[str, object] = {}
+    exec(example.replace("range(100)", "range(11)"), scope)
+    assert scope["rigl"].steps == 11
+
+
 def test_own_loop_of_the_training_page_runs() -> None:
     (example,) = (block for block in blocks("docs/training.md") if "train_epoch" in block)
     scope: dict[str, object] = {}

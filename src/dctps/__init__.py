@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from dctps.checkpoint import CheckpointError as CheckpointError
     from dctps.checkpoint import load_pretrained_ as load_pretrained_
     from dctps.checkpoint import save_pretrained as save_pretrained
+    from dctps.dynamic import DSR as DSR
+    from dctps.dynamic import SET as SET
+    from dctps.dynamic import RigL as RigL
     from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
@@ -37,10 +40,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "CheckpointError": "checkpoint",
     "DpSConv1d": "nn",
+    "DSR": "dynamic",
     "DpSConv2d": "nn",
     "DpSLinear": "nn",
     "DpSMultiheadAttention": "nn",
     "Offset": "offsets",
+    "RigL": "dynamic",
+    "SET": "dynamic",
     "build_offset": "offsets",
     "criteria": "selection",
     "load_pretrained_": "checkpoint",

@@ -39,9 +39,9 @@ def test_values_that_no_run_has_are_refused(change, message):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_is_its_offset_allocation_and_criterion_or_its_projection(method):
+def test_a_method_is_its_choices(method):
     config = resolve(RunConfig(method=method))
-    assert (config.offset, config.allocation, config.criterion, config.projection) == METHODS[method]
+    assert all(getattr(config, name) == choice for name, choice in METHODS[method]._asdict().items())
     assert (config.density is None) == (method == "dense")
     assert resolve(config) == config
 
@@ -49,6 +49,15 @@ def test_a_method_is_its_offset_allocation_and_criterion_or_its_projection(metho
 def test_each_flag_overrides_the_method():
     config = resolve(RunConfig(method="random-erk", offset="hadamard"))
     assert (config.offset, config.allocation, config.criterion) == ("hadamard", "erk", "random")
+    assert resolve(RunConfig(method="random-erk", dynamics="set")).dynamics == "set"
+
+
+@pytest.mark.parametrize(("method", "fraction"), [("rigl", 0.3), ("set", 0.3), ("dsr", 0.1)])
+def test_dynamics_have_numbers_of_their_own(method, fraction):
+    config = resolve(RunConfig(method=method))
+    assert (config.update_interval, config.drop_fraction, config.dynamics_end) == (100, fraction, 0.75)
+    config = resolve(RunConfig(method=method, update_interval=7, drop_fraction=0.2, dynamics_end=1.0))
+    assert (config.update_interval, config.drop_fraction, config.dynamics_end) == (7, 0.2, 1.0)
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.1), ("adam", 6e-3), ("adamw", 6e-3)])
@@ -90,6 +99,15 @@ def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
         ({"method": "hyperplane", "criterion": "random"}, "'hyperplane' has no criterion"),
         ({"method": "hyperplane", "density": None}, "'hyperplane' needs a density"),
         ({"projection": "fastfood"}, "'dctps' has no projection"),
+        ({"method": "dense", "dynamics": "rigl"}, "'dense' has no dynamics"),
+        ({"dynamics": "rgil"}, "unknown dynamics 'rgil': did you mean 'rigl'"),
+        (
+            {"update_interval": 10},
+            "belongs to the dynamics rigl or set or dsr, and the method 'dctps' has none",
+        ),
+        ({"method": "rigl", "update_interval": 0}, "update_interval must be at least 1"),
+        ({"method": "rigl", "drop_fraction": 0.0}, "drop_fraction must be in"),
+        ({"method": "rigl", "dynamics_end": 1.1}, "dynamics_end must be a share of the run"),
     ],
 )
 def test_bad_values_are_named(change, message):
@@ -126,6 +144,7 @@ def test_differences_have_both_values():
         (RunConfig(method="dense", seed=4), "lenet5-digits-dense-seed4"),
         (RunConfig(offset="dct", lr=6e-3), "lenet5-digits-dctps-0.01-seed0"),
         (RunConfig(optimizer="sgd"), "lenet5-digits-dctps-0.01-seed0-sgd"),
+        (RunConfig(method="rigl", update_interval=50), "lenet5-digits-rigl-0.01-seed0-updateinterval50"),
         (
             RunConfig(density=1e-4, epochs=5, offset="sdct", milestones=(0.5, 0.7)),
             "lenet5-digits-dctps-0.0001-seed0-epochs5-offsetsdct-milestones0.5_0.7",

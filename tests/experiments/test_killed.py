@@ -12,12 +12,20 @@ ROOT = Path(__file__).parents[2]
 
 # All of them in benchmarks/kill.py.
 @pytest.mark.parametrize(
-    ("mode", "stride"),
-    [("kill", 2), ("power cut, names lost", 5), ("power cut, contents lost", 5), ("disk full", 5)],
+    ("mode", "stride", "method"),
+    [
+        ("kill", 2, "dctps"),
+        ("power cut, names lost", 5, "dctps"),
+        ("power cut, contents lost", 5, "dctps"),
+        ("disk full", 5, "dctps"),
+        ("kill", 5, "dctps-rigl"),
+        ("kill", 5, "dsr"),
+    ],
 )
-def test_cut_short_at_operations_on_files(tmp_path, mode, stride):
+def test_cut_short_at_operations_on_files(tmp_path, mode, stride, method):
+    other = [] if method == "dctps" else [method]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", mode, tmp_path, str(stride)],
+        [sys.executable, "-m", "tests.faults", mode, tmp_path, str(stride), *other],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip

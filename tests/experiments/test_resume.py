@@ -10,7 +10,7 @@ from tests.faults import TINY, outcome, train_tiny
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dctps.experiments.folder import RunFolderError
-from dctps.experiments.run import run
+from dctps.experiments.run import evaluate_run, run
 from dctps.experiments.signals import Stopped, sigterm_raises
 from dctps.experiments.state import read_state, write_state
 
@@ -45,6 +45,10 @@ CONFIGS = [
     replace(TINY, optimizer="adamw", method="dense", amp="bf16"),
     replace(TINY, mixup=0.7),
     replace(TINY, method="random-erk", amp="fp16", decay_alpha=False, decay_norm_bias=False),
+    replace(TINY, method="dctps-rigl", update_interval=2, dynamics_end=1.0),
+    replace(TINY, method="rigl", update_interval=1, dynamics_end=1.0, amp="fp16", optimizer="sgd", lr=0.05),
+    replace(TINY, method="set", update_interval=2, dynamics_end=1.0, optimizer="adamw"),
+    replace(TINY, method="dsr", update_interval=1, dynamics_end=1.0, drop_fraction=0.5),
 ]
 
 
@@ -137,14 +141,56 @@ def test_the_deletion_of_the_state_is_made_up_for(tmp_path):
     ],
 )
 def test_a_state_that_does_not_fit(tmp_path, change):
-    stop_after(5, tmp_path / "run")
+    refuses(tmp_path, TINY, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.update(dynamics=None),
+        lambda s: s["dynamics"].pop("threshold"),
+        lambda s: s["dynamics"].update(threshold=-1.0),
+        lambda s: s["dynamics"].update(steps="3"),
+        lambda s: s["model"].update({"0.values": torch.zeros(2, 2)}),
+        lambda s: s["model"].update({"0.values": torch.zeros(10_000)}),
+        lambda s: s["model"].update({"0.values": s["model"]["0.values"][1:]}),
+        lambda s: s["best"].update({"0.support": s["best"]["0.support"].flip(0)}),
+    ],
+)
+def test_a_state_of_changing_supports_that_does_not_fit(tmp_path, change):
+    config = replace(TINY, method="dsr", update_interval=1, dynamics_end=1.0, drop_fraction=0.5)
+    refuses(tmp_path, config, change)
+
+
+def test_the_best_network_has_the_supports_of_its_epoch(tmp_path):
+    for method in ("rigl", "dsr"):
+        config = replace(
+            TINY, method=method, update_interval=1, dynamics_end=1.0, drop_fraction=0.5, epochs=4
+        )
+        networks = []
+
+        def keep(record, folder=tmp_path / method, networks=networks):
+            networks.append((folder / "model.safetensors").read_bytes())
+
+        summary = run(config, out=tmp_path / method, threads=1, on_epoch=keep)
+        best = (tmp_path / method / "best.safetensors").read_bytes()
+        assert best == networks[summary["best_epoch"] - 1]
+        assert len(set(networks)) == 4
+        again = evaluate_run(tmp_path / method, threads=1)
+        assert again["last"].accuracy == summary["last_test_accuracy"]
+        assert again["best"].accuracy == summary["best_test_accuracy"]
+        assert summary["report"]["nnz"] == round(0.2 * summary["report"]["weights"])
+
+
+def refuses(tmp_path, config, change):
+    stop_after(5, tmp_path / "run", config=config)
     path = tmp_path / "run" / "state.safetensors"
     state = read_state(path)
     change(state["session"])
     write_state(path, state)
     before = path.read_bytes()
     with pytest.raises(RunFolderError, match=r"state\.safetensors cannot be used") as info:
-        train_tiny(tmp_path / "run")
+        train_tiny(tmp_path / "run", config)
     assert "\n" not in str(info.value)
     assert path.read_bytes() == before
 

@@ -75,6 +75,19 @@ def test_two_processes_are_one_run_and_write_once(tmp_path: Path) -> None:
     assert two["processes"] == 2 and alone["processes"] == 1 and two["last_epoch"] == 2
 
 
+@pytest.mark.parametrize("method", ["dctps-rigl", "dsr"])
+def test_supports_that_change_are_those_of_one_process(tmp_path: Path, method: str) -> None:
+    choices = {**CONFIG, "method": method, "update_interval": 5, "drop_fraction": 0.2}
+    alone = run(RunConfig(**choices, epochs=1), out=tmp_path / "one", device="cpu", threads=1)
+    done = torchrun(*flags_of(choices), "--epochs", "1", "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert two["report"]["nnz"] == alone["report"]["nnz"]
+    assert [row["nnz"] for row in two["report"]["rows"]] == [row["nnz"] for row in alone["report"]["rows"]]
+    lines = [json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("one", "two")]
+    assert lines[0]["train_loss"] == pytest.approx(lines[1]["train_loss"], rel=1e-2)
+
+
 def test_an_error_is_one_line(tmp_path: Path) -> None:
     done = torchrun(
         "--dataset", "cifar10", "--data-dir", str(tmp_path / "none"), "--out", str(tmp_path / "x")

@@ -11,6 +11,15 @@ from typing import Any, Literal
 from dctps.experiments.methods import METHODS
 from dctps.names import lookup
 
+_MOVING: dict[str, float | None] = {"update_interval": 100, "drop_fraction": 0.3, "dynamics_end": 0.75}
+# The numbers that each has, and where none is given; levels then follow from the density.
+DYNAMICS: dict[str, dict[str, float | None]] = {
+    "rigl": _MOVING,
+    "set": _MOVING,
+    "dsr": _MOVING | {"drop_fraction": 0.1},
+    "imp": {"levels": None, "rewind_epoch": 0},
+}
+LEVEL_KEEPS = 0.8
 LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
 # P has columns of norm 1: a dimension moves each of D weights by 1 / sqrt(D) of itself. docs/hyperplane.md.
 PROJECTED_RATE = 10
@@ -31,8 +40,8 @@ class RunConfig:
     """the data set: digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are
     your own"""
     method: str = "dctps"
-    """what is trained: dctps, sdctps, random-uniform, random-epl, random-epf, random-erk, snip,
-    grasp, force, iter-snip, synflow, magnitude, hyperplane, dense"""
+    """what is trained: dctps, sdctps, dctps-rigl, sdctps-rigl, random-uniform, random-epl, random-epf,
+    random-erk, snip, grasp, force, iter-snip, synflow, magnitude, imp, rigl, set, dsr, hyperplane, dense"""
     density: float | None = 0.01
     """trained share of the weights, in (0, 1]; of a hyperplane, dimensions over weights; dense has none"""
     seed: int = 0
@@ -99,6 +108,19 @@ class RunConfig:
     mixup: float = 0.0
     """train on pairs of images mixed by Beta(mixup, mixup), up to 4; 1 is usual, 0 none"""
 
+    dynamics: str | None = None
+    """how the supports change: rigl, set, dsr, imp (None: the method's)"""
+    update_interval: int | None = None
+    """steps between two changes of the supports (None: 100)"""
+    drop_fraction: float | None = None
+    """share of the weights that move at a change, the first for rigl and set (None: 0.3; dsr 0.1)"""
+    dynamics_end: float | None = None
+    """share of the run after which the supports stay, in (0, 1] (None: 0.75)"""
+    levels: int | None = None
+    """prunings of imp, each followed by a training (None: so many that each takes at most 20%)"""
+    rewind_epoch: int | None = None
+    """epoch at whose end imp's weights are taken up again (None: 0, the initialisation)"""
+
 
 def resolve(config: RunConfig) -> RunConfig:
     """Check `config`, and put the choices of the method, the optimizer and the data set where it has None.
@@ -123,13 +145,19 @@ def resolve(config: RunConfig) -> RunConfig:
 
     chosen = {}
     for name, value in method._asdict().items():
-        if value is None and getattr(config, name) is not None:
+        if value is None and name != "dynamics" and getattr(config, name) is not None:
             raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
         chosen[name] = getattr(config, name) or value
-    if not any(chosen.values()):
+    if not any(chosen[name] for name in ("offset", "projection")):
         chosen["density"] = None
     elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
+    if chosen["dynamics"] is not None and chosen["offset"] is None:
+        raise ValueError(f"the method {config.method!r} has no dynamics: leave it out")
+    if chosen["dynamics"] == "imp":
+        for name, value in METHODS["imp"]._asdict().items():
+            if chosen[name] != value:
+                raise ValueError(f"imp has the {name} {value!r}, not {chosen[name]!r}: leave it out")
     projected = method.projection is not None
     usual = {
         "lr": default_lr * PROJECTED_RATE if projected else default_lr,
@@ -138,7 +166,7 @@ def resolve(config: RunConfig) -> RunConfig:
         **_BY_DATASET.get(config.dataset, {}),
     }
     left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
-    return replace(config, **left_open, **chosen)
+    return _resolve_dynamics(replace(config, **left_open, **chosen))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -188,6 +216,25 @@ def run_name(config: RunConfig) -> str:
     return "-".join(parts)
 
 
+def _resolve_dynamics(config: RunConfig) -> RunConfig:
+    name = config.dynamics
+    usual = {} if name is None else lookup("dynamics", DYNAMICS, name)
+    every = {field: getattr(config, field) for table in DYNAMICS.values() for field in table}
+    given = {field: value for field, value in every.items() if value is not None}
+    for field in given.keys() - usual.keys():
+        having = " or ".join(other for other, table in DYNAMICS.items() if field in table)
+        raise ValueError(
+            f"{field} belongs to the dynamics {having}, and the method {config.method!r} has "
+            f"{name or 'none'}: leave it out"
+        )
+    config = replace(config, **usual | given)
+    if config.rewind_epoch is not None and config.rewind_epoch >= config.epochs:
+        raise ValueError(f"rewind_epoch must be below the {config.epochs} epochs, got {config.rewind_epoch}")
+    if name == "imp" and config.levels is None and config.density is not None:
+        config = replace(config, levels=max(1, math.ceil(math.log(config.density, LEVEL_KEEPS) - 1e-9)))
+    return config
+
+
 def _rising_shares(shares: tuple[float, ...]) -> bool:
     edges = [0.0, *shares, 1.0]
     return all(a < b for a, b in pairwise(edges))
@@ -208,4 +255,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "mixup": (lambda x: 0 <= x <= 4, "from 0 to 4", "1, and 0 for none"),
     "image_size": (lambda x: 1 <= x <= 4096, "from 1 to 4096 pixels", "32"),
     "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
+    "update_interval": (lambda x: x >= 1, "at least 1 step", "100"),
+    "drop_fraction": (lambda x: 0 < x <= 1, "in (0, 1]", "0.3 moves three weights of ten"),
+    "dynamics_end": (lambda x: 0 < x <= 1, "a share of the run in (0, 1]", "0.75"),
+    "levels": (lambda x: x >= 1, "at least 1", "10"),
+    "rewind_epoch": (lambda x: x >= 0, "0 or more", "1"),
 }

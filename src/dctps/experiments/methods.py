@@ -1,4 +1,4 @@
-"""Names for choices of offset, allocation and criterion, or of a projection."""
+"""Names for choices of offset, allocation, criterion and dynamics, or of a projection."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class Method(NamedTuple):
     allocation: str | None
     criterion: str | None
     projection: str | None = None
+    dynamics: str | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -27,6 +28,12 @@ METHODS: dict[str, Method] = {
     "iter-snip": Method("zero", "global", "iter-snip"),
     "synflow": Method("zero", "global", "synflow"),
     "magnitude": Method("zero", "global", "magnitude"),
+    "dctps-rigl": Method("dct", "epl", "random", dynamics="rigl"),
+    "sdctps-rigl": Method("sdct", "epl", "random", dynamics="rigl"),
+    "rigl": Method("zero", "erk", "random", dynamics="rigl"),
+    "set": Method("zero", "erk", "random", dynamics="set"),
+    "dsr": Method("zero", "erk", "random", dynamics="dsr"),
+    "imp": Method("zero", "global", "magnitude", dynamics="imp"),
     "hyperplane": Method(None, None, None, "auto"),
     "dense": Method(None, None, None),
 }

@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import dctps
 from dctps.checkpoint import load_state
 from dctps.data import Description, describe_dataset, list_datasets
+from dctps.dynamic import DSR, SET, Dynamics, RigL
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
 from dctps.nn import plain_norms_, remove_biases_, share_norms_
 from dctps.reporting import Report
+from dctps.training import Processes
 
 # Neither the weights nor any data decide with these.
 _DRAWN = (None, "random", "uniform", "epl", "epf", "erk")
@@ -104,6 +107,35 @@ def _plain_network(config: RunConfig, data: Description, device: str) -> nn.Modu
     if config.norm == "shared":
         share_norms_(model)
     return model
+
+
+def build_dynamics(
+    config: RunConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, processes: Processes
+) -> Dynamics | None:
+    """What changes the supports of `model` while `optimizer` trains it; None where they stay.
+
+    Args:
+        config: resolved.
+        model: of `build_network`.
+        optimizer: of its parameters.
+        total_steps: optimizer steps of the whole run.
+        processes: that share the batches.
+    """
+    if config.dynamics is None or config.update_interval is None or config.drop_fraction is None:
+        return None
+    assert config.dynamics_end is not None, "resolve() fills it in"
+    when: dict[str, Any] = {
+        "update_interval": config.update_interval,
+        "drop_fraction": config.drop_fraction,
+        "end": round(config.dynamics_end * total_steps),
+    }
+    match config.dynamics:
+        case "rigl":
+            return RigL(model, optimizer, all_reduce=processes.add_ if processes.count > 1 else None, **when)
+        case "set":
+            return SET(model, optimizer, seed=config.seed, **when)
+        case _:
+            return DSR(model, optimizer, seed=config.seed, in_data_parallel=True, **when)
 
 
 def describe(

@@ -25,6 +25,7 @@ from dctps.experiments.folder import (
     read_data,
     read_summary,
 )
+from dctps.experiments.levels import LevelSession
 from dctps.experiments.network import describe, is_scored, restore_network
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
@@ -93,9 +94,13 @@ def run(
         with processes.together():
             dataset = _data(config, data_dir, download, dataset)
             data = dataset.to_dict()
-            # A criterion that has chosen need not again, and might choose otherwise in another place.
-            saved = processes.from_first(folder.saved_supports) if is_scored(config) else None
-            session = Session(config, dataset, place, processes, supports=saved)
+            session: Session | LevelSession
+            if config.dynamics == "imp":
+                session = LevelSession(config, dataset, place, processes)
+            else:
+                # A criterion that has chosen need not again, and might choose otherwise in another place.
+                saved = processes.from_first(folder.saved_supports) if is_scored(config) else None
+                session = Session(config, dataset, place, processes, supports=saved)
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
         with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
@@ -171,7 +176,7 @@ class _Work:
 
     def __init__(
         self,
-        session: Session,
+        session: Session | LevelSession,
         folder: RunFolder,
         request: StopRequest,
         environment: Record,
@@ -216,10 +221,10 @@ class _Work:
                 self.save()
             self.stop_if_asked(f"saved {self.session.where}: the same command continues from there")
 
-        while len(self.session.records) < self.session.config.epochs:
+        while not self.session.finished:
             record = self.session.train_epoch(progress=progress, between=between)
             self.save()
-            self.publish(best_too=self.session.best is record)
+            self.publish(best_too=self.session.best == record)
             on_epoch(record)
         if self.processes.rank == 0:
             self.folder.finish(self.summary())
@@ -266,6 +271,7 @@ class _Work:
             "best_val_accuracy": chosen["val_accuracy"],
             "best_test_accuracy": chosen["test_accuracy"],
             "report": report,
+            **({"imp": self.session.cost()} if isinstance(self.session, LevelSession) else {}),
             "seconds": sum(record["seconds"] for record in records),
             **self.environments[-1],
             "earlier_environments": self.environments[:-1],

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from dctps.counter import derive_key
 from dctps.data import Dataset, ImageTensors, batches, split_validation
+from dctps.dynamic import take_sizes_
 from dctps.experiments.config import RunConfig
-from dctps.experiments.network import build_network
+from dctps.experiments.network import build_dynamics, build_network
 from dctps.experiments.scoring import ScoringBatches
 from dctps.experiments.state import State, StateError
 from dctps.training import (
@@ -61,7 +62,7 @@ class Session:
         dataset: of `config.dataset`.
         device: where the network and the data are to be.
         processes: that share the batches (None: this one alone).
-        model: the network (None: a new one).
+        model: to train, on `device` (None: the network that `config` describes).
         supports: of a new network's layers, where a criterion has chosen them already.
 
     Attributes:
@@ -121,9 +122,27 @@ class Session:
             total_steps=config.epochs * self._steps,
             milestones=config.milestones,
         )
+        self._dynamics = build_dynamics(
+            config, self.model, self._optimizer, config.epochs * self._steps, self._processes
+        )
         self.records: list[Record] = []
         self._best: dict[str, Any] | None = None
         self._begin_epoch()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return len(self.records) >= self.config.epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of training."""
+        return self._steps
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that train, in the order of the optimizer's slots."""
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     @property
     def position(self) -> tuple[int, int]:
@@ -149,7 +168,7 @@ class Session:
         if self._best is None:
             return None
         model = copy.deepcopy(self.model)
-        model.load_state_dict(self._best)
+        self._fill(model, self._best)
         return model
 
     def train_epoch(self, *, progress: bool, between: Callable[[], None]) -> Record:
@@ -186,6 +205,7 @@ class Session:
             mixup=self._mixup,
             tally=epoch.tally,
             processes=self._processes,
+            dynamics=self._dynamics,
         )
         self._processes.average_statistics_(self.model)
         validation = self._evaluate(self._validation, between) if len(self._validation) else None
@@ -230,6 +250,7 @@ class Session:
             "rates": [group["lr"] for group in optimizer["param_groups"]],
             "schedule": {name: schedule[name] for name in _SCHEDULE_STATE},
             "scaler": self._precision.scaler.state_dict(),
+            "dynamics": None if self._dynamics is None else self._dynamics.state_dict(),
             "generator": self._epoch_generator,
             "torch_rng": torch.get_rng_state(),
         }
@@ -263,10 +284,12 @@ class Session:
         if len(numbers) > self.config.epochs - (epoch.tally.steps > 0):
             raise ValueError(f"{len(numbers)} of {self.config.epochs} epochs, step {epoch.tally.steps}")
 
-        self.model.load_state_dict(state["model"])
+        self._fill(self.model, state["model"])
         self._load_optimizer(state["slots"], state["rates"])
         self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
         self._precision.scaler.load_state_dict(state["scaler"])
+        if self._dynamics is not None:
+            self._dynamics.load_state_dict(state["dynamics"])
         self._generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         if self._device.type == "cuda" and "cuda_rng" in state:
@@ -278,9 +301,13 @@ class Session:
         self._epoch, self._epoch_generator = epoch, state["generator"]
         self._resumed_at = time.perf_counter()
 
+    def _fill(self, model: nn.Module, state: dict[str, Any]) -> None:
+        if self.config.dynamics == "dsr":
+            take_sizes_(model, state)
+        model.load_state_dict(state)
+
     def _load_optimizer(self, slots: dict[str, dict[str, Tensor]], rates: list[float]) -> None:
-        groups = self._optimizer.param_groups
-        parameters = [parameter for group in groups for parameter in group["params"]]
+        parameters = self.parameters
         for index, named in slots.items():
             if named.keys() != _SLOTS[self.config.optimizer]:
                 raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dctps.dynamic import Dynamics
 from dctps.names import lookup
 from dctps.training.mixup import Mixup
 from dctps.training.parallel import Processes
@@ -102,6 +103,7 @@ def train_epoch(
     mixup: Mixup | None = None,
     tally: Tally | None = None,
     processes: Processes | None = None,
+    dynamics: Dynamics | None = None,
 ) -> Metrics:
     """Train `model` once through `batches`, stepping `schedule` after every step of `optimizer`.
 
@@ -116,6 +118,7 @@ def train_epoch(
         mixup: of each batch (None: images and labels as they come).
         tally: of the epoch's earlier steps, where `batches` are the rest of an epoch; kept up to date.
         processes: that share each batch (None: this one alone).
+        dynamics: what changes the supports (None: they stay).
 
     Returns:
         The means over the epoch of what each step saw, before it stepped; under mixup of the mixed loss, and
@@ -152,6 +155,8 @@ def train_epoch(
         scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
+        if dynamics is not None:
+            dynamics.step()
         # A scale that went down means that fp16 gradients overflowed and the optimizer did not step.
         if scaler.get_scale() >= scale:
             schedule.step()

@@ -56,6 +56,10 @@ class Processes:
             for gradient, total in zip(same, flat.split([g.numel() for g in same]), strict=True):
                 gradient.copy_(total.reshape(gradient.shape))
 
+    def add_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the processes."""
+        self._reduce_(tensor, dist.ReduceOp.SUM)
+
     def sums(self, *numbers: float) -> tuple[float, ...]:
         """The sum over the processes of each number."""
         if self.count == 1:

@@ -1,0 +1,10 @@
+"""Who may move when: methods that change the supports while a network trains."""
+
+from dctps.dynamic.base import Dynamics as Dynamics
+from dctps.dynamic.dsr import DSR as DSR
+from dctps.dynamic.evolution import SET as SET
+from dctps.dynamic.growth import Growth as Growth
+from dctps.dynamic.growth import largest_gradients as largest_gradients
+from dctps.dynamic.rigl import RigL as RigL
+from dctps.dynamic.support import change_support_ as change_support_
+from dctps.dynamic.support import take_sizes_ as take_sizes_

@@ -1,0 +1,158 @@
+"""What all methods share that change the supports while a network trains: when, and of which layers."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dctps.nn import DpSLayer
+from dctps.nn.surgery import named_modules
+
+Decay = Literal["cosine", "constant"]
+
+
+class Dynamics(ABC):
+    """Changes supports after every `update_interval`-th step of an optimizer, until step `end`.
+
+    Args:
+        model: with DpS layers; those whose values are frozen, or all or none of whose weights train, stay
+            as they are.
+        optimizer: of all their values.
+        update_interval: steps between two changes (Delta T).
+        end: the step from which on the supports stay.
+
+    Attributes:
+        steps: of the optimizer so far.
+
+    Raises:
+        ValueError: no layer to change, an optimizer that does not train them, or a bad number.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, update_interval: int, end: int) -> None:
+        if update_interval < 1:
+            raise ValueError(f"update_interval must be at least 1 step, got {update_interval}")
+        if end < 0:
+            raise ValueError(f"end must be a number of steps, got {end}")
+        self.update_interval, self.end, self.steps = update_interval, end, 0
+        self.optimizer = optimizer
+        self.layers = _changeable(model)
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, layer in self.layers.items():
+            if id(layer.values) not in trained:
+                raise ValueError(
+                    f"the optimizer does not train the values of layer {name!r}: make it after sparsify_, "
+                    f"of model.parameters()"
+                )
+        self._stepped = False
+        self._handle = optimizer.register_step_post_hook(self._note_step)
+
+    def step(self) -> bool:
+        """Call after each `optimizer.step()` (or `scaler.step(optimizer)`), before or after the schedule's.
+
+        A step that a `GradScaler` left out, because gradients overflowed, counts for nothing here.
+
+        Returns:
+            whether the supports were due to change.
+        """
+        if not self._stepped:
+            self._skipped()
+            return False
+        self._stepped = False
+        due = self._is_due(self.steps + 1)
+        if due:
+            self._change()
+        self.steps += 1
+        self._prepare()
+        return due
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest depends on beside network and optimizer: plain numbers."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ValueError: it is no such state.
+        """
+        steps = state["steps"]
+        if not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"a dynamics' state has {steps!r} steps")
+        self.steps, self._stepped = steps, False
+        self._prepare()
+
+    def close(self) -> None:
+        """Take every hook away; `step` then does nothing."""
+        self._handle.remove()
+        self._stepped = False
+
+    @abstractmethod
+    def _change(self) -> None:
+        """Change the supports after step `steps` + 1."""
+
+    def _prepare(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Get ready for the step that comes next."""
+
+    def _skipped(self) -> None:  # noqa: B027
+        """The optimizer did not step."""
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.update_interval == 0 and step < self.end
+
+    def _note_step(self, optimizer: Optimizer, *_: object) -> None:
+        # A fused optimizer is always called by its GradScaler, and told that it is to do nothing.
+        overflow = getattr(optimizer, "found_inf", None)
+        self._stepped = overflow is None or not bool(overflow)
+
+
+def drop_count(nnz: int, fraction: float, *, at_least_one: bool) -> int:
+    """int(fraction * nnz), as the methods' authors round; or 1 where that is 0 and `at_least_one`."""
+    return max(int(fraction * nnz), int(at_least_one and nnz > 0))
+
+
+def decayed(fraction: float, step: int, end: int, decay: Decay) -> float:
+    """fraction / 2 * (1 + cos(pi step / end)), or the fraction itself.
+
+    Reference: Evci et al., "Rigging the Lottery", ICML 2020, section 3.
+    """
+    return fraction if decay == "constant" else fraction / 2 * (1 + math.cos(math.pi * step / end))
+
+
+def check_fraction(fraction: float, decay: str = "cosine") -> None:
+    """Refuse what is no share of a layer's weights, or no decay.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"drop_fraction must be in (0, 1], got {fraction}: 0.3 moves three of ten weights at first"
+        )
+    if decay not in ("cosine", "constant"):
+        raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
+
+
+def default_reduce() -> Callable[[Tensor], object] | None:
+    """A sum over the processes of torch.distributed's default group, where there are several."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.all_reduce if several else None
+
+
+def _changeable(model: nn.Module) -> dict[str, DpSLayer]:
+    layers = {name: m for name, m in named_modules(model) if isinstance(m, DpSLayer)}
+    found = {name: layer for name, layer in layers.items() if layer.values.requires_grad}
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no DpS layer whose values train: call sparsify_ first")
+    for name, layer in found.items():
+        if hasattr(layer.values, "full_tensor"):
+            raise ValueError(
+                f"the values of layer {name!r} are sharded over processes, where a support cannot change: "
+                f"use DistributedDataParallel, there is little to shard"
+            )
+    return found

@@ -1,0 +1,168 @@
+"""Iterative magnitude pruning: against dense networks with masked gradients, and cut short anywhere."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.experiments.test_resume import stop_after
+from tests.faults import TINY, outcome, tiny_dataset, train_tiny
+
+from dctps.experiments.config import resolve
+from dctps.experiments.folder import RunFolderError
+from dctps.experiments.levels import LevelSession, level_nnz
+from dctps.experiments.run import evaluate_run, run
+from dctps.experiments.session import Session
+from dctps.experiments.state import read_state, write_state
+from dctps.nn import DpSLayer
+
+IMP = replace(TINY, method="imp", levels=3, density=0.1, epochs=3)
+WEIGHTS = 4 * 9 + 144 * 3
+
+
+def session_of(config):
+    torch.manual_seed(config.seed)
+    return LevelSession(resolve(config), tiny_dataset(None, False), torch.device("cpu"))
+
+
+def train_masked(dense, masks):
+    """Hold the weights outside the masks at 0: their values, and their gradients."""
+    weights = {name: dense.get_submodule(name).weight for name in masks}
+    handles = [weights[name].register_hook(lambda g, m=mask: g * m) for name, mask in masks.items()]
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].mul_(mask)
+    return handles
+
+
+@pytest.mark.parametrize("rewind", [0, 1])
+@pytest.mark.parametrize("choices", [{}, {"optimizer": "sgd", "lr": 0.05, "amp": "fp16"}])
+def test_equals_masked_dense_networks(rewind, choices):
+    config = replace(IMP, rewind_epoch=rewind, **choices)
+    ours = session_of(config)
+    while not ours.finished:
+        ours.train_epoch(progress=False, between=lambda: None)
+
+    plain = resolve(replace(config, method="dense", levels=None, rewind_epoch=None))
+    torch.manual_seed(config.seed)
+    dense = Session(plain, tiny_dataset(None, False), torch.device("cpu"))
+    masks = {name: torch.ones_like(dense.model[int(name)].weight) for name in ("0", "5")}
+    rewound = copy.deepcopy(dense.state())
+    for level in range(4):
+        while not dense.finished:
+            dense.train_epoch(progress=False, between=lambda: None)
+            if level == 0 and len(dense.records) == rewind:
+                rewound = copy.deepcopy(dense.state())
+        if level == 3:
+            break
+        count = level_nnz(0.1, WEIGHTS, level + 1, 3)
+        weights = {name: dense.model[int(name)].weight.detach().abs() for name in masks}
+        scores = torch.cat([(weights[name] * mask).flatten() for name, mask in masks.items()])
+        kept = torch.zeros(WEIGHTS)
+        kept[scores.sort(descending=True, stable=True).indices[:count]] = 1
+        masks = {"0": kept[:36].reshape(4, 1, 3, 3), "5": kept[36:].reshape(3, 144)}
+        torch.manual_seed(0)
+        dense = Session(plain, tiny_dataset(None, False), torch.device("cpu"))
+        dense.load_state(copy.deepcopy(rewound))
+        train_masked(dense.model, masks)
+        for parameter, mask in ((dense.model[0].weight, masks["0"]), (dense.model[5].weight, masks["5"])):
+            for slot in dense._optimizer.state[parameter].values():
+                if slot.dim():
+                    slot.mul_(mask)
+    for name, mask in masks.items():
+        layer = ours.model[int(name)]
+        assert torch.equal(layer.support, mask.flatten().nonzero().squeeze(1))
+        torch.testing.assert_close(
+            layer.to_dense().detach(), dense.model[int(name)].weight.detach(), rtol=1e-3, atol=1e-5
+        )
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.1 * WEIGHTS)
+
+
+def test_counts_and_cost(tmp_path):
+    summary = run(IMP, out=tmp_path / "run", threads=1)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, 13))
+    assert [record["level"] for record in records] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    # 468 * 0.1^(1/3) = 217.2, 468 * 0.1^(2/3) = 100.8, round(46.8) = 47
+    assert [record["nnz"] for record in records[::3]] == [None, 217, 101, 47]
+    assert summary["imp"]["epochs_trained"] == 12
+    assert summary["imp"]["steps_trained"] == 36
+    assert [level["nnz"] for level in summary["imp"]["levels"]] == [None, 217, 101, 47]
+    assert summary["report"]["nnz"] == 47
+    assert summary["best_epoch"] > 9
+    again = evaluate_run(tmp_path / "run", threads=1)
+    assert again["last"].accuracy == summary["last_test_accuracy"]
+    assert again["best"].accuracy == summary["best_test_accuracy"]
+
+
+def test_supports_are_nested_and_values_go_back():
+    ours = session_of(replace(IMP, levels=2))
+    start = copy.deepcopy(ours.model.state_dict())
+    before = None
+    while not ours.finished:
+        ours.train_epoch(progress=False, between=lambda: None)
+        if ours.level and len(ours._session.records) == 1:
+            rewound = ours._sparse()
+            layers = {n: m for n, m in rewound.named_modules() if isinstance(m, DpSLayer)}
+            now = {name: set(layer.support.tolist()) for name, layer in layers.items()}
+            for name, layer in layers.items():
+                assert torch.equal(layer.values, start[f"{name}.weight"].flatten()[layer.support])
+                assert before is None or now[name] < before[name]
+            before = now
+
+
+@pytest.mark.parametrize(("density", "levels"), [(0.8, 1), (0.79, 2), (0.01, 21), (1e-4, 42), (1.0, 1)])
+def test_each_level_takes_at_most_a_fifth(density, levels):
+    assert resolve(replace(IMP, density=density, levels=None)).levels == levels
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": 0}, "levels must be at least 1"),
+        ({"rewind_epoch": -1}, "rewind_epoch must be 0 or more"),
+        ({"rewind_epoch": 3}, "rewind_epoch must be below the 3 epochs, got 3"),
+        ({"offset": "dct"}, "imp has the offset 'zero', not 'dct'"),
+        ({"allocation": "erk"}, "imp has the allocation 'global'"),
+        ({"update_interval": 5}, "update_interval belongs to the dynamics rigl or set or dsr"),
+    ],
+)
+def test_bad_choices(change, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(replace(IMP, **change))
+
+
+@pytest.mark.parametrize("steps", [2, 9, 11, 17])
+@pytest.mark.parametrize("rewind", [0, 2])
+def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, steps, rewind):
+    config = replace(IMP, rewind_epoch=rewind)
+    run(config, out=tmp_path / "whole", threads=1)
+    stop_after(steps, tmp_path / "run", config=config)
+    notes = []
+    run(config, out=tmp_path / "run", threads=1, on_note=notes.append)
+    assert "in level" in notes[0]
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("rewound"),
+        lambda s: s.update(level=0),
+        lambda s: s.update(level=4),
+        lambda s: s["supports"].popitem(),
+        lambda s: s["supports"].update({"0": torch.tensor([10_000])}),
+        lambda s: s["rewound"]["model"].popitem(),
+        lambda s: s["session"].pop("model"),
+    ],
+)
+def test_a_state_that_does_not_fit(tmp_path, change):
+    stop_after(14, tmp_path / "run", config=IMP)
+    path = tmp_path / "run" / "state.safetensors"
+    state = read_state(path)
+    change(state["session"])
+    write_state(path, state)
+    with pytest.raises(RunFolderError, match=r"state\.safetensors cannot be used") as info:
+        train_tiny(tmp_path / "run", IMP)
+    assert "\n" not in str(info.value)
