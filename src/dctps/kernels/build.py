@@ -1,4 +1,4 @@
-"""Compiles the C sources into one shared object: `python -m dctps.kernels.build`, and the build hook.
+"""Compiles the C sources into one shared object: `python -m dctps.kernels`, and the build hook.
 
 Every `csrc/*.c` is compiled once for each variant of the processor, with LANES (rows in a vector) and SUFFIX
 (of exported names) defined; every `csrc/common/*.c` once. To add a kernel, add a source there: export its
@@ -118,10 +118,3 @@ def _run(command: list[str]) -> None:
         raise CompileError(f"{shlex.join(command)}\n{done.stderr}")
     if done.stderr:
         print(done.stderr, file=sys.stderr)
-
-
-if __name__ == "__main__":
-    try:
-        print(compile_library())
-    except CompileError as error:
-        sys.exit(str(error))

@@ -66,6 +66,54 @@ def linear_forward(
     return y
 
 
+def linear_backward(
+    g: Tensor,
+    x: Tensor,
+    values: Tensor,
+    support: Tensor,
+    alpha: Tensor | None,
+    offset: NativeOffset,
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The derivatives in x, values, alpha and bias, those that are needed.
+
+    Args:
+        g: float32 (batch, m).
+        x: float32 (batch, n).
+        values: float32 (nnz,).
+        support: int64 (nnz,), sorted flat positions in S.
+        alpha: float32 (1,), or None where there is no D.
+        offset: D.
+        needs: which.
+    """
+    g, x = _rows(g), _rows(x)
+    m = g.shape[1]
+    dx = torch.empty(x.shape) if needs[0] else None
+    dvalues = torch.empty(values.shape) if needs[1] else None
+    dalpha = torch.empty(1) if needs[2] and alpha is not None else None
+    dbias = torch.empty(m) if needs[3] else None
+    if x.shape[0]:
+        _call(
+            "linear_backward",
+            x,
+            values,
+            support,
+            alpha,
+            offset,
+            m,
+            g=g,
+            dx=dx,
+            dvalues=dvalues,
+            dalpha=dalpha,
+            dbias=dbias,
+        )
+    else:
+        for by in (dvalues, dalpha, dbias):
+            if by is not None:
+                by.zero_()
+    return dx, dvalues, dalpha, dbias
+
+
 def _call(
     name: str,
     x: Tensor,

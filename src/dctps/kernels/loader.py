@@ -15,7 +15,7 @@ from dctps.kernels.build import LIBRARY, source_hash
 
 VARIANTS = ("generic", "avx2", "avx512")  # in the order of `dctps_best_variant`
 _REMEDY = (
-    "install a C compiler and run `python -m dctps.kernels.build`, or set DCTPS_KERNELS=off to accept it"
+    "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
 )
 
 

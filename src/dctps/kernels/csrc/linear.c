@@ -296,3 +296,232 @@ EXPORT int DPS(linear_forward)(const arguments *a)
     dctps_give(j.start);
     return failed;
 }
+
+/* ---- backward ---- */
+
+typedef struct {
+    int64_t group;      /* tiles here */
+    float *g, *x, *z;   /* tiles of the group: g (m vectors), x and D^T g (in slots) */
+    ptrdiff_t g_step, x_step, z_step;
+    float *values;      /* this part's sums for the values, to be added to */
+} hot;
+
+/* dz[c] += v g[r] and dv += <g[r], x[c]> over the nonzeros; the latter's lanes are summed LANES at a time. */
+INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need_values)
+{
+    const float *values = AT(const float, j->a.values);
+    V waiting[LANES];
+    uint32_t k = 0;
+    for (int64_t r = 0; r < j->a.m; r++) {
+        const uint32_t end = j->start[r + 1];
+        if (k == end) continue;
+        V g[MAX_GROUP];
+        for (int i = 0; i < group; i++) g[i] = load(h->g + i * h->g_step + r * LANES);
+        for (; k < end; k++) {
+            const uint32_t c = j->column[k];
+            if (need_x) {
+                const float v = values[k];
+                for (int i = 0; i < group; i++) {
+                    float *to = h->z + i * h->z_step + c;
+                    store(to, load(to) + v * g[i]);
+                }
+            }
+            if (need_values) {
+                V sum = g[0] * load(h->x + c);
+                for (int i = 1; i < group; i++) sum += g[i] * load(h->x + i * h->x_step + c);
+                waiting[k % LANES] = sum;
+                if (k % LANES == LANES - 1) {
+                    V sums = lane_sums(waiting);
+                    float *to = h->values + (k + 1 - LANES);
+                    V old;
+                    memcpy(&old, to, sizeof old);
+                    old += sums;
+                    memcpy(to, &old, sizeof old);
+                }
+            }
+        }
+    }
+    if (need_values && k % LANES) {
+        const V zero = {0};
+        for (int i = (int)(k % LANES); i < LANES; i++) waiting[i] = zero;
+        V sums = lane_sums(waiting);
+        for (uint32_t i = 0; i < k % LANES; i++) h->values[k - k % LANES + i] += sums[i];
+    }
+}
+
+INLINE void nonzeros_of(const job *j, const hot *h, int need_x, int need_values)
+{
+    switch (h->group) {
+    case 1: nonzeros(j, h, 1, need_x, need_values); break;
+    case 2: nonzeros(j, h, 2, need_x, need_values); break;
+    case 3: nonzeros(j, h, 3, need_x, need_values); break;
+    default: nonzeros(j, h, 4, need_x, need_values);
+    }
+}
+
+/* g's columns to the tile, and to their frequencies in z; bias sums on the way. */
+static void gradient_in(const job *j, const float *const *row, float *t, float *z, float *bias)
+{
+    const int64_t m = j->a.m;
+    for (int64_t r = 0; r < m; r += LANES) {
+        const int count = m - r < LANES ? (int)(m - r) : LANES;
+        V v[LANES];
+        float *out[LANES];
+        for (int i = 0; i < LANES; i++) out[i] = t ? t + (r + i) * LANES : (float *)(v + i);
+        if (count == LANES)
+            transpose_in(row, r, out);
+        else
+            for (int i = 0; i < count; i++) store(out[i], column_of(row, r + i));
+        if (z)
+            for (int i = 0; i < count; i++) store(z + j->source[r + i], load(out[i]));
+        if (bias) {
+            for (int i = 0; i < LANES; i++) v[i] = i < count ? load(out[i]) : (V){0};
+            V sums = lane_sums(v);
+            for (int i = 0; i < count; i++) bias[r + i] += sums[i];
+        }
+    }
+}
+
+/* z = alpha z on the inputs; returns <z, x> of z as it was, summed in float64. */
+static double scale_and_dot(const job *j, float *z, const float *x, int need_x)
+{
+    const float alpha = j->alpha * j->scale;
+    const V zero = {0};
+    double total = 0;
+    for (int64_t start = 0; start < j->vectors; start += 64) {
+        const int64_t end = start + 64 < j->vectors ? start + 64 : j->vectors;
+        V sum = zero;
+        for (int64_t i = start; i < end; i++) {
+            V v = load(z + i * LANES);
+            if (x) sum += v * load(x + i * LANES);
+            if (need_x) store(z + i * LANES, alpha * v);
+        }
+        if (x)
+            for (int i = 0; i < LANES; i++) total += sum[i];
+    }
+    return total * j->scale;
+}
+
+static void tile_out(const job *j, const float *z, float *const *row, int rows)
+{
+    const int64_t n = j->a.n;
+    for (int64_t c = 0; c < n; c += LANES) {
+        const int count = n - c < LANES ? (int)(n - c) : LANES;
+        V v[LANES];
+        for (int i = 0; i < count; i++) v[i] = load(z + tile_slot(j, c + i) * LANES);
+        if (count == LANES)
+            transpose_out(v, row, c, rows);
+        else
+            for (int i = 0; i < rows; i++)
+                for (int l = 0; l < count; l++) row[i][c + l] = v[l][i];
+    }
+}
+
+static void backward_part(void *argument, int64_t part, void *scratch)
+{
+    const job *j = argument;
+    const arguments *a = &j->a;
+    const int need_x = a->dx != 0, need_values = a->dvalues && a->nnz, transformed = a->transform && (need_x || a->dalpha);
+    const int hot_g = a->nnz && (need_x || need_values), hot_x = need_values || a->dalpha;
+    const int64_t first = j->groups * part / j->parts, last = j->groups * (part + 1) / j->parts;
+    hot h = {.g_step = (a->m + 1) * LANES, .x_step = (j->vectors + 1) * LANES, .z_step = (j->vectors * a->rounds + 1) * LANES};
+    h.g = scratch, h.x = h.g + MAX_GROUP * h.g_step, h.z = h.x + MAX_GROUP * h.x_step;
+    float *absent = h.z + MAX_GROUP * h.z_step, *bias = a->dbias ? j->part_bias + part * a->m : NULL;
+    if (a->batch % LANES) memset(absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
+    if (bias) memset(bias, 0, sizeof(float) * (size_t)a->m);
+    if (need_values) {
+        h.values = j->part_values + part * a->nnz;
+        memset(h.values, 0, sizeof(float) * (size_t)a->nnz);
+    }
+    double by_alpha = 0;
+    for (int64_t at = first; at < last; at++) {
+        const int64_t tile = at * j->group;
+        h.group = j->tiles - tile < j->group ? j->tiles - tile : j->group;
+        for (int64_t i = 0; i < h.group; i++) {
+            const float *in[LANES];
+            float *x = h.x + i * h.x_step, *z = h.z + i * h.z_step;
+            if (hot_x) {
+                tile_rows(in, AT(const float, a->x), a->x_stride, a->batch, tile + i, absent);
+                tile_in(j, in, x);
+            }
+            if (!transformed && need_x) memset(z, 0, sizeof(float) * (size_t)(j->vectors * LANES));
+            if (transformed && a->m < j->vectors * a->rounds)
+                memset(z, 0, sizeof(float) * (size_t)(j->vectors * a->rounds * LANES));
+            tile_rows(in, AT(const float, a->g), a->g_stride, a->batch, tile + i, absent);
+            gradient_in(j, in, hot_g ? h.g + i * h.g_step : NULL, transformed ? z : NULL, bias);
+            if (!transformed) continue;
+            transform_adjoint(j, z);
+            by_alpha += scale_and_dot(j, z, a->dalpha ? x : NULL, need_x);
+        }
+        if (need_x && need_values) nonzeros_of(j, &h, 1, 1);
+        else if (need_values) nonzeros_of(j, &h, 0, 1);
+        else if (need_x && a->nnz) nonzeros_of(j, &h, 1, 0);
+        for (int64_t i = 0; need_x && i < h.group; i++) {
+            float *row[LANES];
+            const int64_t from = (tile + i) * LANES, left = a->batch - from;
+            for (int l = 0; l < LANES && l < left; l++) row[l] = AT(float, a->dx) + (from + l) * a->n;
+            tile_out(j, h.z + i * h.z_step, row, left < LANES ? (int)left : LANES);
+        }
+    }
+    if (a->dalpha) j->part_alpha[part] = by_alpha;
+}
+
+/* Sums over the parts, in their order. */
+static void add_parts(void *argument, int64_t item, void *scratch)
+{
+    const job *j = argument;
+    const int64_t items = index_items(j), nnz = j->a.dvalues ? j->a.nnz : 0, m = j->a.dbias ? j->a.m : 0;
+    (void)scratch;
+    for (int64_t k = nnz * item / items; k < nnz * (item + 1) / items; k++) {
+        float sum = j->part_values[k];
+        for (int64_t p = 1; p < j->parts; p++) sum += j->part_values[p * nnz + k];
+        AT(float, j->a.dvalues)[k] = sum;
+    }
+    for (int64_t r = m * item / items; r < m * (item + 1) / items; r++) {
+        float sum = j->part_bias[r];
+        for (int64_t p = 1; p < j->parts; p++) sum += j->part_bias[p * m + r];
+        AT(float, j->a.dbias)[r] = sum;
+    }
+}
+
+/* Parts of the batch, each with sums of its own: many, but not so many that the sums outweigh the rows. */
+static void divide_sums(job *j)
+{
+    const arguments *a = &j->a;
+    j->parts = j->groups;
+    if (a->dvalues && a->nnz) {
+        int64_t most = a->batch * (a->m + a->n) / a->nnz;
+        most = most < 4 ? 4 : most;
+        if (j->parts > most) j->parts = most;
+    }
+    if (j->parts > 64 && (a->dvalues || a->dbias)) j->parts = 64;
+}
+
+EXPORT int DPS(linear_backward)(const arguments *a)
+{
+    job j = {.a = *a};
+    read_plan(&j);
+    const int64_t tile = (a->m + 1) + (j.vectors + 1) + (j.vectors * a->rounds + 1);
+    divide(&j, tile);
+    divide_sums(&j);
+    const int64_t sums = (a->dvalues ? a->nnz : 0) + (a->dbias ? a->m : 0);
+    double *sums_memory = dctps_take(sizeof(double) * (size_t)j.parts + sizeof(float) * (size_t)(sums * j.parts));
+    int failed = !sums_memory || make_index(&j);
+    if (!failed) {
+        j.part_alpha = sums_memory;
+        j.part_values = (float *)(sums_memory + j.parts);
+        j.part_bias = j.part_values + (a->dvalues ? a->nnz * j.parts : 0);
+        const int64_t wide = a->n > a->m ? a->n : a->m;
+        const size_t bytes = sizeof(float) * (size_t)(MAX_GROUP * tile * LANES + wide);
+        failed = dctps_parallel(j.parts, a->threads, bytes, backward_part, &j);
+    }
+    if (!failed && sums) failed = dctps_parallel(index_items(&j), a->threads, 0, add_parts, &j);
+    if (!failed && a->dalpha) {
+        double by_alpha = 0;
+        for (int64_t p = 0; p < j.parts; p++) by_alpha += j.part_alpha[p];
+        *AT(float, a->dalpha) = (float)by_alpha;
+    }
+    dctps_give(j.start);
+    dctps_give(sums_memory);
+    return failed;
+}

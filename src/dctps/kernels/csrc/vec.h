@@ -73,7 +73,46 @@ INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows
     }
 }
 
+/* Lane i of the result is the sum of v[i]'s lanes. */
+INLINE V lane_sums(const V *v)
+{
+    const __m512i swap_quarters = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
+    const __m512i swap_lanes = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+    __m512 w[8], u[4], t[2];
+    for (int i = 0; i < 8; i++) {
+        __m512 a = (__m512)v[i], b = (__m512)v[i + 8];
+        w[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xFF00, a, b), _mm512_shuffle_f32x4(a, b, 0x4E));
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512d a = _mm512_castps_pd(w[i]), b = _mm512_castps_pd(w[i + 4]);
+        u[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_mask_blend_pd(0xCC, a, b)),
+                             _mm512_castpd_ps(_mm512_permutex2var_pd(a, swap_quarters, b)));
+    }
+    for (int i = 0; i < 2; i++) {
+        __m512d a = _mm512_castps_pd(u[i]), b = _mm512_castps_pd(u[i + 2]);
+        t[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_mask_blend_pd(0xAA, a, b)),
+                             _mm512_castpd_ps(_mm512_shuffle_pd(a, b, 0x55)));
+    }
+    return (V)_mm512_add_ps(_mm512_mask_blend_ps(0xAAAA, t[0], t[1]), _mm512_permutex2var_ps(t[0], swap_lanes, t[1]));
+}
+
 #elif LANES == 8
+
+INLINE V lane_sums(const V *v)
+{
+    __m256 u[4], t[2];
+    for (int i = 0; i < 4; i++) {
+        __m256 a = (__m256)v[i], b = (__m256)v[i + 4];
+        u[i] = _mm256_add_ps(_mm256_blend_ps(a, b, 0xF0), _mm256_permute2f128_ps(a, b, 0x21));
+    }
+    for (int i = 0; i < 2; i++) {
+        __m256d a = _mm256_castps_pd(u[i]), b = _mm256_castps_pd(u[i + 2]);
+        t[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_blend_pd(a, b, 0xA)), _mm256_castpd_ps(_mm256_shuffle_pd(a, b, 0x5)));
+    }
+    __m256 even = _mm256_shuffle_ps(t[0], t[1], 0x88), odd = _mm256_shuffle_ps(t[0], t[1], 0xDD);
+    __m256 sums = _mm256_add_ps(even, odd); /* of 0, 2, 1, 3 in each half */
+    return (V)_mm256_permute_ps(sums, 0xD8);
+}
 
 INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *out)
 {
@@ -110,6 +149,16 @@ INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows
 }
 
 #else
+
+INLINE V lane_sums(const V *v)
+{
+    V sums;
+    for (int i = 0; i < LANES; i++) {
+        sums[i] = v[i][0];
+        for (int l = 1; l < LANES; l++) sums[i] += v[i][l];
+    }
+    return sums;
+}
 
 INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *out)
 {
