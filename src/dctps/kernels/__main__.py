@@ -1,4 +1,4 @@
-"""`python -m dctps.kernels` compiles the native kernels in place, and says which variant this processor takes."""
+"""`python -m dctps.kernels` compiles the native kernels in place, and names the variant that is used here."""
 
 import sys
 

@@ -14,9 +14,7 @@ import torch
 from dctps.kernels.build import LIBRARY, source_hash
 
 VARIANTS = ("generic", "avx2", "avx512")  # in the order of `dctps_best_variant`
-_REMEDY = (
-    "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
-)
+_REMEDY = "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
 
 
 @functools.cache
