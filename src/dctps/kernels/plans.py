@@ -7,6 +7,7 @@ twiddles.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -19,6 +20,7 @@ _MAX_PRIME = 31  # a pass of a prime r costs r operations for each element
 _OWN = (2, 3, 4, 5, 8)  # radices with a routine of their own
 
 
+@functools.cache
 def has_plan(q: int) -> bool:
     """Whether the native DCT does length q: no prime factor above 31."""
     return _factors(_length(q)) is not None

@@ -43,8 +43,8 @@ def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, nat
         raise ValueError(f"offset {offset.name!r} has no fast transform: use backend='dense'")
     if backend == "native" and not native:
         raise ValueError(
-            f"no native kernel for {offset!r} here: it takes dct, sdct, hadamard and zero offsets of one group, "
-            "on CPU tensors below float64; is it compiled (`python -m dctps.kernels`)?"
+            f"no native kernel for {offset!r} here: it takes dct, sdct, hadamard and zero offsets of one "
+            "group, on CPU tensors below float64; is it compiled (`python -m dctps.kernels`)?"
         )
     if backend != "auto":
         return backend

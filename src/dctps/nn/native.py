@@ -13,6 +13,7 @@ from dctps.kernels import NativeOffset, has_plan, linear_backward, linear_forwar
 from dctps.offsets import DCTOffset, HadamardOffset, Offset, SDCTOffset, ZeroOffset
 
 _CPU = torch.device("cpu")
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def has_native(offset: Offset) -> bool:
@@ -30,11 +31,10 @@ def is_plain(*tensors: Tensor | None) -> bool:
     """Whether these are ordinary CPU tensors, none in float64, that no tracer or batching looks at."""
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return False
-    return all(
-        t is None
-        or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype != torch.float64)
-        for t in tensors
-    )
+    for t in tensors:
+        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.dtype == torch.float64):
+            return False
+    return True
 
 
 def native_product(

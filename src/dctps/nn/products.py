@@ -59,8 +59,8 @@ def product(
         return y
     pixels = op.to_rows(x)
     by_rows = _Native if path == "native" else _Transform
-    rows = by_rows.apply(pixels.reshape(-1, pixels.shape[-1]), values, alpha, support, offset)
-    return op.from_rows(rows.reshape(*pixels.shape[:-1], offset.out_features))
+    rows = by_rows.apply(flat(pixels), values, alpha, support, offset)
+    return op.from_rows(unflat(rows, pixels))
 
 
 def product_backward(
@@ -79,15 +79,25 @@ def product_backward(
     rows = x
     if path != "dense":
         g, pixels = op.to_rows(g, strided=False), op.to_rows(x)
-        g, rows = g.reshape(-1, g.shape[-1]), pixels.reshape(-1, pixels.shape[-1])
+        g, rows = flat(g), flat(pixels)
     saved = SimpleNamespace(
         saved_tensors=(rows, values, alpha, support), needs_input_grad=needs, offset=offset, op=op
     )
     function = {"dense": _Dense, "transform": _Transform, "native": _Native}[path]
     by_x, by_values, by_alpha = function.backward(saved, g)[:3]
     if path != "dense" and by_x is not None:
-        by_x = op.spread(by_x.reshape(pixels.shape), x)
+        by_x = op.spread(unflat(by_x, pixels), x)
     return by_x, by_values, by_alpha
+
+
+def flat(x: Tensor) -> Tensor:
+    """X as a matrix of rows; itself where it is one, since a view costs time in each direction."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def unflat(rows: Tensor, like: Tensor) -> Tensor:
+    """Undo `flat` on a result."""
+    return rows if like.dim() == 2 else rows.reshape(*like.shape[:-1], rows.shape[-1])
 
 
 def _path(
