@@ -10,7 +10,10 @@
 #include "common/runtime.h"
 
 #define MAX_GROUP 4
+#ifndef GROUP_BYTES
 #define GROUP_BYTES (1 << 20) /* tiles of a group, to stay in L2 */
+#endif
+#define AHEAD (2 * LANES)     /* columns between writing a line and asking for it */
 #define INDEX_CHUNK 32768     /* nonzeros and rows that one thread indexes at a time */
 
 enum { NO_TRANSFORM, DCT, HADAMARD };
@@ -136,6 +139,13 @@ INLINE int tile_rows(const float **row, const float *x, int64_t stride, int64_t 
     return left < LANES ? (int)left : LANES;
 }
 
+/* The lines that will be written next: more rows than the processor's own prefetching follows. */
+INLINE void prefetch_rows(float *const *row, int64_t at, int64_t size, int rows)
+{
+    if (at < size)
+        for (int i = 0; i < rows; i++) __builtin_prefetch(row[i] + at, 1);
+}
+
 INLINE V column_of(const float *const *row, int64_t c)
 {
     V v = {0};
@@ -243,8 +253,8 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     const int64_t m = j->a.m, first = item * j->group;
     const int group = (int)(j->tiles - first < j->group ? j->tiles - first : j->group);
     const ptrdiff_t t_step = (j->vectors + 1) * LANES, z_step = (j->vectors * j->a.rounds + 1) * LANES;
-    float *t = scratch, *z = j->a.transform ? t + MAX_GROUP * t_step : NULL;
-    float *absent = t + MAX_GROUP * (t_step + (z ? z_step : 0));
+    float *t = scratch, *z = j->a.transform ? t + j->group * t_step : NULL;
+    float *absent = t + j->group * (t_step + (z ? z_step : 0));
     float *row[MAX_GROUP][LANES];
     int rows[MAX_GROUP];
     V out[MAX_GROUP][LANES];
@@ -258,6 +268,7 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     }
     for (int64_t r = 0; r < m; r += LANES) {
         const int count = m - r < LANES ? (int)(m - r) : LANES;
+        for (int g = 0; g < group; g++) prefetch_rows(row[g], r + AHEAD, m, rows[g]);
         switch (group) {
         case 1: rows_forward(j, t, t_step, z, z_step, r, count, 1, out); break;
         case 2: rows_forward(j, t, t_step, z, z_step, r, count, 2, out); break;
@@ -291,7 +302,7 @@ EXPORT int DPS(linear_forward)(const arguments *a)
     const int64_t tile = (j.vectors + 1) + (a->transform ? j.vectors * a->rounds + 1 : 0);
     divide(&j, tile);
     failed = make_index(&j);
-    const size_t bytes = sizeof(float) * (size_t)(MAX_GROUP * tile * LANES + a->n);
+    const size_t bytes = sizeof(float) * (size_t)(j.group * tile * LANES + a->n);
     if (!failed) failed = dctps_parallel(j.groups, a->threads, bytes, forward_group, &j);
     dctps_give(j.start);
     return failed;
@@ -408,6 +419,7 @@ static void tile_out(const job *j, const float *z, float *const *row, int rows)
     for (int64_t c = 0; c < n; c += LANES) {
         const int count = n - c < LANES ? (int)(n - c) : LANES;
         V v[LANES];
+        prefetch_rows(row, c + AHEAD, n, rows);
         for (int i = 0; i < count; i++) v[i] = load(z + tile_slot(j, c + i) * LANES);
         if (count == LANES)
             transpose_out(v, row, c, rows);
@@ -425,8 +437,8 @@ static void backward_part(void *argument, int64_t part, void *scratch)
     const int hot_g = a->nnz && (need_x || need_values), hot_x = need_values || a->dalpha;
     const int64_t first = j->groups * part / j->parts, last = j->groups * (part + 1) / j->parts;
     hot h = {.g_step = (a->m + 1) * LANES, .x_step = (j->vectors + 1) * LANES, .z_step = (j->vectors * a->rounds + 1) * LANES};
-    h.g = scratch, h.x = h.g + MAX_GROUP * h.g_step, h.z = h.x + MAX_GROUP * h.x_step;
-    float *absent = h.z + MAX_GROUP * h.z_step, *bias = a->dbias ? j->part_bias + part * a->m : NULL;
+    h.g = scratch, h.x = h.g + j->group * h.g_step, h.z = h.x + j->group * h.x_step;
+    float *absent = h.z + j->group * h.z_step, *bias = a->dbias ? j->part_bias + part * a->m : NULL;
     if (a->batch % LANES) memset(absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
     if (bias) memset(bias, 0, sizeof(float) * (size_t)a->m);
     if (need_values) {
@@ -512,7 +524,7 @@ EXPORT int DPS(linear_backward)(const arguments *a)
         j.part_values = (float *)(sums_memory + j.parts);
         j.part_bias = j.part_values + (a->dvalues ? a->nnz * j.parts : 0);
         const int64_t wide = a->n > a->m ? a->n : a->m;
-        const size_t bytes = sizeof(float) * (size_t)(MAX_GROUP * tile * LANES + wide);
+        const size_t bytes = sizeof(float) * (size_t)(j.group * tile * LANES + wide);
         failed = dctps_parallel(j.parts, a->threads, bytes, backward_part, &j);
     }
     if (!failed && sums) failed = dctps_parallel(index_items(&j), a->threads, 0, add_parts, &j);
