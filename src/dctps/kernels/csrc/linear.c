@@ -13,8 +13,12 @@
 #ifndef GROUP_BYTES
 #define GROUP_BYTES (1 << 20) /* tiles of a group, to stay in L2 */
 #endif
+#ifndef CELL_BYTES
+#define CELL_BYTES (16 << 10) /* of x, and of z, in a cell: together in L1 */
+#endif
+#define STRIPES 8 /* of rows, each sorted into cells by one thread */
 #define AHEAD (2 * LANES)     /* columns between writing a line and asking for it */
-#define INDEX_CHUNK 32768     /* nonzeros and rows that one thread indexes at a time */
+#define INDEX_CHUNK 8192     /* nonzeros and rows that one thread indexes at a time */
 
 enum { NO_TRANSFORM, DCT, HADAMARD };
 
@@ -39,6 +43,11 @@ typedef struct {
     int64_t tiles, group, groups, parts;
     float alpha, scale;
     uint32_t *start, *column, *source; /* of S's rows; tile offsets of its columns; of each output's frequency */
+    uint32_t *cell, *pair, *from; /* of the backward: first nonzero of each cell; row and column in it; its place in S */
+    float *sorted;                /* the values in that order */
+    int64_t stripe, stripes, blocks;
+    int block_shift;
+    int64_t padded; /* nnz to whole vectors */
     float *part_values, *part_bias;
     double *part_alpha;
 } job;
@@ -284,13 +293,15 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     }
 }
 
-/* Tiles to a group: as many as L2 holds, but some for every thread to do. */
+/* Tiles to a group: as many as L2 holds, or MAX_GROUP where reading S outweighs the tiles; but some for
+ * every thread to do. */
 static void divide(job *j, int64_t tile_vectors)
 {
+    const int dense = j->a.nnz > 8 * (j->a.m + j->a.n);
+    const int64_t bytes = tile_vectors * LANES * (int64_t)sizeof(float);
     j->tiles = (j->a.batch + LANES - 1) / LANES;
     j->group = MAX_GROUP;
-    while (j->group > 1 && (j->group * tile_vectors * LANES * (int64_t)sizeof(float) > GROUP_BYTES || j->tiles < 4 * j->group))
-        j->group /= 2;
+    while (j->group > 1 && ((!dense && j->group * bytes > GROUP_BYTES) || j->tiles < 4 * j->group)) j->group /= 2;
     j->groups = (j->tiles + j->group - 1) / j->group;
 }
 
@@ -314,24 +325,78 @@ typedef struct {
     int64_t group;      /* tiles here */
     float *g, *x, *z;   /* tiles of the group: g (m vectors), x and D^T g (in slots) */
     ptrdiff_t g_step, x_step, z_step;
-    float *values;      /* this part's sums for the values, to be added to */
+    float *values;      /* this part's sums for the values in the order of the cells, to be added to */
 } hot;
+
+/* Sort the nonzeros of one stripe of rows into its cells, stably. */
+static void sort_stripe(void *argument, int64_t stripe, void *scratch)
+{
+    const job *j = argument;
+    const float *values = AT(const float, j->a.values);
+    const int64_t first = stripe * j->stripe, end = first + j->stripe < j->a.m ? first + j->stripe : j->a.m;
+    uint32_t *cell = j->cell + stripe * j->blocks, *next = scratch;
+    const int shift = j->block_shift;
+    memset(next, 0, sizeof(uint32_t) * (size_t)j->blocks);
+    for (uint32_t k = j->start[first]; k < j->start[end]; k++) next[j->column[k] >> shift]++;
+    for (int64_t b = 0, at = j->start[first]; b < j->blocks; b++) {
+        cell[b] = (uint32_t)at;
+        at += next[b];
+        next[b] = cell[b];
+    }
+    for (int64_t r = first; r < end; r++)
+        for (uint32_t k = j->start[r]; k < j->start[r + 1]; k++) {
+            const uint32_t c = j->column[k], p = next[c >> shift]++;
+            j->pair[p] = (uint32_t)(r - first) << 16 | ((c & ((1u << shift) - 1)) / LANES);
+            j->from[p] = k;
+            j->sorted[p] = values[k];
+        }
+}
+
+/* The nonzeros by cells, of which g's, x's and z's vectors fit into the caches together. */
+static int make_cells(job *j)
+{
+    const int64_t nnz = j->a.nnz;
+    int block = CELL_BYTES / (int)sizeof(float) / LANES / (int)j->group;
+    j->block_shift = 0;
+    while (((2 * LANES) << j->block_shift) <= block * LANES) j->block_shift++;
+    j->block_shift += __builtin_ctz(LANES);
+    j->stripes = nnz < INDEX_CHUNK ? 1 : STRIPES;
+    while ((j->stripe = (j->a.m + j->stripes - 1) / j->stripes) > 1 << 16) j->stripes *= 2;
+    j->stripes = (j->a.m + j->stripe - 1) / j->stripe;
+    j->blocks = ((j->vectors * LANES - 1) >> j->block_shift) + 1;
+    j->cell = dctps_take(sizeof(uint32_t) * (size_t)(j->stripes * j->blocks + 1 + 3 * nnz));
+    if (!j->cell) return -1;
+    j->pair = j->cell + j->stripes * j->blocks + 1;
+    j->from = j->pair + nnz;
+    j->sorted = (float *)(j->from + nnz);
+    j->cell[j->stripes * j->blocks] = (uint32_t)nnz;
+    return dctps_parallel(j->stripes, j->a.threads, sizeof(uint32_t) * (size_t)j->blocks, sort_stripe, j);
+}
+
+INLINE void add_sums(const V *waiting, float *to)
+{
+    V old, sums = lane_sums(waiting);
+    memcpy(&old, to, sizeof old);
+    old += sums;
+    memcpy(to, &old, sizeof old);
+}
 
 /* dz[c] += v g[r] and dv += <g[r], x[c]> over the nonzeros; the latter's lanes are summed LANES at a time. */
 INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need_values)
 {
-    const float *values = AT(const float, j->a.values);
     V waiting[LANES];
-    uint32_t k = 0;
-    for (int64_t r = 0; r < j->a.m; r++) {
-        const uint32_t end = j->start[r + 1];
-        if (k == end) continue;
-        V g[MAX_GROUP];
-        for (int i = 0; i < group; i++) g[i] = load(h->g + i * h->g_step + r * LANES);
-        for (; k < end; k++) {
-            const uint32_t c = j->column[k];
+    uint32_t p = 0;
+    for (int64_t cell = 0; cell < j->stripes * j->blocks; cell++) {
+        const uint32_t end = j->cell[cell + 1];
+        const float *rows = h->g + cell / j->blocks * j->stripe * LANES;
+        const ptrdiff_t block = (cell % j->blocks) << j->block_shift;
+        for (; p < end; p++) {
+            const float *row = rows + (j->pair[p] >> 16) * LANES;
+            const ptrdiff_t c = block + (j->pair[p] & 0xFFFF) * LANES;
+            V g[MAX_GROUP];
+            for (int i = 0; i < group; i++) g[i] = load(row + i * h->g_step);
             if (need_x) {
-                const float v = values[k];
+                const float v = j->sorted[p];
                 for (int i = 0; i < group; i++) {
                     float *to = h->z + i * h->z_step + c;
                     store(to, load(to) + v * g[i]);
@@ -340,23 +405,14 @@ INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need
             if (need_values) {
                 V sum = g[0] * load(h->x + c);
                 for (int i = 1; i < group; i++) sum += g[i] * load(h->x + i * h->x_step + c);
-                waiting[k % LANES] = sum;
-                if (k % LANES == LANES - 1) {
-                    V sums = lane_sums(waiting);
-                    float *to = h->values + (k + 1 - LANES);
-                    V old;
-                    memcpy(&old, to, sizeof old);
-                    old += sums;
-                    memcpy(to, &old, sizeof old);
-                }
+                waiting[p % LANES] = sum;
+                if (p % LANES == LANES - 1) add_sums(waiting, h->values + (p + 1 - LANES));
             }
         }
     }
-    if (need_values && k % LANES) {
-        const V zero = {0};
-        for (int i = (int)(k % LANES); i < LANES; i++) waiting[i] = zero;
-        V sums = lane_sums(waiting);
-        for (uint32_t i = 0; i < k % LANES; i++) h->values[k - k % LANES + i] += sums[i];
+    if (need_values && p % LANES) {
+        for (int i = (int)(p % LANES); i < LANES; i++) waiting[i] = (V){0};
+        add_sums(waiting, h->values + p / LANES * LANES);
     }
 }
 
@@ -442,8 +498,8 @@ static void backward_part(void *argument, int64_t part, void *scratch)
     if (a->batch % LANES) memset(absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
     if (bias) memset(bias, 0, sizeof(float) * (size_t)a->m);
     if (need_values) {
-        h.values = j->part_values + part * a->nnz;
-        memset(h.values, 0, sizeof(float) * (size_t)a->nnz);
+        h.values = j->part_values + part * j->padded;
+        memset(h.values, 0, sizeof(float) * (size_t)j->padded);
     }
     double by_alpha = 0;
     for (int64_t at = first; at < last; at++) {
@@ -486,8 +542,8 @@ static void add_parts(void *argument, int64_t item, void *scratch)
     (void)scratch;
     for (int64_t k = nnz * item / items; k < nnz * (item + 1) / items; k++) {
         float sum = j->part_values[k];
-        for (int64_t p = 1; p < j->parts; p++) sum += j->part_values[p * nnz + k];
-        AT(float, j->a.dvalues)[k] = sum;
+        for (int64_t p = 1; p < j->parts; p++) sum += j->part_values[p * j->padded + k];
+        AT(float, j->a.dvalues)[j->from[k]] = sum;
     }
     for (int64_t r = m * item / items; r < m * (item + 1) / items; r++) {
         float sum = j->part_bias[r];
@@ -516,13 +572,14 @@ EXPORT int DPS(linear_backward)(const arguments *a)
     const int64_t tile = (a->m + 1) + (j.vectors + 1) + (j.vectors * a->rounds + 1);
     divide(&j, tile);
     divide_sums(&j);
-    const int64_t sums = (a->dvalues ? a->nnz : 0) + (a->dbias ? a->m : 0);
+    j.padded = (a->nnz + LANES - 1) / LANES * LANES;
+    const int64_t sums = (a->dvalues ? j.padded : 0) + (a->dbias ? a->m : 0);
     double *sums_memory = dctps_take(sizeof(double) * (size_t)j.parts + sizeof(float) * (size_t)(sums * j.parts));
-    int failed = !sums_memory || make_index(&j);
+    int failed = !sums_memory || make_index(&j) || make_cells(&j);
     if (!failed) {
         j.part_alpha = sums_memory;
         j.part_values = (float *)(sums_memory + j.parts);
-        j.part_bias = j.part_values + (a->dvalues ? a->nnz * j.parts : 0);
+        j.part_bias = j.part_values + (a->dvalues ? j.padded * j.parts : 0);
         const int64_t wide = a->n > a->m ? a->n : a->m;
         const size_t bytes = sizeof(float) * (size_t)(j.group * tile * LANES + wide);
         failed = dctps_parallel(j.parts, a->threads, bytes, backward_part, &j);
@@ -534,6 +591,7 @@ EXPORT int DPS(linear_backward)(const arguments *a)
         *AT(float, a->dalpha) = (float)by_alpha;
     }
     dctps_give(j.start);
+    dctps_give(j.cell);
     dctps_give(sums_memory);
     return failed;
 }
