@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -38,13 +38,24 @@ def is_plain(*tensors: Tensor | None) -> bool:
 
 
 def native_product(
-    x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset
+    x: Tensor,
+    values: Tensor,
+    alpha: Tensor | None,
+    support: Tensor,
+    offset: Offset,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """alpha * D x + S x on rows."""
-    half = x.dtype
-    rows, values, alpha = _single(x), _single(values), None if alpha is None else _single(alpha)
-    y = linear_forward(rows, values, support, alpha, None, _form(offset), offset.out_features)
-    return y if half == torch.float32 else y.to(half)
+    """alpha * D x + S x + b on rows; half precision is computed in float32 and rounded once."""
+    y = linear_forward(
+        _single(x),
+        _single(values),
+        support,
+        _single(alpha),
+        _single(bias),
+        _form(offset),
+        offset.out_features,
+    )
+    return y.to(x.dtype)
 
 
 def native_backward(
@@ -54,24 +65,23 @@ def native_backward(
     alpha: Tensor | None,
     support: Tensor,
     offset: Offset,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives of `native_product` in x, values and alpha, those that are needed."""
-    by_x, by_values, by_alpha, _ = linear_backward(
-        _single(g),
-        _single(x),
-        _single(values),
-        support,
-        None if alpha is None else _single(alpha),
-        _form(offset),
-        (*needs, False),
-    )
-    found = (by_x, x), (by_values, values), (by_alpha, alpha)
-    return tuple(by if by is None else by.to(like.dtype) for by, like in found)  # type: ignore[return-value,union-attr]
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of `native_product` in x, values, alpha and bias, those that are needed."""
+    rows = _single(g), _single(x), _single(values), support, _single(alpha)
+    found = linear_backward(*rows, _form(offset), needs)
+    if x.dtype == values.dtype == torch.float32:
+        return found
+    like = (x.dtype, values.dtype, values.dtype, values.dtype)  # the layer's parameters are of one dtype
+    return tuple(None if by is None else by.to(dtype) for by, dtype in zip(found, like, strict=True))
 
 
-def _single(t: Tensor) -> Tensor:
-    return t if t.dtype == torch.float32 else t.float()
+@overload
+def _single(t: Tensor) -> Tensor: ...
+@overload
+def _single(t: Tensor | None) -> Tensor | None: ...
+def _single(t: Tensor | None) -> Tensor | None:
+    return t if t is None or t.dtype == torch.float32 else t.float()
 
 
 def _form(offset: Offset) -> NativeOffset:

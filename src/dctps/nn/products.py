@@ -51,16 +51,19 @@ def product(
     offset: Offset,
     op: Linear | Conv2d,
     backend: Backend,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """`op` on x with W = alpha * D + S, by the path that `backend` names or the rule chooses."""
+    """`op` on x with W = alpha * D + S, plus b, by the path that `backend` names or the rule chooses."""
     path = _path(x, values, alpha, support, offset, op, backend)
     if path == "dense":
         y: Tensor = _Dense.apply(x, values, alpha, support, offset, op)
-        return y
+        return op.add(y, bias)
     pixels = op.to_rows(x)
-    by_rows = _Native if path == "native" else _Transform
-    rows = by_rows.apply(flat(pixels), values, alpha, support, offset)
-    return op.from_rows(unflat(rows, pixels))
+    if path == "native":
+        rows = _Native.apply(flat(pixels), values, alpha, support, offset, bias)
+        return op.from_rows(unflat(rows, pixels))
+    rows = _Transform.apply(flat(pixels), values, alpha, support, offset)
+    return op.add(op.from_rows(unflat(rows, pixels)), bias)
 
 
 def product_backward(
@@ -81,7 +84,10 @@ def product_backward(
         g, pixels = op.to_rows(g, strided=False), op.to_rows(x)
         g, rows = flat(g), flat(pixels)
     saved = SimpleNamespace(
-        saved_tensors=(rows, values, alpha, support), needs_input_grad=needs, offset=offset, op=op
+        saved_tensors=(rows, values, alpha, support),
+        needs_input_grad=(*needs, False, False, False),
+        offset=offset,
+        op=op,
     )
     function = {"dense": _Dense, "transform": _Transform, "native": _Native}[path]
     by_x, by_values, by_alpha = function.backward(saved, g)[:3]
@@ -168,7 +174,7 @@ class _Transform(Function):
 
 
 class _Native(Function):
-    """`_Transform` by the native kernel, in its first derivatives.
+    """`_Transform`, plus b, by the native kernel, in its first derivatives.
 
     Without the hooks for batching transforms, which are not at work where this is used: they would cost
     several times the call.
@@ -176,26 +182,42 @@ class _Native(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        alpha: Tensor | None,
+        support: Tensor,
+        offset: Offset,
+        bias: Tensor | None,
     ) -> Tensor:
         ctx.offset = offset
         ctx.save_for_backward(x, values, alpha, support)
         ctx.save_for_forward(x, values, alpha, support)
-        return native_product(x, values, alpha, support, offset)
+        return native_product(x, values, alpha, support, offset, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values, alpha, support = ctx.saved_tensors
+        needs = (*ctx.needs_input_grad[:3], ctx.needs_input_grad[5])
         if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow
-            return _Transform.backward(ctx, g)
-        needs = ctx.needs_input_grad[:3]
-        return (*native_backward(g, x, values, alpha, support, ctx.offset, needs), None, None)
+            return (*_Transform.backward(ctx, g), g.sum(0) if needs[3] else None)
+        *found, by_bias = native_backward(g, x, values, alpha, support, ctx.offset, needs)
+        return (*found, None, None, by_bias)
 
     @staticmethod
     def jvp(
-        ctx: Any, d_x: Tensor | None, d_values: Tensor | None, d_alpha: Tensor | None, *_: None
+        ctx: Any,
+        d_x: Tensor | None,
+        d_values: Tensor | None,
+        d_alpha: Tensor | None,
+        _: None,
+        __: None,
+        d_bias: Tensor | None,
     ) -> Tensor:
-        return _product_rule(_Transform, ctx, (d_x, d_values, d_alpha), ctx.offset)
+        if d_x is None and d_values is None and d_alpha is None:
+            d_x = torch.zeros_like(ctx.saved_tensors[0])
+        d_y = _product_rule(_Transform, ctx, (d_x, d_values, d_alpha), ctx.offset)
+        return d_y if d_bias is None else d_y + d_bias.to(d_y.dtype)
 
 
 class _Dense(Function):
@@ -267,6 +289,10 @@ class Linear:
         """The transpose of `to_rows`, on a gradient."""
         return by_rows
 
+    def add(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """Y + b."""
+        return y if bias is None else y + bias.to(y.dtype)
+
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The product with W."""
         return x @ weight.T
@@ -309,6 +335,10 @@ class Conv2d:
         by_x = torch.zeros_like(x)
         by_x[..., :: self.stride[0], :: self.stride[1]] = by_rows.movedim(-1, 1)
         return by_x
+
+    def add(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """Y + b."""
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The product with W."""
