@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dctps.offsets.base import Offset
+from dctps.offsets.filters import Filters
 from dctps.offsets.registry import register_offset
 
 
@@ -29,6 +30,11 @@ class ZeroOffset(Offset):
     def adjoint(self, y: Tensor) -> Tensor:
         """Zeros, (*, groups * n)."""
         return y.new_zeros(*y.shape[:-1], self.groups * self.in_features)
+
+    def filters(self) -> Filters | None:
+        """No terms."""
+        none = torch.empty(self.out_features, 0, dtype=torch.int32)
+        return Filters(none, none, torch.empty(0), 0) if len(self.shape) == 4 else None
 
     def norm(self) -> float:
         """0."""
