@@ -253,6 +253,8 @@ static void pack(const float *from, int64_t channel_stride, int64_t channels, co
                 float *out[LANES];
                 for (int i = 0; i < LANES; i++) row[i] = where[p + i] < 0 ? absent - c : from + where[p + i];
                 for (int r = 0; r < LANES; r++) out[r] = rows + (c + r) * stride + p;
+                if (p + 2 * LANES <= stride)
+                    for (int i = LANES; i < 2 * LANES; i++) __builtin_prefetch(from + where[p + i] + c, 0, 2);
                 transpose_in(row, c, out);
             } else {
                 for (int i = 0; i < LANES; i++)
@@ -287,6 +289,8 @@ static void unpack(const float *rows, int64_t stride, int64_t channels, const in
                 float *out[LANES];
                 for (int r = 0; r < LANES; r++) v[r] = load(rows + (c + r) * stride + p);
                 for (int i = 0; i < LANES; i++) out[i] = where[p + i] < 0 ? unwanted - c : to + where[p + i];
+                if (p + 4 * LANES <= stride)
+                    for (int i = 3 * LANES; i < 4 * LANES; i++) __builtin_prefetch(to + where[p + i] + c, 1, 2);
                 transpose_out(v, out, c, LANES);
             } else {
                 for (int i = 0; i < LANES; i++)
@@ -804,7 +808,8 @@ static int run(const conv_call *c, int backward)
         failed = block_mixing(&j, backward) || make_lists(&j, backward);
     }
     if (!failed) {
-        const size_t bytes = sizeof(float) * (j.at.total + 16) + sizeof(int64_t) * j.geo.stride;
+        size_t bytes = sizeof(float) * (j.at.total + 16) + sizeof(int64_t) * j.geo.stride;
+        if (bytes < (2u << 20)) bytes = 2u << 20;
         failed = dctps_parallel(j.geo.slots, c->threads, bytes, backward ? backward_slot : forward_slot, &j);
     }
     if (!failed && backward) add_slots(&j);
