@@ -1,7 +1,8 @@
 """Which path a layer takes: a fixed rule on shapes and nnz, so that runs repeat bit for bit.
 
     dense       W = alpha * D + S is made for the one call, and the dense kernel applied
-    transform   D by its fast transform, S by its nonzeros
+    transform   D by its fast transform, S by its nonzeros, in torch operations
+    native      the same by the native kernel, on the CPU, where it was compiled
 
 The costs are nanoseconds for each input row on one core, fitted to measurements of
 `benchmarks/linear.py`; only their ratios matter.
@@ -14,7 +15,7 @@ from typing import Literal, get_args
 
 from dctps.offsets import Offset
 
-Backend = Literal["auto", "dense", "transform"]
+Backend = Literal["auto", "dense", "transform", "native"]
 
 _MULTIPLY_ADD = 0.015  # of a dense matrix product, forward
 _MAKE_ENTRY = 4.0  # of W, once in each direction
@@ -23,26 +24,34 @@ _NONZERO = 0.2  # of the sparse product
 _CALL = 60_000.0  # overhead of the transform path above the dense one's, for each call
 
 
-def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int) -> Backend:
+def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, native: bool = False) -> Backend:
     """`backend` itself, or for `"auto"` the path that the rule estimates to be faster.
 
     Args:
-        backend: `"auto"`, `"dense"` or `"transform"`.
+        backend: `"auto"`, `"dense"`, `"transform"` or `"native"`.
         offset: the layer's D.
         rows: input rows of the call: batch, or batch times pixels.
         nnz: of S.
+        native: whether the native kernel does this offset, on these tensors.
 
     Raises:
-        ValueError: another backend, or `"transform"` where the offset has none.
+        ValueError: another backend, `"transform"` where the offset has none, `"native"` where it cannot be.
     """
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(get_args(Backend))}")
     if backend == "transform" and math.isinf(offset.row_cost):
         raise ValueError(f"offset {offset.name!r} has no fast transform: use backend='dense'")
+    if backend == "native" and not native:
+        raise ValueError(
+            f"no native kernel for {offset!r} here: it takes dct, sdct, hadamard and zero offsets of one "
+            "group, on CPU tensors below float64; is it compiled (`python -m dctps.kernels`)?"
+        )
     if backend != "auto":
         return backend
     m, n, rows = offset.out_features, offset.in_features, max(rows, 1)
     dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows)
+    if native:
+        return "native"
     transform = offset.row_cost + _CALL / rows
     if nnz:
         transform += _MOVE * (m + n) + _NONZERO * nnz

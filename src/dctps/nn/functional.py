@@ -8,7 +8,7 @@ from torch import Tensor
 from dctps.nn.dispatch import Backend
 from dctps.nn.exported import exported_product
 from dctps.nn.operators import compiled_product
-from dctps.nn.products import Conv2d, Linear, no_autocast, product
+from dctps.nn.products import Conv2d, Linear, flat, no_autocast, product, unflat
 from dctps.offsets import Offset
 from dctps.transforms.tables import is_exporting
 
@@ -37,8 +37,7 @@ def dps_linear(
     Returns:
         (*, m), of x's dtype.
     """
-    y = _product(x.reshape(-1, offset.in_features), values, alpha, support, offset, Linear(), backend)
-    y = y.reshape(*x.shape[:-1], offset.out_features)
+    y = unflat(_product(flat(x), values, alpha, support, offset, Linear(), backend), x)
     return y if bias is None else y + bias.to(y.dtype)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dctps.nn.dispatch import Backend, choose_backend
+from dctps.nn.native import has_native, is_plain, native_backward, native_product
 from dctps.offsets import Offset
 from dctps.sparse import sddmm, spmm
 
@@ -52,12 +53,14 @@ def product(
     backend: Backend,
 ) -> Tensor:
     """`op` on x with W = alpha * D + S, by the path that `backend` names or the rule chooses."""
-    if _path(x, values, offset, op, backend) == "dense":
+    path = _path(x, values, alpha, support, offset, op, backend)
+    if path == "dense":
         y: Tensor = _Dense.apply(x, values, alpha, support, offset, op)
         return y
     pixels = op.to_rows(x)
-    rows = _Transform.apply(pixels.reshape(-1, pixels.shape[-1]), values, alpha, support, offset)
-    return op.from_rows(rows.reshape(*pixels.shape[:-1], offset.out_features))
+    by_rows = _Native if path == "native" else _Transform
+    rows = by_rows.apply(flat(pixels), values, alpha, support, offset)
+    return op.from_rows(unflat(rows, pixels))
 
 
 def product_backward(
@@ -72,25 +75,45 @@ def product_backward(
     needs: tuple[bool, bool, bool],
 ) -> Gradients:
     """The derivatives of `product` in x, values and alpha, those that are needed."""
-    dense = _path(x, values, offset, op, backend) == "dense"
+    path = _path(x, values, alpha, support, offset, op, backend)
     rows = x
-    if not dense:
+    if path != "dense":
         g, pixels = op.to_rows(g, strided=False), op.to_rows(x)
-        g, rows = g.reshape(-1, g.shape[-1]), pixels.reshape(-1, pixels.shape[-1])
+        g, rows = flat(g), flat(pixels)
     saved = SimpleNamespace(
         saved_tensors=(rows, values, alpha, support), needs_input_grad=needs, offset=offset, op=op
     )
-    by_x, by_values, by_alpha = (_Dense if dense else _Transform).backward(saved, g)[:3]
-    if not dense and by_x is not None:
-        by_x = op.spread(by_x.reshape(pixels.shape), x)
+    function = {"dense": _Dense, "transform": _Transform, "native": _Native}[path]
+    by_x, by_values, by_alpha = function.backward(saved, g)[:3]
+    if path != "dense" and by_x is not None:
+        by_x = op.spread(unflat(by_x, pixels), x)
     return by_x, by_values, by_alpha
 
 
-def _path(x: Tensor, values: Tensor, offset: Offset, op: Linear | Conv2d, backend: Backend) -> Backend:
+def flat(x: Tensor) -> Tensor:
+    """X as a matrix of rows; itself where it is one, since a view costs time in each direction."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def unflat(rows: Tensor, like: Tensor) -> Tensor:
+    """Undo `flat` on a result."""
+    return rows if like.dim() == 2 else rows.reshape(*like.shape[:-1], rows.shape[-1])
+
+
+def _path(
+    x: Tensor,
+    values: Tensor,
+    alpha: Tensor | None,
+    support: Tensor,
+    offset: Offset,
+    op: Linear | Conv2d,
+    backend: Backend,
+) -> Backend:
     if op.is_rowwise(offset):
-        return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel())
-    if backend == "transform":
-        raise ValueError("only 1 x 1 convolutions without groups and padding have a transform path")
+        native = is_plain(x, values, alpha, support) and has_native(offset)
+        return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
+    if backend in ("transform", "native"):
+        raise ValueError(f"only 1 x 1 convolutions without groups and padding have a {backend} path")
     return "dense"
 
 
@@ -136,6 +159,37 @@ class _Transform(Function):
             if by_x is not None:
                 by_x = by_x.to(x.dtype)
         return by_x, by_values, by_alpha, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, d_x: Tensor | None, d_values: Tensor | None, d_alpha: Tensor | None, *_: None
+    ) -> Tensor:
+        return _product_rule(_Transform, ctx, (d_x, d_values, d_alpha), ctx.offset)
+
+
+class _Native(Function):
+    """`_Transform` by the native kernel, in its first derivatives.
+
+    Without the hooks for batching transforms, which are not at work where this is used: they would cost
+    several times the call.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset
+    ) -> Tensor:
+        ctx.offset = offset
+        ctx.save_for_backward(x, values, alpha, support)
+        ctx.save_for_forward(x, values, alpha, support)
+        return native_product(x, values, alpha, support, offset)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, values, alpha, support = ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow
+            return _Transform.backward(ctx, g)
+        needs = ctx.needs_input_grad[:3]
+        return (*native_backward(g, x, values, alpha, support, ctx.offset, needs), None, None)
 
     @staticmethod
     def jvp(

@@ -1,0 +1,11 @@
+"""`python -m dctps.kernels` compiles the native kernels in place, and names the variant that is used here."""
+
+import sys
+
+from dctps.kernels.build import CompileError, compile_library
+from dctps.kernels.loader import variant
+
+try:
+    print(f"{compile_library()}: {variant()}")
+except CompileError as error:
+    sys.exit(str(error))

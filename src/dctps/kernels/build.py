@@ -1,0 +1,120 @@
+"""Compiles the C sources into one shared object: `python -m dctps.kernels`, and the build hook.
+
+Every `csrc/*.c` is compiled once for each variant of the processor, with LANES (rows in a vector) and SUFFIX
+(of exported names) defined; every `csrc/common/*.c` once. To add a kernel, add a source there: export its
+functions as `DPS(name)` (`vec.h`), run its work through `dctps_parallel` (`common/runtime.h`), and call it by
+`dctps.kernels.function("name")`. The loader refuses a library that was made
+from other sources. Standard library only: the build hook loads this file by its path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "csrc"
+LIBRARY = Path(__file__).parent / "libdctps.so"
+
+_FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS += ["-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi"]
+_X86 = {
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"],
+    "avx2": ["-mavx2", "-mfma"],
+}
+_X86["avx512"].append("-mprefer-vector-width=512")
+_LANES = {"generic": 4, "avx2": 8, "avx512": 16}
+
+
+class CompileError(RuntimeError):
+    """No compiler, or one that failed."""
+
+
+def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> Path:
+    """Compile all sources.
+
+    Args:
+        target: where the shared object goes.
+        flags: further ones for compiler and linker, such as `-fsanitize=address`.
+
+    Returns:
+        target
+
+    Raises:
+        CompileError: no C compiler was found (`CC` names one), or it failed; with its output.
+    """
+    compiler = _compiler()
+    variants: dict[str, list[str]] = {"generic": []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        variants |= _X86
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [
+            (
+                source,
+                Path(folder) / f"{source.stem}-{name}.o",
+                [*more, f"-DLANES={_LANES[name]}", f"-DSUFFIX={name}"],
+            )
+            for source in sorted(SOURCES.glob("*.c"))
+            for name, more in variants.items()
+        ]
+        made_from = f'-DMADE_FROM="{source_hash()}"'
+        jobs += [
+            (source, Path(folder) / f"{source.stem}-common.o", [made_from])
+            for source in sorted((SOURCES / "common").glob("*.c"))
+        ]
+
+        def compile_one(job: tuple[Path, Path, list[str]]) -> Path:
+            source, result, more = job
+            _run([*compiler, *_FLAGS, *flags, *more, f"-I{SOURCES}", "-c", str(source), "-o", str(result)])
+            return result
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [str(result) for result in pool.map(compile_one, jobs)]
+        made = Path(folder) / target.name
+        _run([*compiler, *flags, "-shared", *objects, "-o", str(made), "-lpthread", "-lm"])
+        partial = target.with_suffix(".partial")
+        shutil.copyfile(made, partial)
+        partial.replace(target)
+    return target
+
+
+def source_hash() -> str:
+    """A hash of all sources, which the library carries too."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.rglob("*.[ch]")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def platform_tag() -> str:
+    """The wheel tag: a library of this platform that no Python's ABI knows of."""
+    return f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+
+def _compiler() -> list[str]:
+    named = os.environ.get("CC")
+    if named:
+        return shlex.split(named)
+    for name in ("cc", "gcc", "clang"):
+        if shutil.which(name):
+            return [name]
+    raise CompileError("no C compiler: install gcc or clang, or name one in CC")
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CompileError(f"{command[0]}: {error}") from None
+    if done.returncode:
+        raise CompileError(f"{shlex.join(command)}\n{done.stderr}")
+    if done.stderr:
+        print(done.stderr, file=sys.stderr)

@@ -1,0 +1,148 @@
+#define _GNU_SOURCE
+#include "runtime.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+#define HELD 64 /* blocks kept for the next call: one for each thread, and a few for each call in flight */
+
+typedef struct {
+    size_t bytes;
+    char pad[64 - sizeof(size_t)];
+} header;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static header *held[HELD];
+static atomic_size_t live; /* bytes in use and held */
+
+static void drop(header *h)
+{
+    atomic_fetch_sub(&live, h->bytes);
+    free(h);
+}
+
+/* The smallest held block that fits, else a new one. */
+void *dctps_take(size_t bytes)
+{
+    header *found = NULL;
+    int at = -1;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < HELD; i++)
+        if (held[i] && held[i]->bytes >= bytes && (at < 0 || held[i]->bytes < held[at]->bytes)) at = i;
+    if (at >= 0) {
+        found = held[at];
+        held[at] = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+    if (found) return found + 1;
+    bytes = (bytes + 4095) / 4096 * 4096;
+    size_t whole = bytes + sizeof(header), alignment = 4096;
+#if defined(__linux__)
+    if (whole >= (size_t)1 << 21) alignment = (size_t)1 << 21;
+#endif
+    if (posix_memalign((void **)&found, alignment, whole)) return NULL;
+#if defined(__linux__)
+    if (alignment > 4096) madvise(found, whole, MADV_HUGEPAGE);
+#endif
+    found->bytes = bytes;
+    atomic_fetch_add(&live, bytes);
+    return found + 1;
+}
+
+/* Keep the block, in the place of the smallest one if all places are taken. */
+void dctps_give(void *memory)
+{
+    if (!memory) return;
+    header *h = (header *)memory - 1;
+    int at = 0;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < HELD && held[at]; i++)
+        if (!held[i] || held[i]->bytes < held[at]->bytes) at = i;
+    if (held[at] && held[at]->bytes >= h->bytes) {
+        pthread_mutex_unlock(&lock);
+        drop(h);
+        return;
+    }
+    header *old = held[at];
+    held[at] = h;
+    pthread_mutex_unlock(&lock);
+    if (old) drop(old);
+}
+
+/* Bytes of scratch in use and held. */
+EXPORT int64_t dctps_scratch_bytes(void) { return (int64_t)atomic_load(&live); }
+
+/* Free what is held. */
+EXPORT void dctps_release(void)
+{
+    for (int i = 0; i < HELD; i++) {
+        pthread_mutex_lock(&lock);
+        header *h = held[i];
+        held[i] = NULL;
+        pthread_mutex_unlock(&lock);
+        if (h) drop(h);
+    }
+}
+
+/* torch's own OpenMP runtime, given at load: a second one would spin against it. */
+typedef void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned);
+static gomp_parallel pool;
+EXPORT void dctps_set_pool(void *parallel) { pool = (gomp_parallel)parallel; }
+
+typedef struct {
+    atomic_llong next;
+    atomic_int failed;
+    int64_t items;
+    size_t bytes;
+    work_fn work;
+    void *arg;
+} region;
+
+static void run(void *argument)
+{
+    region *r = argument;
+    void *scratch = NULL;
+    for (;;) {
+        int64_t item = atomic_fetch_add(&r->next, 1);
+        if (item >= r->items) break;
+        if (!scratch && r->bytes && !(scratch = dctps_take(r->bytes))) {
+            atomic_store(&r->failed, 1);
+            break;
+        }
+        r->work(r->arg, item, scratch);
+    }
+    dctps_give(scratch);
+}
+
+int dctps_parallel(int64_t items, int64_t threads, size_t bytes, work_fn work, void *arg)
+{
+    region r = {.items = items, .bytes = bytes, .work = work, .arg = arg};
+    if (threads > items) threads = items;
+    if (threads > 1 && pool)
+        pool(run, &r, (unsigned)threads, 0);
+    else
+        run(&r);
+    return atomic_load(&r.failed) ? -1 : 0;
+}
+
+/* The hash of the sources, so that a library left over from other ones is not taken for this one. */
+EXPORT const char *dctps_made_from(void) { return MADE_FROM; }
+
+/* The best variant for this processor: 2 AVX-512, 1 AVX2 with FMA, 0 whatever the compiler's default is. */
+EXPORT int dctps_best_variant(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vl"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}

@@ -1,0 +1,527 @@
+/* y = alpha D x + S x + b on rows, and its derivatives, by tiles of LANES rows held transposed.
+ *
+ * S is read from its sorted flat positions: row pointers and tile offsets of the columns are made for the call,
+ * in one linear pass. Rows are taken in groups of up to MAX_GROUP tiles, so that an index is read once for each
+ * group. How rows are divided depends on shapes alone, and sums over rows are taken in a fixed order: results do
+ * not depend on the number of threads.
+ */
+#include "fft.h"
+#include "hadamard.h"
+#include "common/runtime.h"
+
+#define MAX_GROUP 4
+#define GROUP_BYTES (1 << 20) /* tiles of a group, to stay in L2 */
+#define INDEX_CHUNK 32768     /* nonzeros and rows that one thread indexes at a time */
+
+enum { NO_TRANSFORM, DCT, HADAMARD };
+
+/* As the caller lays it out: one 64-bit number each, pointers as integers, 0 for what is absent. */
+typedef struct {
+    int64_t batch, m, n, nnz, threads;
+    int64_t x, x_stride;            /* (batch, n), unit inner stride */
+    int64_t y, bias;                /* forward: (batch, m); (m) */
+    int64_t values, support, alpha; /* (nnz); int64 (nnz), sorted; (1) */
+    int64_t transform, q, rounds;   /* outputs pick among `rounds` transforms of length q */
+    int64_t plan, tables;           /* int32 and float32, see plans.py */
+    int64_t order;                  /* int32 (m): output -> round * q + frequency; absent: itself */
+    int64_t signs, sign_stride;     /* int8 (rounds, sign_stride >= n) of the inputs; one beyond n is common */
+    int64_t g, g_stride;            /* backward: (batch, m), unit inner stride */
+    int64_t dx, dvalues, dalpha, dbias; /* (batch, n); (nnz); (1); (m) */
+} arguments;
+
+typedef struct {
+    arguments a;
+    dct_plan plan;
+    int64_t vectors; /* of one transform's tile: 2 L for the DCT, else q or n */
+    int64_t tiles, group, groups, parts;
+    float alpha, scale;
+    uint32_t *start, *column, *source; /* of S's rows; tile offsets of its columns; of each output's frequency */
+    float *part_values, *part_bias;
+    double *part_alpha;
+} job;
+
+#define AT(type, address) ((type *)(intptr_t)(address))
+
+static void read_plan(job *j)
+{
+    const arguments *a = &j->a;
+    j->vectors = a->n;
+    j->alpha = a->alpha ? *AT(const float, a->alpha) : 0;
+    j->scale = 1;
+    if (a->transform == HADAMARD) {
+        j->vectors = a->q;
+        j->scale = 1 / __builtin_sqrtf((float)a->n);
+    }
+    if (a->transform != DCT) return;
+    const int32_t *ints = AT(const int32_t, a->plan);
+    const float *table = AT(const float, a->tables);
+    dct_plan *p = &j->plan;
+    p->q = a->q, p->length = ints[0], p->factors = ints[1];
+    p->slot = ints + 32, p->place = ints + 32 + a->q;
+    p->post = table;
+    table += 4 * (a->q / 2 + 1);
+    int64_t l = 1;
+    for (int i = 0; i < p->factors; i++) {
+        int r = p->factor[i] = ints[2 + i];
+        p->root[i] = table;
+        if (r > 5 && r != 8) table += 2 * r;
+        p->twiddle[i] = table;
+        table += 2 * (r - 1) * l;
+        l *= r;
+    }
+    j->vectors = 2 * p->length;
+}
+
+static int64_t tile_slot(const job *j, int64_t column)
+{
+    return j->a.transform == DCT ? j->plan.slot[column] : column;
+}
+
+/* ---- the index of S ---- */
+
+static int64_t first_at_least(const int64_t *support, int64_t nnz, int64_t position)
+{
+    int64_t low = 0, high = nnz;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (support[middle] < position) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static int64_t index_items(const job *j) { return (j->a.nnz + j->a.m) / INDEX_CHUNK + 1; }
+
+static void index_rows(void *argument, int64_t item, void *scratch)
+{
+    const job *j = argument;
+    const arguments *a = &j->a;
+    const int64_t items = index_items(j), *support = AT(const int64_t, a->support);
+    const int64_t first = a->m * item / items, last = a->m * (item + 1) / items;
+    int64_t k = first_at_least(support, a->nnz, first * a->n);
+    (void)scratch;
+    for (int64_t r = first; r < last; r++) {
+        const int64_t begin = r * a->n, end = begin + a->n;
+        j->start[r] = (uint32_t)k;
+        if (a->transform == DCT)
+            for (; k < a->nnz && support[k] < end; k++)
+                j->column[k] = (uint32_t)j->plan.slot[support[k] - begin] * LANES;
+        else
+            for (; k < a->nnz && support[k] < end; k++) j->column[k] = (uint32_t)(support[k] - begin) * LANES;
+        if (!a->transform) continue;
+        int64_t from = a->order ? AT(const int32_t, a->order)[r] : r, round = from / a->q;
+        if (a->transform == DCT) from = round * j->vectors + j->plan.place[from - round * a->q];
+        j->source[r] = (uint32_t)from * LANES;
+    }
+    if (last == a->m) j->start[a->m] = (uint32_t)a->nnz;
+}
+
+static int make_index(job *j)
+{
+    j->start = dctps_take(sizeof(uint32_t) * (size_t)(j->a.nnz + 2 * j->a.m + 1));
+    if (!j->start) return -1;
+    j->source = j->start + j->a.m + 1;
+    j->column = j->source + j->a.m;
+    return dctps_parallel(index_items(j), j->a.threads, 0, index_rows, j);
+}
+
+/* ---- tiles ---- */
+
+/* The rows of a tile; those beyond the batch are `absent`. */
+INLINE int tile_rows(const float **row, const float *x, int64_t stride, int64_t batch, int64_t tile,
+                     const float *absent)
+{
+    int64_t left = batch - tile * LANES;
+    for (int i = 0; i < LANES; i++) row[i] = i < left ? x + (tile * LANES + i) * stride : absent;
+    return left < LANES ? (int)left : LANES;
+}
+
+INLINE V column_of(const float *const *row, int64_t c)
+{
+    V v = {0};
+    for (int i = 0; i < LANES; i++) v[i] = row[i][c];
+    return v;
+}
+
+/* x's columns to their vectors in the tile, zeros where the transform is longer. */
+static void tile_in(const job *j, const float *const *row, float *t)
+{
+    const int64_t n = j->a.n;
+    const int32_t *slot = j->plan.slot;
+    const V zero = {0};
+    float *out[LANES];
+    int64_t c = 0;
+    if (j->a.transform == DCT) {
+        for (; c + LANES <= n; c += LANES) {
+            for (int i = 0; i < LANES; i++) out[i] = t + (int64_t)slot[c + i] * LANES;
+            transpose_in(row, c, out);
+        }
+        for (; c < n; c++) store(t + (int64_t)slot[c] * LANES, column_of(row, c));
+        for (; c < j->a.q; c++) store(t + (int64_t)slot[c] * LANES, zero);
+        if (j->a.q & 1)
+            for (c = 0; c < j->a.q; c++) store(t + (2 * c + 1) * LANES, zero);
+        return;
+    }
+    for (; c + LANES <= n; c += LANES) {
+        for (int i = 0; i < LANES; i++) out[i] = t + (c + i) * LANES;
+        transpose_in(row, c, out);
+    }
+    for (; c < n; c++) store(t + c * LANES, column_of(row, c));
+    for (; c < j->vectors; c++) store(t + c * LANES, zero);
+}
+
+/* The sign of input c in a round. */
+INLINE float sign_of(const job *j, int64_t round, int64_t c)
+{
+    const int8_t *s = AT(const int8_t, j->a.signs) + round * j->a.sign_stride;
+    return j->a.sign_stride > j->a.n ? (float)(s[c] * s[j->a.n]) : (float)s[c];
+}
+
+static int has_signs(const job *j, int64_t round)
+{
+    return j->a.signs && (j->a.transform == HADAMARD || round > 0);
+}
+
+/* All rounds' transforms of the tile t to z. */
+static void transform(const job *j, const float *t, float *z)
+{
+    for (int64_t round = 0; round < j->a.rounds; round++, z += j->vectors * LANES) {
+        const float *from = t;
+        if (has_signs(j, round)) {
+            memcpy(z, t, sizeof(float) * (size_t)(j->vectors * LANES));
+            for (int64_t c = 0; c < j->a.n; c++) {
+                float *p = z + tile_slot(j, c) * LANES;
+                store(p, sign_of(j, round, c) * load(p));
+            }
+            from = z;
+        }
+        if (j->a.transform == DCT) fft(&j->plan, from, z), spectrum(&j->plan, z);
+        else hadamard(from, z, j->a.q);
+    }
+}
+
+/* The transpose of `transform`, in place: its result is the first round's part of z. */
+static void transform_adjoint(const job *j, float *z)
+{
+    for (int64_t round = 0; round < j->a.rounds; round++) {
+        float *from = z + round * j->vectors * LANES;
+        if (j->a.transform == DCT) spectrum_adjoint(&j->plan, from), fft_adjoint(&j->plan, from);
+        else hadamard(from, from, j->a.q);
+        if (!has_signs(j, round)) continue;
+        for (int64_t c = 0; c < j->a.n; c++) {
+            const int64_t at = tile_slot(j, c) * LANES;
+            V v = sign_of(j, round, c) * load(from + at);
+            store(z + at, round ? load(z + at) + v : v);
+        }
+    }
+}
+
+/* ---- forward ---- */
+
+INLINE void rows_forward(const job *j, const float *t, ptrdiff_t t_step, const float *z, ptrdiff_t z_step,
+                         int64_t first, int count, int group, V out[MAX_GROUP][LANES])
+{
+    const float *values = AT(const float, j->a.values), *bias = AT(const float, j->a.bias);
+    const float alpha = j->alpha * j->scale;
+    for (int i = 0; i < count; i++) {
+        const int64_t r = first + i;
+        V sum[MAX_GROUP];
+        const V b = (V){0} + (bias ? bias[r] : 0);
+        for (int g = 0; g < group; g++) sum[g] = z ? b + alpha * load(z + g * z_step + j->source[r]) : b;
+        for (uint32_t k = j->start[r]; k < j->start[r + 1]; k++) {
+            const float v = values[k];
+            const float *column = t + j->column[k];
+            for (int g = 0; g < group; g++) sum[g] += v * load(column + g * t_step);
+        }
+        for (int g = 0; g < group; g++) out[g][i] = sum[g];
+    }
+}
+
+static void forward_group(void *argument, int64_t item, void *scratch)
+{
+    const job *j = argument;
+    const int64_t m = j->a.m, first = item * j->group;
+    const int group = (int)(j->tiles - first < j->group ? j->tiles - first : j->group);
+    const ptrdiff_t t_step = (j->vectors + 1) * LANES, z_step = (j->vectors * j->a.rounds + 1) * LANES;
+    float *t = scratch, *z = j->a.transform ? t + MAX_GROUP * t_step : NULL;
+    float *absent = t + MAX_GROUP * (t_step + (z ? z_step : 0));
+    float *row[MAX_GROUP][LANES];
+    int rows[MAX_GROUP];
+    V out[MAX_GROUP][LANES];
+    if (j->a.batch % LANES) memset(absent, 0, sizeof(float) * (size_t)j->a.n);
+    for (int g = 0; g < group; g++) {
+        const float *in[LANES];
+        rows[g] = tile_rows(in, AT(const float, j->a.x), j->a.x_stride, j->a.batch, first + g, absent);
+        for (int i = 0; i < rows[g]; i++) row[g][i] = AT(float, j->a.y) + ((first + g) * LANES + i) * m;
+        tile_in(j, in, t + g * t_step);
+        if (z) transform(j, t + g * t_step, z + g * z_step);
+    }
+    for (int64_t r = 0; r < m; r += LANES) {
+        const int count = m - r < LANES ? (int)(m - r) : LANES;
+        switch (group) {
+        case 1: rows_forward(j, t, t_step, z, z_step, r, count, 1, out); break;
+        case 2: rows_forward(j, t, t_step, z, z_step, r, count, 2, out); break;
+        case 3: rows_forward(j, t, t_step, z, z_step, r, count, 3, out); break;
+        default: rows_forward(j, t, t_step, z, z_step, r, count, 4, out);
+        }
+        for (int g = 0; g < group; g++)
+            if (count == LANES)
+                transpose_out(out[g], row[g], r, rows[g]);
+            else
+                for (int i = 0; i < rows[g]; i++)
+                    for (int c = 0; c < count; c++) row[g][i][r + c] = out[g][c][i];
+    }
+}
+
+/* Tiles to a group: as many as L2 holds, but some for every thread to do. */
+static void divide(job *j, int64_t tile_vectors)
+{
+    j->tiles = (j->a.batch + LANES - 1) / LANES;
+    j->group = MAX_GROUP;
+    while (j->group > 1 && (j->group * tile_vectors * LANES * (int64_t)sizeof(float) > GROUP_BYTES || j->tiles < 4 * j->group))
+        j->group /= 2;
+    j->groups = (j->tiles + j->group - 1) / j->group;
+}
+
+EXPORT int DPS(linear_forward)(const arguments *a)
+{
+    job j = {.a = *a};
+    int failed;
+    read_plan(&j);
+    const int64_t tile = (j.vectors + 1) + (a->transform ? j.vectors * a->rounds + 1 : 0);
+    divide(&j, tile);
+    failed = make_index(&j);
+    const size_t bytes = sizeof(float) * (size_t)(MAX_GROUP * tile * LANES + a->n);
+    if (!failed) failed = dctps_parallel(j.groups, a->threads, bytes, forward_group, &j);
+    dctps_give(j.start);
+    return failed;
+}
+
+/* ---- backward ---- */
+
+typedef struct {
+    int64_t group;      /* tiles here */
+    float *g, *x, *z;   /* tiles of the group: g (m vectors), x and D^T g (in slots) */
+    ptrdiff_t g_step, x_step, z_step;
+    float *values;      /* this part's sums for the values, to be added to */
+} hot;
+
+/* dz[c] += v g[r] and dv += <g[r], x[c]> over the nonzeros; the latter's lanes are summed LANES at a time. */
+INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need_values)
+{
+    const float *values = AT(const float, j->a.values);
+    V waiting[LANES];
+    uint32_t k = 0;
+    for (int64_t r = 0; r < j->a.m; r++) {
+        const uint32_t end = j->start[r + 1];
+        if (k == end) continue;
+        V g[MAX_GROUP];
+        for (int i = 0; i < group; i++) g[i] = load(h->g + i * h->g_step + r * LANES);
+        for (; k < end; k++) {
+            const uint32_t c = j->column[k];
+            if (need_x) {
+                const float v = values[k];
+                for (int i = 0; i < group; i++) {
+                    float *to = h->z + i * h->z_step + c;
+                    store(to, load(to) + v * g[i]);
+                }
+            }
+            if (need_values) {
+                V sum = g[0] * load(h->x + c);
+                for (int i = 1; i < group; i++) sum += g[i] * load(h->x + i * h->x_step + c);
+                waiting[k % LANES] = sum;
+                if (k % LANES == LANES - 1) {
+                    V sums = lane_sums(waiting);
+                    float *to = h->values + (k + 1 - LANES);
+                    V old;
+                    memcpy(&old, to, sizeof old);
+                    old += sums;
+                    memcpy(to, &old, sizeof old);
+                }
+            }
+        }
+    }
+    if (need_values && k % LANES) {
+        const V zero = {0};
+        for (int i = (int)(k % LANES); i < LANES; i++) waiting[i] = zero;
+        V sums = lane_sums(waiting);
+        for (uint32_t i = 0; i < k % LANES; i++) h->values[k - k % LANES + i] += sums[i];
+    }
+}
+
+INLINE void nonzeros_of(const job *j, const hot *h, int need_x, int need_values)
+{
+    switch (h->group) {
+    case 1: nonzeros(j, h, 1, need_x, need_values); break;
+    case 2: nonzeros(j, h, 2, need_x, need_values); break;
+    case 3: nonzeros(j, h, 3, need_x, need_values); break;
+    default: nonzeros(j, h, 4, need_x, need_values);
+    }
+}
+
+/* g's columns to the tile, and to their frequencies in z; bias sums on the way. */
+static void gradient_in(const job *j, const float *const *row, float *t, float *z, float *bias)
+{
+    const int64_t m = j->a.m;
+    for (int64_t r = 0; r < m; r += LANES) {
+        const int count = m - r < LANES ? (int)(m - r) : LANES;
+        V v[LANES];
+        float *out[LANES];
+        for (int i = 0; i < LANES; i++) out[i] = t ? t + (r + i) * LANES : (float *)(v + i);
+        if (count == LANES)
+            transpose_in(row, r, out);
+        else
+            for (int i = 0; i < count; i++) store(out[i], column_of(row, r + i));
+        if (z)
+            for (int i = 0; i < count; i++) store(z + j->source[r + i], load(out[i]));
+        if (bias) {
+            for (int i = 0; i < LANES; i++) v[i] = i < count ? load(out[i]) : (V){0};
+            V sums = lane_sums(v);
+            for (int i = 0; i < count; i++) bias[r + i] += sums[i];
+        }
+    }
+}
+
+/* z = alpha z on the inputs; returns <z, x> of z as it was, summed in float64. */
+static double scale_and_dot(const job *j, float *z, const float *x, int need_x)
+{
+    const float alpha = j->alpha * j->scale;
+    const V zero = {0};
+    double total = 0;
+    for (int64_t start = 0; start < j->vectors; start += 64) {
+        const int64_t end = start + 64 < j->vectors ? start + 64 : j->vectors;
+        V sum = zero;
+        for (int64_t i = start; i < end; i++) {
+            V v = load(z + i * LANES);
+            if (x) sum += v * load(x + i * LANES);
+            if (need_x) store(z + i * LANES, alpha * v);
+        }
+        if (x)
+            for (int i = 0; i < LANES; i++) total += sum[i];
+    }
+    return total * j->scale;
+}
+
+static void tile_out(const job *j, const float *z, float *const *row, int rows)
+{
+    const int64_t n = j->a.n;
+    for (int64_t c = 0; c < n; c += LANES) {
+        const int count = n - c < LANES ? (int)(n - c) : LANES;
+        V v[LANES];
+        for (int i = 0; i < count; i++) v[i] = load(z + tile_slot(j, c + i) * LANES);
+        if (count == LANES)
+            transpose_out(v, row, c, rows);
+        else
+            for (int i = 0; i < rows; i++)
+                for (int l = 0; l < count; l++) row[i][c + l] = v[l][i];
+    }
+}
+
+static void backward_part(void *argument, int64_t part, void *scratch)
+{
+    const job *j = argument;
+    const arguments *a = &j->a;
+    const int need_x = a->dx != 0, need_values = a->dvalues && a->nnz, transformed = a->transform && (need_x || a->dalpha);
+    const int hot_g = a->nnz && (need_x || need_values), hot_x = need_values || a->dalpha;
+    const int64_t first = j->groups * part / j->parts, last = j->groups * (part + 1) / j->parts;
+    hot h = {.g_step = (a->m + 1) * LANES, .x_step = (j->vectors + 1) * LANES, .z_step = (j->vectors * a->rounds + 1) * LANES};
+    h.g = scratch, h.x = h.g + MAX_GROUP * h.g_step, h.z = h.x + MAX_GROUP * h.x_step;
+    float *absent = h.z + MAX_GROUP * h.z_step, *bias = a->dbias ? j->part_bias + part * a->m : NULL;
+    if (a->batch % LANES) memset(absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
+    if (bias) memset(bias, 0, sizeof(float) * (size_t)a->m);
+    if (need_values) {
+        h.values = j->part_values + part * a->nnz;
+        memset(h.values, 0, sizeof(float) * (size_t)a->nnz);
+    }
+    double by_alpha = 0;
+    for (int64_t at = first; at < last; at++) {
+        const int64_t tile = at * j->group;
+        h.group = j->tiles - tile < j->group ? j->tiles - tile : j->group;
+        for (int64_t i = 0; i < h.group; i++) {
+            const float *in[LANES];
+            float *x = h.x + i * h.x_step, *z = h.z + i * h.z_step;
+            if (hot_x) {
+                tile_rows(in, AT(const float, a->x), a->x_stride, a->batch, tile + i, absent);
+                tile_in(j, in, x);
+            }
+            if (!transformed && need_x) memset(z, 0, sizeof(float) * (size_t)(j->vectors * LANES));
+            if (transformed && a->m < j->vectors * a->rounds)
+                memset(z, 0, sizeof(float) * (size_t)(j->vectors * a->rounds * LANES));
+            tile_rows(in, AT(const float, a->g), a->g_stride, a->batch, tile + i, absent);
+            gradient_in(j, in, hot_g ? h.g + i * h.g_step : NULL, transformed ? z : NULL, bias);
+            if (!transformed) continue;
+            transform_adjoint(j, z);
+            by_alpha += scale_and_dot(j, z, a->dalpha ? x : NULL, need_x);
+        }
+        if (need_x && need_values) nonzeros_of(j, &h, 1, 1);
+        else if (need_values) nonzeros_of(j, &h, 0, 1);
+        else if (need_x && a->nnz) nonzeros_of(j, &h, 1, 0);
+        for (int64_t i = 0; need_x && i < h.group; i++) {
+            float *row[LANES];
+            const int64_t from = (tile + i) * LANES, left = a->batch - from;
+            for (int l = 0; l < LANES && l < left; l++) row[l] = AT(float, a->dx) + (from + l) * a->n;
+            tile_out(j, h.z + i * h.z_step, row, left < LANES ? (int)left : LANES);
+        }
+    }
+    if (a->dalpha) j->part_alpha[part] = by_alpha;
+}
+
+/* Sums over the parts, in their order. */
+static void add_parts(void *argument, int64_t item, void *scratch)
+{
+    const job *j = argument;
+    const int64_t items = index_items(j), nnz = j->a.dvalues ? j->a.nnz : 0, m = j->a.dbias ? j->a.m : 0;
+    (void)scratch;
+    for (int64_t k = nnz * item / items; k < nnz * (item + 1) / items; k++) {
+        float sum = j->part_values[k];
+        for (int64_t p = 1; p < j->parts; p++) sum += j->part_values[p * nnz + k];
+        AT(float, j->a.dvalues)[k] = sum;
+    }
+    for (int64_t r = m * item / items; r < m * (item + 1) / items; r++) {
+        float sum = j->part_bias[r];
+        for (int64_t p = 1; p < j->parts; p++) sum += j->part_bias[p * m + r];
+        AT(float, j->a.dbias)[r] = sum;
+    }
+}
+
+/* Parts of the batch, each with sums of its own: many, but not so many that the sums outweigh the rows. */
+static void divide_sums(job *j)
+{
+    const arguments *a = &j->a;
+    j->parts = j->groups;
+    if (a->dvalues && a->nnz) {
+        int64_t most = a->batch * (a->m + a->n) / a->nnz;
+        most = most < 4 ? 4 : most;
+        if (j->parts > most) j->parts = most;
+    }
+    if (j->parts > 64 && (a->dvalues || a->dbias)) j->parts = 64;
+}
+
+EXPORT int DPS(linear_backward)(const arguments *a)
+{
+    job j = {.a = *a};
+    read_plan(&j);
+    const int64_t tile = (a->m + 1) + (j.vectors + 1) + (j.vectors * a->rounds + 1);
+    divide(&j, tile);
+    divide_sums(&j);
+    const int64_t sums = (a->dvalues ? a->nnz : 0) + (a->dbias ? a->m : 0);
+    double *sums_memory = dctps_take(sizeof(double) * (size_t)j.parts + sizeof(float) * (size_t)(sums * j.parts));
+    int failed = !sums_memory || make_index(&j);
+    if (!failed) {
+        j.part_alpha = sums_memory;
+        j.part_values = (float *)(sums_memory + j.parts);
+        j.part_bias = j.part_values + (a->dvalues ? a->nnz * j.parts : 0);
+        const int64_t wide = a->n > a->m ? a->n : a->m;
+        const size_t bytes = sizeof(float) * (size_t)(MAX_GROUP * tile * LANES + wide);
+        failed = dctps_parallel(j.parts, a->threads, bytes, backward_part, &j);
+    }
+    if (!failed && sums) failed = dctps_parallel(index_items(&j), a->threads, 0, add_parts, &j);
+    if (!failed && a->dalpha) {
+        double by_alpha = 0;
+        for (int64_t p = 0; p < j.parts; p++) by_alpha += j.part_alpha[p];
+        *AT(float, a->dalpha) = (float)by_alpha;
+    }
+    dctps_give(j.start);
+    dctps_give(sums_memory);
+    return failed;
+}

@@ -1,0 +1,103 @@
+"""Finds the compiled library, chooses the variant for this processor, and lends it torch's threads."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dctps.kernels.build import LIBRARY, source_hash
+
+VARIANTS = ("generic", "avx2", "avx512")  # in the order of `dctps_best_variant`
+_REMEDY = "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
+
+
+@functools.cache
+def variant() -> str:
+    """The variant in use: `avx512`, `avx2`, `generic`, or `off` where torch operations serve.
+
+    The environment variable DCTPS_KERNELS names one; without it the processor decides. A missing library is
+    warned of once.
+
+    Raises:
+        ValueError: DCTPS_KERNELS names no variant, or one that this processor cannot run.
+    """
+    named = os.environ.get("DCTPS_KERNELS", "auto")
+    if named not in ("auto", "off", *VARIANTS):
+        raise ValueError(f"DCTPS_KERNELS={named!r}: choose from auto, off, {', '.join(VARIANTS)}")
+    if named == "off":
+        return "off"
+    library = _library()
+    if library is None:
+        return "off"
+    best = library.dctps_best_variant()
+    if named == "auto":
+        return VARIANTS[best]
+    if VARIANTS.index(named) > best:
+        raise ValueError(f"DCTPS_KERNELS={named!r}: this processor runs {', '.join(VARIANTS[: best + 1])}")
+    return named
+
+
+@functools.cache
+def function(name: str) -> Callable[[int], int]:
+    """The exported `dctps_<name>_<variant>`: the address of its arguments -> 0, or -1 without memory."""
+    found = getattr(_library(), f"dctps_{name}_{variant()}")
+    found.argtypes, found.restype = [ctypes.c_void_p], ctypes.c_int
+    return found  # type: ignore[no-any-return]
+
+
+def scratch_bytes() -> int:
+    """Bytes of scratch that the kernels keep for their next call."""
+    library = _library() if variant() != "off" else None
+    return int(library.dctps_scratch_bytes()) if library else 0
+
+
+def release_scratch() -> None:
+    """Free the scratch; the next call takes it again."""
+    if variant() != "off" and (library := _library()):
+        library.dctps_release()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    problem = "were not compiled"
+    if LIBRARY.exists():
+        try:
+            library = ctypes.CDLL(str(LIBRARY))
+            library.dctps_made_from.restype = ctypes.c_char_p
+            if library.dctps_made_from().decode() == source_hash():
+                return _prepared(library)
+            problem = "were compiled from other sources than these"
+        except (OSError, AttributeError) as error:
+            problem = f"cannot be loaded ({error})"
+    warnings.warn(
+        f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}", stacklevel=2
+    )
+    return None
+
+
+def _prepared(library: ctypes.CDLL) -> ctypes.CDLL:
+    library.dctps_scratch_bytes.restype = ctypes.c_int64
+    library.dctps_set_pool.argtypes = [ctypes.c_void_p]
+    library.dctps_set_pool(_torch_pool())
+    return library
+
+
+def _torch_pool() -> int | None:
+    """The address of `GOMP_parallel` in the OpenMP runtime that torch itself has loaded.
+
+    Looked up among the libraries that libtorch_cpu depends on: a second runtime's threads would spin against
+    torch's. Every OpenMP runtime has this entry; None where torch was built without one.
+    """
+    folder = Path(torch.__file__).parent / "lib"
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(folder / name)).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None

@@ -1,0 +1,97 @@
+"""The product on rows and its first derivatives by the native kernel: for which offsets and tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dctps.kernels import NativeOffset, has_plan, linear_backward, linear_forward, variant
+from dctps.offsets import DCTOffset, HadamardOffset, Offset, SDCTOffset, ZeroOffset
+
+_CPU = torch.device("cpu")
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def has_native(offset: Offset) -> bool:
+    """Whether the kernel knows D: its kind, one group, a length with small prime factors."""
+    if variant() == "off" or offset.groups > 1 or math.prod(offset.shape[2:]) > 1:
+        return False
+    if type(offset) is DCTOffset:
+        return has_plan(offset.size)
+    if type(offset) is SDCTOffset:
+        return has_plan(offset.in_features)
+    return type(offset) in _FORMS
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether these are ordinary CPU tensors, none in float64, that no tracer or batching looks at."""
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return False
+    for t in tensors:
+        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.dtype == torch.float64):
+            return False
+    return True
+
+
+def native_product(
+    x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset
+) -> Tensor:
+    """alpha * D x + S x on rows."""
+    half = x.dtype
+    rows, values, alpha = _single(x), _single(values), None if alpha is None else _single(alpha)
+    y = linear_forward(rows, values, support, alpha, None, _form(offset), offset.out_features)
+    return y if half == torch.float32 else y.to(half)
+
+
+def native_backward(
+    g: Tensor,
+    x: Tensor,
+    values: Tensor,
+    alpha: Tensor | None,
+    support: Tensor,
+    offset: Offset,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The derivatives of `native_product` in x, values and alpha, those that are needed."""
+    by_x, by_values, by_alpha, _ = linear_backward(
+        _single(g),
+        _single(x),
+        _single(values),
+        support,
+        None if alpha is None else _single(alpha),
+        _form(offset),
+        (*needs, False),
+    )
+    found = (by_x, x), (by_values, values), (by_alpha, alpha)
+    return tuple(by if by is None else by.to(like.dtype) for by, like in found)  # type: ignore[return-value,union-attr]
+
+
+def _single(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float32 else t.float()
+
+
+def _form(offset: Offset) -> NativeOffset:
+    return _FORMS[type(offset)](offset)
+
+
+def _sdct(offset: Any) -> NativeOffset:
+    positions, flips = offset._drawn(_CPU)
+    return NativeOffset(
+        "dct", offset.in_features, offset.rounds, positions, flips if offset.rounds > 1 else None
+    )
+
+
+def _hadamard(offset: Any) -> NativeOffset:
+    return NativeOffset("hadamard", offset.size, 1, *offset._drawn(_CPU))
+
+
+_FORMS: dict[type[Offset], Callable[[Any], NativeOffset]] = {
+    ZeroOffset: lambda offset: NativeOffset("none"),
+    DCTOffset: lambda offset: NativeOffset("dct", offset.size),
+    SDCTOffset: _sdct,
+    HadamardOffset: _hadamard,
+}
