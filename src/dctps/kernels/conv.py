@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dctps.kernels.filters import Filters
 from dctps.kernels.loader import function
 from dctps.kernels.plans import dct_indices, dct_twiddles
-from dctps.offsets.filters import Filters
 
 _CPU = torch.device("cpu")
 _NONE, _PLAIN, _PRODUCT, _COSINE = range(4)
@@ -31,8 +31,8 @@ class Window:
 
     def reads_all(self) -> bool:
         """Whether every pixel of an image, whatever its size, is read by some tap."""
-        taps = ({i * by % step for i in range(k)} for k, by, step in zip(self.shape[2:], self.dilation, self.stride, strict=True))
-        return all(len(found) == step for found, step in zip(taps, self.stride, strict=True))
+        axes = zip(self.shape[2:], self.dilation, self.stride, strict=True)
+        return all(len({i * by % step for i in range(taps)}) == step for taps, by, step in axes)
 
     def outputs(self, x: Tensor) -> tuple[int, int, int, int]:
         """The shape of the convolution of x, as torch's own has it."""

@@ -42,7 +42,7 @@ def native_product(
 ) -> Tensor:
     """alpha * D x + S x on rows."""
     half = x.dtype
-    rows, values, alpha = _single(x), _single(values), None if alpha is None else _single(alpha)
+    rows, values, alpha = single(x), single(values), None if alpha is None else single(alpha)
     y = linear_forward(rows, values, support, alpha, None, _form(offset), offset.out_features)
     return y if half == torch.float32 else y.to(half)
 
@@ -58,11 +58,11 @@ def native_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The derivatives of `native_product` in x, values and alpha, those that are needed."""
     by_x, by_values, by_alpha, _ = linear_backward(
-        _single(g),
-        _single(x),
-        _single(values),
+        single(g),
+        single(x),
+        single(values),
         support,
-        None if alpha is None else _single(alpha),
+        None if alpha is None else single(alpha),
         _form(offset),
         (*needs, False),
     )
@@ -70,7 +70,8 @@ def native_backward(
     return tuple(by if by is None else by.to(like.dtype) for by, like in found)  # type: ignore[return-value,union-attr]
 
 
-def _single(t: Tensor) -> Tensor:
+def single(t: Tensor) -> Tensor:
+    """T in float32, in which the kernels compute."""
     return t if t.dtype == torch.float32 else t.float()
 
 

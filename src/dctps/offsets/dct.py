@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dctps.kernels import Filters, has_plan
 from dctps.offsets.base import Offset
-from dctps.offsets.filters import Filters
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table
@@ -69,7 +69,14 @@ class DCTOffset(Offset):
         )
         return self._channel_first(idct(spectrum)[..., : self.in_features]).flatten(-2)
 
-    def filters(self) -> Filters | None:
+    @property
+    def has_filters(self) -> bool:
+        """Convolutions of one group, the 1 x 1 where there is a native transform of their length."""
+        if self.groups > 1 or len(self.shape) == 2:
+            return super().has_filters
+        return math.prod(self.shape[2:]) > 1 or has_plan(self.size)
+
+    def filters(self) -> Filters:
         """A pair of filters for each output, by the angle-addition rule.
 
             cos(w_o (2(s C + c) + 1)) = cos(2 w_o s C) cos(w_o (2c + 1)) - sin(2 w_o s C) sin(w_o (2c + 1))
@@ -79,7 +86,7 @@ class DCTOffset(Offset):
 
         Reference: Slepian, "Prolate spheroidal wave functions V", Bell System Technical Journal 57 (1978).
         """
-        if self.groups > 1 or len(self.shape) == 2 or self.shape[1] == 1:
+        if self.shape[1] == 1:
             return super().filters()
         m, channels, kh, kw = self.shape
         outputs = torch.arange(m, dtype=torch.int32)[:, None]
@@ -134,15 +141,15 @@ def _exact_factors(size: tuple[int, int, int]) -> Tensor:
 def _exact_basis(size: tuple[int, int, int]) -> Tensor:
     """Orthonormal functions of the channel that hold the factors up to `_CUT`; float64 (r, channels).
 
-    Sequences of a band and an interval are the eigenvectors of a tridiagonal matrix, whose eigenvalues are well
-    apart: the same basis wherever it is made.
+    Sequences of a band and an interval are the eigenvectors of a tridiagonal matrix, whose eigenvalues lie
+    well apart: the same basis wherever it is made.
     """
     m, channels, taps = size
     c = torch.arange(channels, dtype=torch.float64)
     band = 2 * math.pi * m / (2 * max(m, channels * taps))
     tridiagonal = torch.diag(((channels - 1 - 2 * c) / 2) ** 2 * math.cos(band))
     beside = torch.diag(c[1:] * (channels - c[1:]) / 2, 1)
-    basis = torch.linalg.eigh(tridiagonal + beside + beside.T).eigenvectors.T.flip(0)
+    basis: Tensor = torch.linalg.eigh(tridiagonal + beside + beside.T).eigenvectors.T.flip(0)
     left_out = (_exact_factors(size) @ basis.T).square().sum(0).flip(0).cumsum(0).flip(0).sqrt()
     rank = int((left_out > _CUT * left_out[0]).sum())
     return basis[:rank].contiguous()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dctps.counter import derive_key, permutations, signs
+from dctps.kernels import Filters, has_plan
 from dctps.offsets.base import Offset
-from dctps.offsets.filters import Filters
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table
@@ -66,9 +66,16 @@ class SDCTOffset(Offset):
         patches = self._transform(spectrum.unflatten(-1, (self.groups, self.rounds, -1)), idct)
         return self._flip(patches, flips).sum(-2).flatten(-2)
 
-    def filters(self) -> Filters | None:
+    @property
+    def has_filters(self) -> bool:
+        """Convolutions of one group, where there is a native transform of their channels."""
+        if self.groups > 1 or len(self.shape) == 2:
+            return super().has_filters
+        return has_plan(self.shape[1])
+
+    def filters(self) -> Filters:
         """One cosine transform of the channels, and one of kh * kw filters for each output."""
-        if self.groups > 1 or len(self.shape) == 2 or self.shape[1] == 1:
+        if self.shape[1] == 1:
             return super().filters()
         channels, kh, kw = self._axes
         positions, flips = self._drawn(_CPU)

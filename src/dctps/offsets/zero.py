@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dctps.kernels import Filters
 from dctps.offsets.base import Offset
-from dctps.offsets.filters import Filters
 from dctps.offsets.registry import register_offset
 
 
@@ -31,10 +31,15 @@ class ZeroOffset(Offset):
         """Zeros, (*, groups * n)."""
         return y.new_zeros(*y.shape[:-1], self.groups * self.in_features)
 
-    def filters(self) -> Filters | None:
+    @property
+    def has_filters(self) -> bool:
+        """Any convolution: there are none."""
+        return len(self.shape) == 4
+
+    def filters(self) -> Filters:
         """No terms."""
         none = torch.empty(self.out_features, 0, dtype=torch.int32)
-        return Filters(none, none, torch.empty(0), 0) if len(self.shape) == 4 else None
+        return Filters(none, none, torch.empty(0), 0)
 
     def norm(self) -> float:
         """0."""

@@ -20,7 +20,9 @@ _caches: list[dict[Any, Tensor]] = []
 
 
 def shape_table(make: Callable[[Any, torch.dtype, torch.device], Tensor]) -> Callable[..., Tensor]:
-    """Cache `make(size, dtype, device)`, where a size is a number or several, the least recently used tables making room for new ones.
+    """Cache `make(size, dtype, device)`, where a size is a number or several.
+
+    The least recently used tables make room for new ones.
 
     To a compiler the table is a constant.
     """
