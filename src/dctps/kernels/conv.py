@@ -15,7 +15,7 @@ from dctps.kernels.plans import dct_indices, dct_twiddles
 
 _CPU = torch.device("cpu")
 _NONE, _PLAIN, _PRODUCT, _COSINE = range(4)
-_CACHE = 200_000  # floats of one thread's strips, to stay in L2
+_CACHE = 260_000  # floats of one thread's strips, to stay in L2
 _SERIAL = 1 << 15  # numbers below which one thread does it all
 
 

@@ -17,7 +17,7 @@
 #include "fft.h"
 #include "common/runtime.h"
 
-#define ROWS 16 /* outputs, or channels, that are finished together */
+#define ROWS 48 /* outputs, or channels, that are finished together */
 #define MR 6    /* rows of a block of the matrix product */
 #define NR (LANES == 16 ? 4 : 2) /* vectors of its columns */
 
@@ -86,7 +86,8 @@ typedef struct {
     entry *entries;
     int64_t *back_starts; /* of the lists of (phase, map)s */
     entry *back_entries;
-    int32_t *pairs;  /* where each nonzero's row of x and its output's row of g lie, for its gradient */
+    int64_t *nonzeros; /* first of each output's, for their gradient */
+    int32_t *offsets;  /* where each one's x lies against its output's g */
     float *partial;  /* (slots, nnz) */
     double *alphas;  /* (slots) */
 } job;
@@ -253,8 +254,8 @@ static void pack(const float *from, int64_t channel_stride, int64_t channels, co
                 float *out[LANES];
                 for (int i = 0; i < LANES; i++) row[i] = where[p + i] < 0 ? absent - c : from + where[p + i];
                 for (int r = 0; r < LANES; r++) out[r] = rows + (c + r) * stride + p;
-                if (p + 2 * LANES <= stride)
-                    for (int i = LANES; i < 2 * LANES; i++) __builtin_prefetch(from + where[p + i] + c, 0, 2);
+                if (p + 3 * LANES <= stride)
+                    for (int i = 2 * LANES; i < 3 * LANES; i++) __builtin_prefetch(from + where[p + i] + c, 0, 2);
                 transpose_in(row, c, out);
             } else {
                 for (int i = 0; i < LANES; i++)
@@ -327,13 +328,62 @@ static void combine(const entry *e, int64_t n, const float *base, float *out, in
     for (; p < length; p += LANES) combine_block(e, n, base + p, out + p, 1);
 }
 
-static float dot(const float *a, const float *b, int64_t length) {
+static float dot(const float *a, const float *b, int64_t length)
+{
     V sum[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
     int64_t p = 0;
     for (; p + 4 * LANES <= length; p += 4 * LANES)
-        for (int i = 0; i < 4; i++) sum[i] += read(a + p + i * LANES) * read(b + p + i * LANES);
-    for (; p < length; p += LANES) sum[0] += read(a + p) * read(b + p);
-    return total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        for (int i = 0; i < 4; i++) sum[i] += load(a + p + i * LANES) * read(b + p + i * LANES);
+    for (; p + LANES <= length; p += LANES) sum[0] += load(a + p) * read(b + p);
+    float rest = 0;
+    for (; p < length; p++) rest += a[p] * b[p];
+    return total((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
+}
+
+typedef float quad __attribute__((vector_size(16)));
+
+/* sums[i] += the total of v[i] */
+INLINE void add_totals(const V v[4], float *sums)
+{
+    float parts[4][LANES] __attribute__((aligned(64)));
+    quad q[4];
+    for (int i = 0; i < 4; i++) {
+        memcpy(parts[i], v + i, sizeof parts[i]);
+        memcpy(q + i, parts[i], sizeof(quad));
+        for (int k = 4; k < LANES; k += 4) {
+            quad more;
+            memcpy(&more, parts[i] + k, sizeof more);
+            q[i] += more;
+        }
+    }
+    typedef int places __attribute__((vector_size(16)));
+    const quad a = __builtin_shuffle(q[0], q[1], (places){0, 4, 1, 5}) + __builtin_shuffle(q[0], q[1], (places){2, 6, 3, 7});
+    const quad b = __builtin_shuffle(q[2], q[3], (places){0, 4, 1, 5}) + __builtin_shuffle(q[2], q[3], (places){2, 6, 3, 7});
+    const quad all = __builtin_shuffle(a, b, (places){0, 1, 4, 5}) + __builtin_shuffle(a, b, (places){2, 3, 6, 7});
+    for (int i = 0; i < 4; i++) sums[i] += all[i];
+}
+
+/* sums[k] += <base + offset[k], g> for the nonzeros of one output, four at a time */
+static void add_dots(const float *base, const int32_t *offset, int64_t count, const float *g, int64_t length, float *sums)
+{
+    int64_t k = 0;
+    for (; k + 4 <= count; k += 4) {
+        const float *a = base + offset[k], *b = base + offset[k + 1];
+        const float *c = base + offset[k + 2], *d = base + offset[k + 3];
+        V sum[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+        int64_t p = 0;
+        for (; p + LANES <= length; p += LANES) {
+            const V by = load(g + p);
+            sum[0] += by * read(a + p), sum[1] += by * read(b + p);
+            sum[2] += by * read(c + p), sum[3] += by * read(d + p);
+        }
+        add_totals(sum, sums + k);
+        for (; p < length; p++) {
+            sums[k] += g[p] * a[p], sums[k + 1] += g[p] * b[p];
+            sums[k + 2] += g[p] * c[p], sums[k + 3] += g[p] * d[p];
+        }
+    }
+    for (; k < count; k++) sums[k] += dot(g, base + offset[k], length);
 }
 
 /* ---- the channels' mixing: matrix products on columns of strips --------------------------------------------- */
@@ -514,17 +564,22 @@ static int list_channels(job *j) {
 }
 
 /* S by outputs, for the gradient of its values: where each nonzero's x lies against its output's g. */
-static int list_nonzeros(job *j) {
+static int list_nonzeros(job *j)
+{
     const conv_call *c = j->call;
     const geometry *g = &j->geo;
-    j->pairs = take(sizeof(int32_t) * 2 * (c->nnz + 1));
-    if (!j->pairs) return 1;
+    int64_t *starts = j->nonzeros = take(sizeof(int64_t) * (c->outputs + 1));
+    j->offsets = take(sizeof(int32_t) * (c->nnz + 1));
+    if (!starts || !j->offsets) return 1;
+    int64_t o = 0;
+    starts[0] = 0;
     for (int64_t k = 0; k < c->nnz; k++) {
         const place at = find_place(c, c->support[k]);
+        while (o < at.output) starts[++o] = k;
         const int64_t row = g->phase[at.tap] * c->channels + at.channel;
-        j->pairs[2 * k] = (int32_t)(j->at.x + row * g->stride + g->guard);
-        j->pairs[2 * k + 1] = (int32_t)(j->at.g + at.output * g->stride + g->guard - g->shift[at.tap]);
+        j->offsets[k] = (int32_t)(j->at.x + row * g->stride + g->guard + g->shift[at.tap]);
     }
+    while (o < c->outputs) starts[++o] = c->nnz;
     return 0;
 }
 
@@ -672,25 +727,27 @@ static void backward_unit(const job *j, unit u, int64_t slot, scratch s) {
     const conv_call *c = j->call;
     const geometry *g = &j->geo;
     const int64_t stride = g->stride, length = round_up(u.length, 16);
+    const int64_t own = g->bands > 1 ? u.length : length; /* behind a band lie its neighbour's rows, not zeros */
     float *x = s.base + j->at.x, *y = s.base + j->at.y;
     locate(g, u, -g->high, -g->low, c->y_strides, 0, 1, c->out_height, 0, 1, c->out_width, s.where);
     pack(c->y, c->y_strides[1], c->outputs, s.where, stride, s.base + j->at.g);
     if (c->d_values || c->d_alpha)
         for (int64_t f = 0; f < g->phases; f++) {
-            locate(g, u, 0, 0, c->x_strides, g->first_row[f], c->stride[0], c->height, g->first_col[f], c->stride[1],
+            locate(g, u, g->low, g->high, c->x_strides, g->first_row[f], c->stride[0], c->height, g->first_col[f], c->stride[1],
                    c->width, s.where);
             pack(c->x, c->x_strides[1], c->channels, s.where, stride, x + f * c->channels * stride);
         }
     if (c->d_values) {
         float *sums = j->partial + slot * c->nnz;
-        for (int64_t k = 0; k < c->nnz; k++)
-            sums[k] += dot(s.base + j->pairs[2 * k], s.base + j->pairs[2 * k + 1], length);
+        for (int64_t o = 0; o < c->outputs; o++)
+            add_dots(s.base, j->offsets + j->nonzeros[o], j->nonzeros[o + 1] - j->nonzeros[o],
+                     s.base + j->at.g + o * stride + g->guard, own, sums + j->nonzeros[o]);
     }
     if (c->terms && (c->dx || c->d_alpha)) {
         const float *by_x = adjoint_unit(j, length, s);
         if (c->d_alpha)
             for (int64_t r = 0; r < g->phases * c->channels; r++)
-                j->alphas[slot] += dot(x + r * stride + g->guard, by_x + r * stride + g->guard, length);
+                j->alphas[slot] += dot(x + r * stride + g->guard, by_x + r * stride + g->guard, own);
     }
     if (!c->dx) return;
     for (int64_t f = 0; f < g->phases; f++) {
@@ -813,7 +870,7 @@ static int run(const conv_call *c, int backward)
         failed = dctps_parallel(j.geo.slots, c->threads, bytes, backward ? backward_slot : forward_slot, &j);
     }
     if (!failed && backward) add_slots(&j);
-    void *const taken[] = {j.geo.phase, j.starts, j.entries, j.back_starts, j.back_entries, j.pairs, j.partial,
+    void *const taken[] = {j.geo.phase, j.starts, j.entries, j.back_starts, j.back_entries, j.nonzeros, j.offsets, j.partial,
                            j.alphas, j.blocks[0], j.blocks[1]};
     for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) dctps_give(taken[i]);
     return failed;
