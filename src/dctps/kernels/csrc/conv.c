@@ -230,13 +230,41 @@ static void locate(const geometry *geo, unit u, int64_t above, int64_t below, co
 
 /* ---- strips in and out ------------------------------------------------------------------------------------- */
 
-static void pack(const float *from, int64_t channel_stride, int64_t channels, const int64_t *where, int64_t stride,
-                 float *rows) {
+/* Positions that follow each other in memory, too. */
+typedef struct {
+    int64_t position, from, count;
+} span;
+
+static int64_t find_spans(const int64_t *where, int64_t stride, span *spans)
+{
+    int64_t found = 0;
+    for (int64_t p = 0; p < stride; p++) {
+        if (where[p] < 0) continue;
+        span *last = spans + found - 1;
+        if (found && last->position + last->count == p && last->from + last->count == where[p])
+            last->count++;
+        else
+            spans[found++] = (span){p, where[p], 1};
+    }
+    return found;
+}
+
+INLINE void copy(float *to, const float *from, int64_t count)
+{
+    for (; count >= LANES; count -= LANES, to += LANES, from += LANES) memcpy(to, from, sizeof(V));
+    for (; count >= 4; count -= 4, to += 4, from += 4) memcpy(to, from, 4 * sizeof(float));
+    for (; count > 0; count--) *to++ = *from++;
+}
+
+static void pack(const float *from, int64_t channel_stride, int64_t channels, int64_t *where, int64_t stride, float *rows) {
     if (channel_stride != 1) {
+        span *spans = (span *)(where + stride);
+        const int64_t count = find_spans(where, stride, spans);
         for (int64_t c = 0; c < channels; c++) {
             const float *channel = from + c * channel_stride;
             float *row = rows + c * stride;
-            for (int64_t p = 0; p < stride; p++) row[p] = where[p] < 0 ? 0.0f : channel[where[p]];
+            for (int64_t p = 0; p < stride; p += LANES) store(row + p, splat(0.0f));
+            for (int64_t i = 0; i < count; i++) copy(row + spans[i].position, channel + spans[i].from, spans[i].count);
         }
         return;
     }
@@ -267,14 +295,15 @@ static void pack(const float *from, int64_t channel_stride, int64_t channels, co
     }
 }
 
-static void unpack(const float *rows, int64_t stride, int64_t channels, const int64_t *where, float *to,
+static void unpack(const float *rows, int64_t stride, int64_t channels, int64_t *where, float *to,
                    int64_t channel_stride) {
     if (channel_stride != 1) {
+        span *spans = (span *)(where + stride);
+        const int64_t count = find_spans(where, stride, spans);
         for (int64_t c = 0; c < channels; c++) {
             float *channel = to + c * channel_stride;
             const float *row = rows + c * stride;
-            for (int64_t p = 0; p < stride; p++)
-                if (where[p] >= 0) channel[where[p]] = row[p];
+            for (int64_t i = 0; i < count; i++) copy(channel + spans[i].from, row + spans[i].position, spans[i].count);
         }
         return;
     }
@@ -865,7 +894,7 @@ static int run(const conv_call *c, int backward)
         failed = block_mixing(&j, backward) || make_lists(&j, backward);
     }
     if (!failed) {
-        size_t bytes = sizeof(float) * (j.at.total + 16) + sizeof(int64_t) * j.geo.stride;
+        size_t bytes = sizeof(float) * (j.at.total + 16) + (sizeof(int64_t) + sizeof(span)) * j.geo.stride;
         if (bytes < (2u << 20)) bytes = 2u << 20;
         failed = dctps_parallel(j.geo.slots, c->threads, bytes, backward ? backward_slot : forward_slot, &j);
     }
