@@ -13,3 +13,5 @@ from dctps.kernels.loader import release_scratch as release_scratch
 from dctps.kernels.loader import scratch_bytes as scratch_bytes
 from dctps.kernels.loader import variant as variant
 from dctps.kernels.plans import has_plan as has_plan
+from dctps.kernels.weight import conv_weight as conv_weight
+from dctps.kernels.weight import conv_weight_backward as conv_weight_backward

@@ -124,13 +124,10 @@ def _call(
     """The arguments in the order of csrc/conv.c, and the call, during which all tensors are alive."""
     plan = tables = None
     values, support = values.contiguous(), support.contiguous()
-    mix = (*filters.mix, None, None)[:2]
-    kind = (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)]
     if filters.cosine:
-        kind = _COSINE
         plan = dct_indices(filters.cosine, torch.int32, _CPU)
         tables = dct_twiddles(filters.cosine, torch.float32, _CPU)
-    has_d = alpha is not None
+    kind, maps, rank, terms, first, second, signs = mix_arguments(filters, alpha)
     packed = array(
         "q",
         (
@@ -153,14 +150,14 @@ def _call(
             support.data_ptr(),
             values.data_ptr(),
             _address(alpha),
-            kind if has_d else _NONE,
-            filters.maps if has_d else 0,
-            filters.mix[0].shape[0] if len(filters.mix) == 2 else 0,
-            filters.source.shape[1] if has_d else 0,
-            _address(mix[0]),
-            _address(mix[1]),
+            kind,
+            maps,
+            rank,
+            terms,
+            first,
+            second,
             filters.cosine,
-            _address(filters.signs),
+            signs,
             _address(plan),
             _address(tables),
             filters.source.data_ptr(),
@@ -172,6 +169,17 @@ def _call(
     )
     if function(name)(packed.buffer_info()[0]):
         raise MemoryError(f"no memory for the scratch of a convolution of {tuple(x.shape)}")
+
+
+def mix_arguments(filters: Filters, alpha: Tensor | None) -> tuple[int, ...]:
+    """The mixing as the sources know it: kind, maps, rank, terms, and the addresses of matrices and signs."""
+    if alpha is None:
+        return _NONE, 0, 0, 0, 0, 0, 0
+    first, second = (*filters.mix, None, None)[:2]
+    kind = _COSINE if filters.cosine else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)]
+    rank = 0 if first is None or second is None else first.shape[0]
+    matrices = (_address(t) for t in (first, second, filters.signs))
+    return kind, filters.maps, rank, filters.source.shape[1], *matrices
 
 
 def _format(x: Tensor) -> torch.memory_format:

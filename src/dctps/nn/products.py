@@ -22,7 +22,14 @@ from torch.autograd import Function
 from dctps.nn.conv_dispatch import choose_conv_backend
 from dctps.nn.dispatch import Backend, choose_backend
 from dctps.nn.native import has_native, is_plain, native_backward, native_product
-from dctps.nn.native_conv import has_native_conv, native_conv, native_conv_backward
+from dctps.nn.native_conv import (
+    has_native_conv,
+    has_native_weight,
+    native_conv,
+    native_conv_backward,
+    native_weight,
+    native_weight_backward,
+)
 from dctps.offsets import Offset
 from dctps.sparse import sddmm, spmm
 
@@ -255,6 +262,8 @@ class _Dense(Function):
         offset: Offset,
         op: Linear | Conv2d,
     ) -> Tensor:
+        if isinstance(op, Conv2d) and has_native_weight(offset) and is_plain(x, values, alpha, support):
+            return op.apply(x, native_weight(x, values, alpha, support, offset))
         return op.apply(x, dps_weight(values, support, offset, alpha).to(x.dtype))
 
     @staticmethod
@@ -269,7 +278,16 @@ class _Dense(Function):
         need_x, need_values, need_alpha = ctx.needs_input_grad[:3]
         dtype = compute_dtype(x.dtype)
         by_values = by_alpha = None
+        native = isinstance(ctx.op, Conv2d) and has_native_weight(ctx.offset) and not torch.is_grad_enabled()
         with no_autocast(x):
+            if native and is_plain(g, x, values, alpha, support):
+                weight = native_weight(x, values, alpha, support, ctx.offset)
+                by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
+                if by_weight is not None:
+                    by_values, by_alpha = native_weight_backward(
+                        by_weight, values, alpha, support, ctx.offset, (need_values, need_alpha)
+                    )
+                return by_x, by_values, by_alpha, None, None, None
             dense = ctx.offset.to_dense(dtype=dtype, device=x.device)
             weight = combine(dense, values, support, alpha).to(x.dtype)
             by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
