@@ -37,9 +37,17 @@ static const float *mixing_row(const arguments *a, int64_t z, float *row)
     if (a->mix == MIX_PLAIN) return a->first + z * n;
     if (a->mix == MIX_PRODUCT) {
         const float *by = a->second + z * a->rank;
-        memset(row, 0, sizeof(float) * (size_t)n);
-        for (int64_t r = 0; r < a->rank; r++)
-            for (int64_t c = 0; c < n; c++) row[c] += by[r] * a->first[r * n + c];
+        int64_t c = 0;
+        for (; c + 8 * LANES <= n; c += 8 * LANES) {
+            V sum[8] = {0};
+            for (int64_t r = 0; r < a->rank; r++)
+                for (int i = 0; i < 8; i++) sum[i] += by[r] * *(const loose *)(a->first + r * n + c + i * LANES);
+            memcpy(row + c, sum, sizeof sum);
+        }
+        for (; c < n; c++) {
+            row[c] = 0;
+            for (int64_t r = 0; r < a->rank; r++) row[c] += by[r] * a->first[r * n + c];
+        }
         return row;
     }
     if (a->mix == MIX_NONE) {
@@ -67,12 +75,16 @@ static int64_t first_at_least(const int64_t *support, int64_t nnz, int64_t posit
     return low;
 }
 
+/* entry / by as a product, exact for entry * by < 2^32 */
+INLINE uint64_t reciprocal(int64_t by) { return (((uint64_t)1 << 32) + (uint64_t)by - 1) / (uint64_t)by; }
+INLINE int64_t divide_by(int64_t entry, uint64_t inverse) { return (int64_t)((uint64_t)entry * inverse >> 32); }
+
 /* Where an output's entry (channel, tap), counted taps fastest, lies among its weights. */
 INLINE int64_t entry_at(const arguments *a, int64_t entry)
 {
     if (!a->channels_last) return entry;
-    const uint32_t taps = (uint32_t)a->taps, channel = (uint32_t)entry / taps;
-    return (int64_t)((uint32_t)entry - channel * taps) * a->channels + channel;
+    const int64_t channel = divide_by(entry, reciprocal(a->taps));
+    return (entry - channel * a->taps) * a->channels + channel;
 }
 
 INLINE void swap_axes(const float *from, int64_t rows, int64_t columns, float *to)
