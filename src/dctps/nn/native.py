@@ -47,11 +47,11 @@ def native_product(
 ) -> Tensor:
     """alpha * D x + S x + b on rows; half precision is computed in float32 and rounded once."""
     y = linear_forward(
-        _single(x),
-        _single(values),
+        single(x),
+        single(values),
         support,
-        _single(alpha),
-        _single(bias),
+        single(alpha),
+        single(bias),
         _form(offset),
         offset.out_features,
     )
@@ -68,7 +68,7 @@ def native_backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, ...]:
     """The derivatives of `native_product` in x, values, alpha and bias, those that are needed."""
-    rows = _single(g), _single(x), _single(values), support, _single(alpha)
+    rows = single(g), single(x), single(values), support, single(alpha)
     found = linear_backward(*rows, _form(offset), needs)
     if x.dtype == values.dtype == torch.float32:
         return found
@@ -77,10 +77,11 @@ def native_backward(
 
 
 @overload
-def _single(t: Tensor) -> Tensor: ...
+def single(t: Tensor) -> Tensor: ...
 @overload
-def _single(t: Tensor | None) -> Tensor | None: ...
-def _single(t: Tensor | None) -> Tensor | None:
+def single(t: Tensor | None) -> Tensor | None: ...
+def single(t: Tensor | None) -> Tensor | None:
+    """T in float32, in which the kernels compute."""
     return t if t is None or t.dtype == torch.float32 else t.float()
 
 

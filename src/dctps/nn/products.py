@@ -19,8 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from dctps.nn.conv_dispatch import choose_conv_backend
 from dctps.nn.dispatch import Backend, choose_backend
 from dctps.nn.native import has_native, is_plain, native_backward, native_product
+from dctps.nn.native_conv import (
+    has_native_conv,
+    has_native_weight,
+    native_conv,
+    native_conv_backward,
+    native_weight,
+    native_weight_backward,
+)
 from dctps.offsets import Offset
 from dctps.sparse import sddmm, spmm
 
@@ -58,6 +67,9 @@ def product(
     if path == "dense":
         y: Tensor = _Dense.apply(x, values, alpha, support, offset, op)
         return op.add(y, bias)
+    if path == "native" and op.is_by_strips(x, offset):
+        by_strips: Tensor = _NativeConv.apply(x, values, alpha, support, offset, op)
+        return op.add(by_strips, bias)
     pixels = op.to_rows(x)
     if path == "native":
         rows = _Native.apply(flat(pixels), values, alpha, support, offset, bias)
@@ -79,8 +91,12 @@ def product_backward(
 ) -> Gradients:
     """The derivatives of `product` in x, values and alpha, those that are needed."""
     path = _path(x, values, alpha, support, offset, op, backend)
+    function: Any = {"dense": _Dense, "transform": _Transform, "native": _Native}[path]
+    if path == "native" and op.is_by_strips(x, offset):
+        function = _NativeConv
+    by_rows = function not in (_Dense, _NativeConv)
     rows = x
-    if path != "dense":
+    if by_rows:
         g, pixels = op.to_rows(g, strided=False), op.to_rows(x)
         g, rows = flat(g), flat(pixels)
     saved = SimpleNamespace(
@@ -89,9 +105,8 @@ def product_backward(
         offset=offset,
         op=op,
     )
-    function = {"dense": _Dense, "transform": _Transform, "native": _Native}[path]
     by_x, by_values, by_alpha = function.backward(saved, g)[:3]
-    if path != "dense" and by_x is not None:
+    if by_rows and by_x is not None:
         by_x = op.spread(unflat(by_x, pixels), x)
     return by_x, by_values, by_alpha
 
@@ -115,12 +130,13 @@ def _path(
     op: Linear | Conv2d,
     backend: Backend,
 ) -> Backend:
-    if op.is_rowwise(offset):
-        native = is_plain(x, values, alpha, support) and has_native(offset)
-        return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
-    if backend in ("transform", "native"):
-        raise ValueError(f"only 1 x 1 convolutions without groups and padding have a {backend} path")
-    return "dense"
+    if isinstance(op, Conv2d) and (not op.is_rowwise(offset) or op.is_by_strips(x, offset)):
+        native = is_plain(x, values, alpha, support) and has_native_conv(offset)
+        if native or not op.is_rowwise(offset):
+            pixels = op.count_pixels(x, offset)
+            return choose_conv_backend(backend, offset, pixels=pixels, nnz=values.numel(), native=native)
+    native = is_plain(x, values, alpha, support) and has_native(offset)
+    return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
 
 
 class _Transform(Function):
@@ -220,6 +236,40 @@ class _Native(Function):
         return d_y if d_bias is None else d_y + d_bias.to(d_y.dtype)
 
 
+class _NativeConv(Function):
+    """The convolution by the native kernel on strips, in its first derivatives; else as `_Native`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        alpha: Tensor | None,
+        support: Tensor,
+        offset: Offset,
+        op: Conv2d,
+    ) -> Tensor:
+        ctx.offset, ctx.op = offset, op
+        ctx.save_for_backward(x, values, alpha, support)
+        ctx.save_for_forward(x, values, alpha, support)
+        return native_conv(x, values, alpha, support, offset, op)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, values, alpha, support = ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow
+            return _Dense.backward(ctx, g)
+        needs = ctx.needs_input_grad[:3]
+        found = native_conv_backward(g, x, values, alpha, support, ctx.offset, ctx.op, needs)
+        return (*found, None, None, None)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, d_x: Tensor | None, d_values: Tensor | None, d_alpha: Tensor | None, *_: None
+    ) -> Tensor:
+        return _product_rule(_Dense, ctx, (d_x, d_values, d_alpha), ctx.offset, ctx.op)
+
+
 class _Dense(Function):
     """The product with W = alpha * D + S, which is made in each direction and dropped after it."""
 
@@ -234,6 +284,8 @@ class _Dense(Function):
         offset: Offset,
         op: Linear | Conv2d,
     ) -> Tensor:
+        if isinstance(op, Conv2d) and has_native_weight(offset) and is_plain(x, values, alpha, support):
+            return op.apply(x, native_weight(x, values, alpha, support, offset))
         return op.apply(x, dps_weight(values, support, offset, alpha).to(x.dtype))
 
     @staticmethod
@@ -248,7 +300,16 @@ class _Dense(Function):
         need_x, need_values, need_alpha = ctx.needs_input_grad[:3]
         dtype = compute_dtype(x.dtype)
         by_values = by_alpha = None
+        native = isinstance(ctx.op, Conv2d) and has_native_weight(ctx.offset) and not torch.is_grad_enabled()
         with no_autocast(x):
+            if native and is_plain(g, x, values, alpha, support):
+                weight = native_weight(x, values, alpha, support, ctx.offset)
+                by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
+                if by_weight is not None:
+                    by_values, by_alpha = native_weight_backward(
+                        by_weight, values, alpha, support, ctx.offset, (need_values, need_alpha)
+                    )
+                return by_x, by_values, by_alpha, None, None, None
             dense = ctx.offset.to_dense(dtype=dtype, device=x.device)
             weight = combine(dense, values, support, alpha).to(x.dtype)
             by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
@@ -272,6 +333,10 @@ class Linear:
     def is_rowwise(self, offset: Offset) -> bool:
         """Whether the map is D and S on rows, so that a transform applies."""
         return True
+
+    def is_by_strips(self, x: Tensor, offset: Offset) -> bool:
+        """Whether the native kernel of convolutions does it, not that of rows."""
+        return False
 
     def count_rows(self, x: Tensor) -> int:
         """How many rows there are in x."""
@@ -316,6 +381,16 @@ class Conv2d:
     def is_rowwise(self, offset: Offset) -> bool:
         """Whether the map is D and S on pixels, so that a transform applies."""
         return offset.shape[2:] == (1, 1) and self.groups == 1 and self.padding == (0, 0)
+
+    def is_by_strips(self, x: Tensor, offset: Offset) -> bool:
+        """Whether the native kernel of convolutions does it: rows are better only where x lies in rows."""
+        in_rows = x.is_contiguous(memory_format=torch.channels_last) and self.stride == (1, 1)
+        return not (in_rows and self.is_rowwise(offset))
+
+    def count_pixels(self, x: Tensor, offset: Offset) -> int:
+        """How many pixels the result has, batch included; about."""
+        height, width = (-(-size // by) for size, by in zip(x.shape[2:], self.stride, strict=True))
+        return x.shape[0] * height * width
 
     def count_rows(self, x: Tensor) -> int:
         """How many pixels a 1 x 1 kernel visits."""

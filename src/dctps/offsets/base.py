@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dctps.kernels import Filters, own_filters
 from dctps.transforms.tables import constant_to_compilers, making_constants
 
 
@@ -101,6 +102,15 @@ class Offset(ABC):
         """
         blocks = self._blocks(y)
         return torch.einsum("...go,gon->...gn", y.unflatten(-1, (self.groups, -1)), blocks).flatten(-2)
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether D is a convolution that `filters` describes; depthwise ones of any offset are."""
+        return len(self.shape) == 4 and self.shape[1] == 1
+
+    def filters(self) -> Filters:
+        """A convolution's D as filters on mixed channels, for fast paths; made from tables for the call."""
+        return own_filters(self.to_dense(), self.groups)
 
     def norm(self) -> float:
         """The Frobenius norm of D."""

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from dctps.counter import derive_key, permutations, signs
+from dctps.kernels import Filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
+from dctps.transforms.tables import shape_table
+
+_CPU = torch.device("cpu")
 
 
 @register_offset("sdct")
@@ -62,6 +66,35 @@ class SDCTOffset(Offset):
         patches = self._transform(spectrum.unflatten(-1, (self.groups, self.rounds, -1)), idct)
         return self._flip(patches, flips).sum(-2).flatten(-2)
 
+    @property
+    def has_filters(self) -> bool:
+        """Convolutions of one group, where there is a native transform of their channels."""
+        if self.groups > 1 or len(self.shape) == 2:
+            return super().has_filters
+        return has_plan(self.shape[1])
+
+    def filters(self) -> Filters:
+        """One cosine transform of the channels, and one of kh * kw filters for each output."""
+        if self.shape[1] == 1:
+            return super().filters()
+        channels, kh, kw = self._axes
+        positions, flips = self._drawn(_CPU)
+        bank = _spatial_cosines((kh, kw), torch.float32, _CPU)
+        source, kept = positions // (kh * kw), positions % (kh * kw)
+        if self.rounds == 1:
+            return Filters(source[:, None], kept[:, None], bank, channels, cosine=channels)
+        sign = flips[0].float()
+        kept += kh * kw * (positions // self.in_features)
+        bank = (bank * sign[:, None, channels:]).flatten(0, 1)
+        return Filters(
+            source[:, None],
+            kept[:, None],
+            bank,
+            self.rounds * channels,
+            cosine=channels,
+            signs=sign[:, :channels].contiguous(),
+        )
+
     def norm(self) -> float:
         """sqrt(m): every filter has norm 1."""
         return math.sqrt(self.out_features)
@@ -109,3 +142,16 @@ class SDCTOffset(Offset):
         for axis in (-1, -2, -3):
             cube = transform(cube.transpose(axis, -1)).transpose(axis, -1)
         return cube.flatten(-3)
+
+
+@shape_table
+def _spatial_cosines(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The kh * kw products of cosines along rows and columns, (kh * kw, kh * kw)."""
+    rows, columns = (_cosine_matrix(k, torch.float64, device) for k in size)
+    return torch.kron(rows, columns).to(dtype)
+
+
+@shape_table
+def _cosine_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II matrix, (size, size)."""
+    return dct_rows(torch.arange(size, device=device), size, 1, size, dtype=torch.float64)[:, 0].to(dtype)

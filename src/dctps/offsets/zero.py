@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dctps.kernels import Filters
 from dctps.offsets.base import Offset
 from dctps.offsets.registry import register_offset
 
@@ -29,6 +30,16 @@ class ZeroOffset(Offset):
     def adjoint(self, y: Tensor) -> Tensor:
         """Zeros, (*, groups * n)."""
         return y.new_zeros(*y.shape[:-1], self.groups * self.in_features)
+
+    @property
+    def has_filters(self) -> bool:
+        """Any convolution: there are none."""
+        return len(self.shape) == 4
+
+    def filters(self) -> Filters:
+        """No terms."""
+        none = torch.empty(self.out_features, 0, dtype=torch.int32)
+        return Filters(none, none, torch.empty(0), 0)
 
     def norm(self) -> float:
         """0."""

@@ -79,7 +79,7 @@ def dct_rows(frequencies: Tensor, q: int, coarse: int, fine: int, *, dtype: torc
         shape (m, coarse, fine), on the device of `frequencies`.
     """
     device = frequencies.device
-    cosine = _cosines(q, dtype, device)
+    cosine = cosines(q, dtype, device)
     o = frequencies[:, None]
     a = o * (2 * fine * torch.arange(coarse, device=device)) % (4 * q)
     b = o * (2 * torch.arange(fine, device=device) + 1) % (4 * q)
@@ -117,7 +117,7 @@ def _dct_by_products(x: Tensor) -> Tensor:
         """Cosine and sine of 2 pi r c / length."""
         r, c = torch.arange(rows, device=v.device)[:, None], torch.arange(columns, device=v.device)
         t = 4 * (r * c % length)
-        cosine = _cosines(length, v.dtype, v.device)
+        cosine = cosines(length, v.dtype, v.device)
         return cosine[t], cosine[(t + 3 * length) % (4 * length)]
 
     cos_a, sin_a = circle(a, a, a)
@@ -154,7 +154,7 @@ def _full_twiddle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @shape_table
-def _cosines(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def cosines(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """cos(pi t / 2q) for t = 0..4q-1."""
     t = torch.arange(4 * q, dtype=torch.float64, device=device)
     return torch.cos(t * (math.pi / (2 * q))).to(dtype)

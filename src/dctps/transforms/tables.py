@@ -19,8 +19,10 @@ _KNOWS_EXPORTS = hasattr(torch.compiler, "is_exporting")
 _caches: list[dict[Any, Tensor]] = []
 
 
-def shape_table(make: Callable[[int, torch.dtype, torch.device], Tensor]) -> Callable[..., Tensor]:
-    """Cache `make(size, dtype, device)`, the least recently used tables making room for new ones.
+def shape_table(make: Callable[[Any, torch.dtype, torch.device], Tensor]) -> Callable[..., Tensor]:
+    """Cache `make(size, dtype, device)`, where a size is a number or several.
+
+    The least recently used tables make room for new ones.
 
     To a compiler the table is a constant.
     """
@@ -29,7 +31,7 @@ def shape_table(make: Callable[[int, torch.dtype, torch.device], Tensor]) -> Cal
 
     @constant_to_compilers
     @functools.wraps(make)
-    def cached(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def cached(size: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         key = (size, dtype, device)
         table = cache.pop(key, None)
         if table is None:

@@ -1,0 +1,57 @@
+"""D's convolution as small filters on mixed channels, which is how fast paths apply it.
+
+    (D x)[o] = sum_t  bank[filter[o, t]] * (mix x)[source[o, t]]
+
+`*` is the convolution of one map with one filter of the kernel's size; `mix` maps the channels of each pixel
+to `maps` maps: by nothing, by a product of small matrices, or by a cosine transform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Filters:
+    """D by its terms; all float32 and on the CPU.
+
+    Attributes:
+        source: int32 (m, terms), the map that each term of an output reads.
+        filter: int32 (m, terms), the filter it takes.
+        bank: (filters, kh * kw).
+        maps: how many.
+        mix: matrices applied to the channels in order: none, (maps, channels), or (rank, channels) and
+            (maps, rank); two only where `source` numbers the maps in order.
+        cosine: q, if the mixing is the orthonormal DCT-II of length q of the channels, padded with zeros.
+        signs: float32 (maps / q, channels), one transform for each of its rows, of the channels times it.
+    """
+
+    source: Tensor
+    filter: Tensor
+    bank: Tensor
+    maps: int
+    mix: tuple[Tensor, ...] = ()
+    cosine: int = 0
+    signs: Tensor | None = None
+
+    @property
+    def mixing_cost(self) -> int:
+        """Multiply-adds of the mixing for each pixel."""
+        if self.cosine:
+            return 4 * self.maps * self.cosine.bit_length()
+        return sum(matrix.numel() for matrix in self.mix)
+
+
+def own_filters(weight: Tensor, groups: int) -> Filters:
+    """The filters of a convolution with one channel in each group: its weight itself.
+
+    Args:
+        weight: float32 (m, 1, kh, kw).
+        groups: channels.
+    """
+    m = weight.shape[0]
+    outputs = torch.arange(m, dtype=torch.int32)[:, None]
+    return Filters(outputs // (m // groups), outputs, weight.reshape(m, -1).contiguous(), groups)
