@@ -2,7 +2,7 @@
 
     dense       W = alpha * D + S is made for the one call, and the dense kernel applied
     transform   D by its fast transform, S by its nonzeros, in torch operations
-    native      the same by the native kernel, on the CPU, where it was compiled
+    native      the same by the native kernel, on the CPU, where it was compiled; then torch's is no choice
 
 The costs are nanoseconds for each input row on one core, fitted to measurements of
 `benchmarks/linear.py`; only their ratios matter.
@@ -22,6 +22,10 @@ _MAKE_ENTRY = 4.0  # of W, once in each direction
 _MOVE = 1.5  # an element into and out of the sparse kernel's layout
 _NONZERO = 0.2  # of the sparse product
 _CALL = 60_000.0  # overhead of the transform path above the dense one's, for each call
+_NATIVE_MOVE = 0.25  # an element into or out of a tile
+_NATIVE_TRANSFORM = 0.5  # an element of the longer side
+_NATIVE_NONZERO = 0.09
+_TILE = 16  # rows
 
 
 def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, native: bool = False) -> Backend:
@@ -51,7 +55,9 @@ def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, nat
     m, n, rows = offset.out_features, offset.in_features, max(rows, 1)
     dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows)
     if native:
-        return "native"
+        tiles = -(-rows // _TILE) * _TILE / rows  # rows of a tile that is not full are computed all the same
+        line = _NATIVE_MOVE * (m + n) + (_NATIVE_TRANSFORM * max(m, n) if offset.row_cost else 0.0)
+        return "native" if tiles * (line + _NATIVE_NONZERO * nnz) < dense else "dense"
     transform = offset.row_cost + _CALL / rows
     if nnz:
         transform += _MOVE * (m + n) + _NONZERO * nnz

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from dctps.kernels import NativeOffset, has_plan, linear_backward, linear_forward, variant
 from dctps.offsets import DCTOffset, HadamardOffset, Offset, SDCTOffset, ZeroOffset
@@ -32,7 +33,12 @@ def is_plain(*tensors: Tensor | None) -> bool:
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return False
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.dtype == torch.float64):
+        if t is not None and (
+            type(t) not in _PLAIN
+            or not t.is_cpu
+            or t.dtype == torch.float64
+            or is_legacy_batchedtensor(t)  # autograd's own batching, of gradients
+        ):
             return False
     return True
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import Function
 
 from dctps.nn.conv_dispatch import choose_conv_backend
@@ -215,8 +216,12 @@ class _Native(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values, alpha, support = ctx.saved_tensors
         needs = (*ctx.needs_input_grad[:3], ctx.needs_input_grad[5])
-        if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow
-            return (*_Transform.backward(ctx, g), g.sum(0) if needs[3] else None)
+        if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow, or g is a batch
+            ctx.op = Linear()
+            function = (
+                _Dense if is_legacy_batchedtensor(g) else _Transform
+            )  # views have no rule for the former
+            return (*function.backward(ctx, g)[:5], g.sum(0) if needs[3] else None)
         *found, by_bias = native_backward(g, x, values, alpha, support, ctx.offset, needs)
         return (*found, None, None, by_bias)
 

@@ -10,14 +10,9 @@
 #include "common/runtime.h"
 
 #define MAX_GROUP 4
-#ifndef GROUP_BYTES
-#define GROUP_BYTES (1 << 20) /* tiles of a group, to stay in L2 */
-#endif
-#ifndef CELL_BYTES
 #define CELL_BYTES (16 << 10) /* of x, and of z, in a cell: together in L1 */
-#endif
-#define STRIPES 8 /* of rows, each sorted into cells by one thread */
-#define AHEAD (2 * LANES)     /* columns between writing a line and asking for it */
+#define STRIPES 8            /* of rows, each sorted into cells by one thread */
+#define AHEAD (2 * LANES)    /* columns between writing a line and asking for it */
 #define INDEX_CHUNK 8192     /* nonzeros and rows that one thread indexes at a time */
 
 enum { NO_TRANSFORM, DCT, HADAMARD };
@@ -293,15 +288,14 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     }
 }
 
-/* Tiles to a group: as many as L2 holds, or MAX_GROUP where reading S outweighs the tiles; but some for
- * every thread to do. */
-static void divide(job *j, int64_t tile_vectors)
+/* Tiles to a group: one stays in L2 best, more share the reading of S, where it has much to read; but some
+ * groups for every thread to do. */
+static void divide(job *j)
 {
-    const int dense = j->a.nnz > 8 * (j->a.m + j->a.n);
-    const int64_t bytes = tile_vectors * LANES * (int64_t)sizeof(float);
+    const int64_t sides = j->a.m + j->a.n;
     j->tiles = (j->a.batch + LANES - 1) / LANES;
-    j->group = MAX_GROUP;
-    while (j->group > 1 && ((!dense && j->group * bytes > GROUP_BYTES) || j->tiles < 4 * j->group)) j->group /= 2;
+    j->group = 2 * j->a.nnz < 5 * sides ? 1 : j->a.nnz < 12 * sides ? 2 : MAX_GROUP;
+    while (j->group > 1 && j->tiles < 4 * j->group) j->group /= 2;
     j->groups = (j->tiles + j->group - 1) / j->group;
 }
 
@@ -311,7 +305,7 @@ EXPORT int DPS(linear_forward)(const arguments *a)
     int failed;
     read_plan(&j);
     const int64_t tile = (j.vectors + 1) + (a->transform ? j.vectors * a->rounds + 1 : 0);
-    divide(&j, tile);
+    divide(&j);
     failed = make_index(&j);
     const size_t bytes = sizeof(float) * (size_t)(j.group * tile * LANES + a->n);
     if (!failed) failed = dctps_parallel(j.groups, a->threads, bytes, forward_group, &j);
@@ -570,7 +564,7 @@ EXPORT int DPS(linear_backward)(const arguments *a)
     job j = {.a = *a};
     read_plan(&j);
     const int64_t tile = (a->m + 1) + (j.vectors + 1) + (j.vectors * a->rounds + 1);
-    divide(&j, tile);
+    divide(&j);
     divide_sums(&j);
     j.padded = (a->nnz + LANES - 1) / LANES * LANES;
     const int64_t sums = (a->dvalues ? j.padded : 0) + (a->dbias ? a->m : 0);
