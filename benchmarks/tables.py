@@ -115,21 +115,18 @@ def hyperplane(result: dict[str, Any]) -> str:
 
 
 def rigl_memory(result: dict[str, Any]) -> str:
-    """What RigL adds to a step of the layers with the largest dense gradients, in MB, and the time."""
+    """What RigL adds to a step of the layers with the largest dense gradients, in MB."""
     lines = [
-        "| layer | in, out, kernel | dense gradient | largest block | peak of a step | of an update step | "
-        "seconds of a step | of an update step |",
-        "| --- " * 8 + "|",
+        "| layer | in, out, kernel | dense gradient | largest block | peak of a step | of an update step |",
+        "| --- " * 6 + "|",
     ]
     for row in sorted(result["rows"], key=lambda row: -row["dense_gradient"])[:6]:
         inputs, outputs, kernel = row["shape"][:3]
         sizes = ("dense_gradient", "largest_block", "peak_of_a_step", "peak_of_an_update_step")
-        times = ("seconds_of_a_step", "seconds_of_an_update_step")
         cells = (
             row["layer"],
             f"{inputs}, {outputs}, {kernel} x {kernel}",
             *(f"{row[name] / 1e6:.1f}" for name in sizes),
-            *(f"{row[name]:.3f}" for name in times),
         )
         lines.append(f"| {' | '.join(cells)} |")
     most = f"{result['most_that_rigl_adds'] / 1e6:.1f} MB"

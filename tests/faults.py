@@ -233,6 +233,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     config = TINY
     if len(sys.argv) > 4:
-        config = replace(TINY, method=sys.argv[4], update_interval=1, dynamics_end=1.0)
+        moving = {"levels": 2} if sys.argv[4] == "imp" else {"update_interval": 1, "dynamics_end": 1.0}
+        config = replace(TINY, method=sys.argv[4], **moving)
     train = functools.partial(train_tiny, config=config)
     print(every_operation(sys.argv[1], Path(sys.argv[2]), stride=int(sys.argv[3]), train=train))

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
         ("disk full", 5, "dctps"),
         ("kill", 5, "dctps-rigl"),
         ("kill", 5, "dsr"),
+        ("kill", 9, "imp"),
     ],
 )
 def test_cut_short_at_operations_on_files(tmp_path, mode, stride, method):

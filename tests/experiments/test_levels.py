@@ -86,6 +86,10 @@ def test_counts_and_cost(tmp_path):
     assert [record["level"] for record in records] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     # 468 * 0.1^(1/3) = 217.2, 468 * 0.1^(2/3) = 100.8, round(46.8) = 47
     assert [record["nnz"] for record in records[::3]] == [None, 217, 101, 47]
+    run(replace(TINY, method="dense", epochs=3), out=tmp_path / "dense", threads=1)
+    dense = [json.loads(line) for line in (tmp_path / "dense" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(records[:3], dense, strict=True):
+        assert {**ours, **theirs, "seconds": 0} == {**ours, "seconds": 0}  # level 0 is the dense run
     assert summary["imp"]["epochs_trained"] == 12
     assert summary["imp"]["steps_trained"] == 36
     assert [level["nnz"] for level in summary["imp"]["levels"]] == [None, 217, 101, 47]

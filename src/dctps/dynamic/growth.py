@@ -80,11 +80,6 @@ def largest_gradients(
     return Growth(positions, scores, at_support)
 
 
-def dense_gradient_bytes(layer: DpSLayer) -> int:
-    """What `reduce` is handed in all, for one layer."""
-    return layer.offset.out_features * layer.offset.in_features * _dtype(layer).itemsize
-
-
 def can_grow(layer: DpSLayer) -> bool:
     """Whether `largest_gradients` knows this kind of layer."""
     return isinstance(layer, tuple(_ROWS))
