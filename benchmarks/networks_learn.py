@@ -73,8 +73,9 @@ def learn(config: RunConfig, steps: int) -> dict[str, Any]:
         **normalisation,
     )
     torch.manual_seed(config.seed)
-    model = build_network(config, dataset.classes, 3, 32, torch.device("cpu"))
+    model = build_network(config, dataset.description, torch.device("cpu"))
     assert config.lr is not None
+    assert config.weight_decay is not None
     groups = parameter_groups(model, config.weight_decay)
     optimizer = build_optimizer(config.optimizer, groups, lr=config.lr)
     schedule = build_schedule(config.schedule, optimizer, total_steps=steps)
