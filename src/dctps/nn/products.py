@@ -120,7 +120,7 @@ def _path(
     backend: Backend,
 ) -> Backend:
     if op.is_rowwise(offset):
-        native = is_plain(x, values, alpha, support) and has_native(offset)
+        native = is_plain(x, values, alpha, support) and has_native(offset) and values.numel() < 2**31
         return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
     if backend in ("transform", "native"):
         raise ValueError(f"only 1 x 1 convolutions without groups and padding have a {backend} path")
