@@ -63,12 +63,12 @@ def product(
 ) -> Tensor:
     """`op` on x with W = alpha * D + S, by the path that `backend` names or the rule chooses."""
     path = _path(x, values, alpha, support, offset, op, backend)
+    if _is_native_conv(path, x, values, alpha, support, offset, op):
+        native: Tensor = _NativeConv.apply(x, values, alpha, support, offset, op, path == "dense")
+        return native
     if path == "dense":
         y: Tensor = _Dense.apply(x, values, alpha, support, offset, op)
         return y
-    if path == "native" and op.is_by_strips(x, offset):
-        by_strips: Tensor = _NativeConv.apply(x, values, alpha, support, offset, op)
-        return by_strips
     pixels = op.to_rows(x)
     by_rows = _Native if path == "native" else _Transform
     rows = by_rows.apply(flat(pixels), values, alpha, support, offset)
@@ -89,7 +89,7 @@ def product_backward(
     """The derivatives of `product` in x, values and alpha, those that are needed."""
     path = _path(x, values, alpha, support, offset, op, backend)
     function: Any = {"dense": _Dense, "transform": _Transform, "native": _Native}[path]
-    if path == "native" and op.is_by_strips(x, offset):
+    if _is_native_conv(path, x, values, alpha, support, offset, op):
         function = _NativeConv
     by_rows = function not in (_Dense, _NativeConv)
     rows = x
@@ -97,7 +97,11 @@ def product_backward(
         g, pixels = op.to_rows(g, strided=False), op.to_rows(x)
         g, rows = flat(g), flat(pixels)
     saved = SimpleNamespace(
-        saved_tensors=(rows, values, alpha, support), needs_input_grad=needs, offset=offset, op=op
+        saved_tensors=(rows, values, alpha, support),
+        needs_input_grad=needs,
+        offset=offset,
+        op=op,
+        dense=path == "dense",
     )
     by_x, by_values, by_alpha = function.backward(saved, g)[:3]
     if by_rows and by_x is not None:
@@ -131,6 +135,21 @@ def _path(
             return choose_conv_backend(backend, offset, pixels=pixels, nnz=values.numel(), native=native)
     native = is_plain(x, values, alpha, support) and has_native(offset)
     return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
+
+
+def _is_native_conv(
+    path: Backend,
+    x: Tensor,
+    values: Tensor,
+    alpha: Tensor | None,
+    support: Tensor,
+    offset: Offset,
+    op: Linear | Conv2d,
+) -> bool:
+    """Whether the path, for a convolution, has native code: on strips, or to make W."""
+    if path == "dense":
+        return isinstance(op, Conv2d) and has_native_weight(offset) and is_plain(x, values, alpha, support)
+    return path == "native" and op.is_by_strips(x, offset)
 
 
 class _Transform(Function):
@@ -215,7 +234,9 @@ class _Native(Function):
 
 
 class _NativeConv(Function):
-    """The convolution by the native kernel on strips, in its first derivatives; else as `_Native`."""
+    """The convolution by native code, in its first derivatives: on strips, or by the dense kernel and a W
+    that native code makes and takes apart. Else as `_Native`.
+    """
 
     @staticmethod
     def forward(
@@ -226,20 +247,31 @@ class _NativeConv(Function):
         support: Tensor,
         offset: Offset,
         op: Conv2d,
+        dense: bool,
     ) -> Tensor:
-        ctx.offset, ctx.op = offset, op
+        ctx.offset, ctx.op, ctx.dense = offset, op, dense
         ctx.save_for_backward(x, values, alpha, support)
         ctx.save_for_forward(x, values, alpha, support)
+        if dense:
+            return op.apply(x, native_weight(x, values, alpha, support, offset))
         return native_conv(x, values, alpha, support, offset, op)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values, alpha, support = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow
-            return _Dense.backward(ctx, g)
+            return (*_Dense.backward(ctx, g), None)
         needs = ctx.needs_input_grad[:3]
-        found = native_conv_backward(g, x, values, alpha, support, ctx.offset, ctx.op, needs)
-        return (*found, None, None, None)
+        if not ctx.dense:
+            found = native_conv_backward(g, x, values, alpha, support, ctx.offset, ctx.op, needs)
+            return (*found, None, None, None, None)
+        with no_autocast(x):
+            weight = native_weight(x, values, alpha, support, ctx.offset)
+            by_x, by_weight = ctx.op.backward(g, x, weight, needs[0], needs[1] or needs[2])
+        by_rest: tuple[Tensor | None, ...] = (None, None)
+        if by_weight is not None:
+            by_rest = native_weight_backward(by_weight, values, alpha, support, ctx.offset, needs[1:])
+        return (by_x, *by_rest, None, None, None, None)
 
     @staticmethod
     def jvp(
@@ -262,8 +294,6 @@ class _Dense(Function):
         offset: Offset,
         op: Linear | Conv2d,
     ) -> Tensor:
-        if isinstance(op, Conv2d) and has_native_weight(offset) and is_plain(x, values, alpha, support):
-            return op.apply(x, native_weight(x, values, alpha, support, offset))
         return op.apply(x, dps_weight(values, support, offset, alpha).to(x.dtype))
 
     @staticmethod
@@ -278,16 +308,7 @@ class _Dense(Function):
         need_x, need_values, need_alpha = ctx.needs_input_grad[:3]
         dtype = compute_dtype(x.dtype)
         by_values = by_alpha = None
-        native = isinstance(ctx.op, Conv2d) and has_native_weight(ctx.offset) and not torch.is_grad_enabled()
         with no_autocast(x):
-            if native and is_plain(g, x, values, alpha, support):
-                weight = native_weight(x, values, alpha, support, ctx.offset)
-                by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
-                if by_weight is not None:
-                    by_values, by_alpha = native_weight_backward(
-                        by_weight, values, alpha, support, ctx.offset, (need_values, need_alpha)
-                    )
-                return by_x, by_values, by_alpha, None, None, None
             dense = ctx.offset.to_dense(dtype=dtype, device=x.device)
             weight = combine(dense, values, support, alpha).to(x.dtype)
             by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)

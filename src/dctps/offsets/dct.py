@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dctps.kernels import Filters, has_plan
+from dctps.kernels import Filters, depthwise_filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
@@ -86,9 +86,10 @@ class DCTOffset(Offset):
 
         Reference: Slepian, "Prolate spheroidal wave functions V", Bell System Technical Journal 57 (1978).
         """
-        if self.shape[1] == 1:
-            return super().filters()
         m, channels, kh, kw = self.shape
+        if channels == 1:
+            bank = _depthwise_filters((m, kh * kw), torch.float32, _CPU)
+            return depthwise_filters(bank, self.groups, torch.arange(m, dtype=torch.int32))
         outputs = torch.arange(m, dtype=torch.int32)[:, None]
         if kh * kw == 1:
             return Filters(outputs, torch.zeros_like(outputs), torch.ones(1, 1), self.size, cosine=self.size)
@@ -171,6 +172,13 @@ def _channel_coordinates(size: tuple[int, int, int], dtype: torch.dtype, device:
 def _channel_factors(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The factors themselves, (2 m, channels)."""
     return _exact_factors(size).to(device, dtype)
+
+
+@shape_table
+def _depthwise_filters(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """D where a group has one channel, (m, taps)."""
+    m, taps = size
+    return dct_rows(torch.arange(m), max(size), taps, 1, dtype=dtype).flatten(1).to(device)
 
 
 @shape_table
