@@ -37,13 +37,6 @@ class Filters:
     cosine: int = 0
     signs: Tensor | None = None
 
-    @property
-    def mixing_cost(self) -> int:
-        """Multiply-adds of the mixing for each pixel."""
-        if self.cosine:
-            return 4 * self.maps * self.cosine.bit_length()
-        return sum(matrix.numel() for matrix in self.mix)
-
 
 def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
     """The filters of a convolution with one channel in each group.

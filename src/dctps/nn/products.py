@@ -131,8 +131,16 @@ def _path(
     if isinstance(op, Conv2d) and (not op.is_rowwise(offset) or op.is_by_strips(x, offset)):
         native = is_plain(x, values, alpha, support) and has_native_conv(offset)
         if native or not op.is_rowwise(offset):
-            pixels = op.count_pixels(x, offset)
-            return choose_conv_backend(backend, offset, pixels=pixels, nnz=values.numel(), native=native)
+            read, written, positions = op.count_pixels(x, offset)
+            return choose_conv_backend(
+                backend,
+                offset,
+                read=read,
+                written=written,
+                positions=positions,
+                nnz=values.numel(),
+                native=native,
+            )
     native = is_plain(x, values, alpha, support) and has_native(offset)
     return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
 
@@ -234,8 +242,9 @@ class _Native(Function):
 
 
 class _NativeConv(Function):
-    """The convolution by native code, in its first derivatives: on strips, or by the dense kernel and a W
-    that native code makes and takes apart. Else as `_Native`.
+    """The convolution by native code, in its first derivatives; else as `_Native`.
+
+    On strips, or by the dense kernel and a W that native code makes and takes apart.
     """
 
     @staticmethod
@@ -382,10 +391,12 @@ class Conv2d:
         in_rows = x.is_contiguous(memory_format=torch.channels_last) and self.stride == (1, 1)
         return not (in_rows and self.is_rowwise(offset))
 
-    def count_pixels(self, x: Tensor, offset: Offset) -> int:
-        """How many pixels the result has, batch included; about."""
-        height, width = (-(-size // by) for size, by in zip(x.shape[2:], self.stride, strict=True))
-        return x.shape[0] * height * width
+    def count_pixels(self, x: Tensor, offset: Offset) -> tuple[int, int, int]:
+        """Pixels read, pixels of the result, and those with the zeros between them; batch included."""
+        batch, rows, columns = x.shape[0], x.shape[2], x.shape[3]
+        height, width = (-(-size // by) for size, by in zip((rows, columns), self.stride, strict=True))
+        down, across = self.padding
+        return batch * rows * columns, batch * height * width, batch * (height + down) * (width + across)
 
     def count_rows(self, x: Tensor) -> int:
         """How many pixels a 1 x 1 kernel visits."""

@@ -108,6 +108,11 @@ class Offset(ABC):
         """Whether D is a convolution that `filters` describes; depthwise ones of any offset are."""
         return len(self.shape) == 4 and self.shape[1] == 1
 
+    @property
+    def filter_cost(self) -> float:
+        """Estimated multiply-adds of `filters` for each pixel, in one direction."""
+        return 4.0 * self.out_features * math.prod(self.shape[2:])
+
     def filters(self) -> Filters:
         """A convolution's D as filters on mixed channels, for fast paths; made from tables for the call."""
         outputs = torch.arange(self.out_features, dtype=torch.int32)

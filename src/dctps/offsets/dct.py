@@ -76,6 +76,15 @@ class DCTOffset(Offset):
             return super().has_filters
         return math.prod(self.shape[2:]) > 1 or has_plan(self.size)
 
+    @property
+    def filter_cost(self) -> float:
+        """Two filters for each output, and the channels' factors, of which about m / taps + 15 matter."""
+        m, channels, taps = self.out_features, self.shape[1], math.prod(self.shape[2:])
+        if taps == 1:
+            return 4.0 * self.size * self.size.bit_length()
+        rank = min(channels, m // taps + 15)
+        return 2 * super().filter_cost + min(2.0 * m * channels, rank * (2.0 * m + channels))
+
     def filters(self) -> Filters:
         """A pair of filters for each output, by the angle-addition rule.
 

@@ -73,6 +73,12 @@ class SDCTOffset(Offset):
             return super().has_filters
         return has_plan(self.shape[1])
 
+    @property
+    def filter_cost(self) -> float:
+        """A filter for each output, and a transform for each round."""
+        channels = self.shape[1]
+        return super().filter_cost + 4.0 * self.rounds * channels * channels.bit_length()
+
     def filters(self) -> Filters:
         """One cosine transform of the channels, and one of kh * kw filters for each output."""
         channels, kh, kw = self._axes
