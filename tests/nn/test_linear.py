@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dctps import DpSLinear
 from dctps.nn import dps_linear
+from dctps.nn.native import has_native
 from dctps.offsets import build_offset
 from dctps.sparse import random_support
 
@@ -17,6 +18,10 @@ FAST = ["zero", "dct", "sdct", "hadamard"]
 
 def paths(offset: str) -> list[str]:
     return ["dense", "transform"] if offset in FAST else ["dense"]
+
+
+def native(offset: str, m: int, n: int) -> list[str]:
+    return ["native"] if has_native(build_offset(offset, (m, n))) else []
 
 
 def dense_twin(layer: DpSLinear, x: torch.Tensor, g: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -56,8 +61,10 @@ def test_layer_is_f_linear_forward_and_every_gradient(
     layout: str,
     data: st.DataObject,
 ) -> None:
-    path = data.draw(st.sampled_from(paths(offset)))
-    dtype = data.draw(st.sampled_from([torch.float64, torch.float32]))
+    path = data.draw(st.sampled_from(paths(offset) + native(offset, m, n)))
+    dtype = data.draw(
+        st.sampled_from([torch.float32] if path == "native" else [torch.float64, torch.float32])
+    )
     layer = DpSLinear(n, m, bias, offset=offset, density=density, seed=m, alpha=0.8, dtype=dtype)
     generator = torch.Generator().manual_seed(n)
     with torch.no_grad():
@@ -111,7 +118,7 @@ def test_alpha_gradient_survives_cancellation() -> None:
         g = (g - (g.double() * dx).sum() / dx.square().sum() * dx).float()  # <g, D x> = 0 but for rounding
         exact = (g.double() * dx).sum()
         scale = (g.double() * dx).square().sum().sqrt()
-        for path in paths(offset):
+        for path in paths(offset) + native(offset, 512, 512):
             layer.alpha.grad = None
             dps_linear(x, layer.values, layer.support, layer.offset, layer.alpha, backend=path).backward(g)
             assert (layer.alpha.grad.double() - exact).abs() <= 1e-5 * scale
@@ -287,3 +294,46 @@ def test_cuda_is_the_cpu(offset: str) -> None:
     x = torch.randn(16, 60)
     expected = layer(x)
     assert torch.allclose(layer.cuda()(x.cuda()).cpu(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("offset", FAST)
+def test_the_native_path_has_every_other_derivative_too(offset: str) -> None:
+    """Second derivatives, forward mode, batching and half precision, against the torch path."""
+    if not native(offset, 24, 40):
+        pytest.skip("no compiled kernels")
+    layer = DpSLinear(40, 24, offset=offset, density=0.1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 40, generator=generator)
+    inputs = [x, *(p.detach() + 0.3 for p in (layer.values, layer.bias))]
+    inputs += [] if layer.alpha is None else [layer.alpha.detach()]
+
+    def run(backend: str) -> list[torch.Tensor]:
+        def product(x, values, bias, alpha=None):  # type: ignore[no-untyped-def]
+            return dps_linear(x, values, layer.support, layer.offset, alpha, bias, backend=backend)
+
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        first = torch.autograd.grad(product(*leaves).square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(t.square().sum() for t in first), leaves)
+        ad, tangents = torch.autograd.forward_ad, []
+        for i in range(len(inputs)):
+            with ad.dual_level():
+                duals = [ad.make_dual(p, torch.ones_like(p)) if i == k else p for k, p in enumerate(inputs)]
+                tangents.append(ad.unpack_dual(product(*duals)).tangent)
+        g = torch.randn(3, 6, 24, generator=torch.Generator().manual_seed(1))
+        batched = torch.autograd.grad(product(*leaves), leaves, g, is_grads_batched=True)
+        return [t.detach() for t in (*first, *second, *tangents, *batched)]
+
+    for ours, theirs in zip(run("native"), run("dense"), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    half = layer.to(torch.bfloat16)
+    y = half(x.bfloat16().requires_grad_())
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in half.parameters())
+
+
+def test_the_native_path_says_what_it_cannot_do() -> None:
+    layer = DpSLinear(40, 24, offset="gaussian", density=0.1)
+    parts = layer.values, layer.support, layer.offset, layer.alpha
+    with pytest.raises(ValueError, match="no native kernel for GaussianOffset"):
+        dps_linear(torch.zeros(1, 40), *parts, backend="native")

@@ -35,18 +35,28 @@ def variant() -> str:
     library = _library()
     if library is None:
         return "off"
-    best = library.dctps_best_variant()
     if named == "auto":
-        return VARIANTS[best]
-    if VARIANTS.index(named) > best:
-        raise ValueError(f"DCTPS_KERNELS={named!r}: this processor runs {', '.join(VARIANTS[: best + 1])}")
+        return runnable_variants()[-1]
+    if named not in runnable_variants():
+        raise ValueError(f"DCTPS_KERNELS={named!r}: this processor runs {', '.join(runnable_variants())}")
     return named
 
 
+def runnable_variants() -> tuple[str, ...]:
+    """The compiled variants that this processor can run, the fastest last."""
+    library = _library()
+    return VARIANTS[: library.dctps_best_variant() + 1] if library else ()
+
+
 @functools.cache
-def function(name: str) -> Callable[[int], int]:
-    """The exported `dctps_<name>_<variant>`: the address of its arguments -> 0, or -1 without memory."""
-    found = getattr(_library(), f"dctps_{name}_{variant()}")
+def function(name: str, which: str | None = None) -> Callable[[int], int]:
+    """The exported `dctps_<name>_<variant>`: the address of its arguments -> 0, or -1 without memory.
+
+    Args:
+        name: of the kernel.
+        which: variant; by default the one in use.
+    """
+    found = getattr(_library(), f"dctps_{name}_{which or variant()}")
     found.argtypes, found.restype = [ctypes.c_void_p], ctypes.c_int
     return found  # type: ignore[no-any-return]
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from dctps.transforms.tables import shape_table
 
 _HEADER = 32
-_MAX_PRIME = 31  # a pass of a prime r costs r operations for each element
+_PRIMES = (61, 59, 53, 47, 43, 41, 37, 31, 29, 23, 19, 17, 13, 11, 7, 5, 3)  # one of r costs O(r) an element
 _OWN = (2, 3, 4, 5, 8)  # radices with a routine of their own
 
 
 @functools.cache
 def has_plan(q: int) -> bool:
-    """Whether the native DCT does length q: no prime factor above 31."""
+    """Whether the native DCT does length q: no prime factor above 61."""
     return _factors(_length(q)) is not None
 
 
@@ -80,7 +80,7 @@ def _length(q: int) -> int:
 def _factors(length: int) -> list[int] | None:
     """Radices, odd ones first: the first pass has no twiddles, and late ones cross the whole tile."""
     factors = []
-    for r in (31, 29, 23, 19, 17, 13, 11, 7, 5, 3):
+    for r in _PRIMES:
         while length % r == 0:
             factors.append(r)
             length //= r

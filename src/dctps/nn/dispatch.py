@@ -2,7 +2,7 @@
 
     dense       W = alpha * D + S is made for the one call, and the dense kernel applied
     transform   D by its fast transform, S by its nonzeros, in torch operations
-    native      the same by the native kernel, on the CPU, where it was compiled
+    native      the same by the native kernel, on the CPU, where it was compiled; then torch's is no choice
 
 The costs are nanoseconds for each input row on one core, fitted to measurements of
 `benchmarks/linear.py`; only their ratios matter.
@@ -16,12 +16,17 @@ from typing import Literal, get_args
 from dctps.offsets import Offset
 
 Backend = Literal["auto", "dense", "transform", "native"]
+_BACKENDS: tuple[str, ...] = get_args(Backend)
 
 _MULTIPLY_ADD = 0.015  # of a dense matrix product, forward
 _MAKE_ENTRY = 4.0  # of W, once in each direction
 _MOVE = 1.5  # an element into and out of the sparse kernel's layout
 _NONZERO = 0.2  # of the sparse product
 _CALL = 60_000.0  # overhead of the transform path above the dense one's, for each call
+_NATIVE_MOVE = 0.25  # an element into or out of a tile
+_NATIVE_TRANSFORM = 0.5  # an element of the longer side
+_NATIVE_NONZERO = 0.09
+_TILE = 16  # rows
 
 
 def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, native: bool = False) -> Backend:
@@ -37,8 +42,8 @@ def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, nat
     Raises:
         ValueError: another backend, `"transform"` where the offset has none, `"native"` where it cannot be.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(get_args(Backend))}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(_BACKENDS)}")
     if backend == "transform" and math.isinf(offset.row_cost):
         raise ValueError(f"offset {offset.name!r} has no fast transform: use backend='dense'")
     if backend == "native" and not native:
@@ -51,7 +56,9 @@ def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, nat
     m, n, rows = offset.out_features, offset.in_features, max(rows, 1)
     dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows)
     if native:
-        return "native"
+        tiles = -(-rows // _TILE) * _TILE / rows  # rows of a tile that is not full are computed all the same
+        line = _NATIVE_MOVE * (m + n) + (_NATIVE_TRANSFORM * max(m, n) if offset.row_cost else 0.0)
+        return "native" if tiles * (line + _NATIVE_NONZERO * nnz) < dense else "dense"
     transform = offset.row_cost + _CALL / rows
     if nnz:
         transform += _MOVE * (m + n) + _NONZERO * nnz

@@ -37,8 +37,7 @@ def dps_linear(
     Returns:
         (*, m), of x's dtype.
     """
-    y = unflat(_product(flat(x), values, alpha, support, offset, Linear(), backend), x)
-    return y if bias is None else y + bias.to(y.dtype)
+    return unflat(_product(flat(x), values, alpha, support, offset, Linear(), backend, bias), x)
 
 
 def dps_conv2d(
@@ -78,8 +77,7 @@ def dps_conv2d(
         ValueError: `backend="transform"` for a kernel that has none.
     """
     op = Conv2d(stride, padding, dilation, offset.groups)
-    y = _product(x, values, alpha, support, offset, op, backend)
-    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+    return _product(x, values, alpha, support, offset, op, backend, bias)
 
 
 def _product(
@@ -90,15 +88,16 @@ def _product(
     offset: Offset,
     op: Linear | Conv2d,
     backend: Backend,
+    bias: Tensor | None,
 ) -> Tensor:
     """The product by autograd functions; by operators under a compiler, and by plain ones in an export."""
     x = _autocast(x)
     with no_autocast(x):
         if is_exporting():
-            return exported_product(x, values, alpha, support, offset, op)
+            return op.add(exported_product(x, values, alpha, support, offset, op), bias)
         if torch.compiler.is_compiling():
-            return compiled_product(x, values, alpha, support, offset, op, backend)
-        return product(x, values, alpha, support, offset, op, backend)
+            return op.add(compiled_product(x, values, alpha, support, offset, op, backend), bias)
+        return product(x, values, alpha, support, offset, op, backend, bias)
 
 
 def _autocast(x: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from dctps.kernels import NativeOffset, has_plan, linear_backward, linear_forward, variant
 from dctps.offsets import DCTOffset, HadamardOffset, Offset, SDCTOffset, ZeroOffset
@@ -32,19 +33,35 @@ def is_plain(*tensors: Tensor | None) -> bool:
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return False
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.dtype == torch.float64):
+        if t is not None and (
+            type(t) not in _PLAIN
+            or not t.is_cpu
+            or t.dtype == torch.float64
+            or is_legacy_batchedtensor(t)  # autograd's own batching, of gradients
+        ):
             return False
     return True
 
 
 def native_product(
-    x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset
+    x: Tensor,
+    values: Tensor,
+    alpha: Tensor | None,
+    support: Tensor,
+    offset: Offset,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """alpha * D x + S x on rows."""
-    half = x.dtype
-    rows, values, alpha = single(x), single(values), None if alpha is None else single(alpha)
-    y = linear_forward(rows, values, support, alpha, None, _form(offset), offset.out_features)
-    return y if half == torch.float32 else y.to(half)
+    """alpha * D x + S x + b on rows; half precision is computed in float32 and rounded once."""
+    y = linear_forward(
+        single(x),
+        single(values),
+        support,
+        single(alpha),
+        single(bias),
+        _form(offset),
+        offset.out_features,
+    )
+    return y.to(x.dtype)
 
 
 def native_backward(
@@ -54,25 +71,24 @@ def native_backward(
     alpha: Tensor | None,
     support: Tensor,
     offset: Offset,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives of `native_product` in x, values and alpha, those that are needed."""
-    by_x, by_values, by_alpha, _ = linear_backward(
-        single(g),
-        single(x),
-        single(values),
-        support,
-        None if alpha is None else single(alpha),
-        _form(offset),
-        (*needs, False),
-    )
-    found = (by_x, x), (by_values, values), (by_alpha, alpha)
-    return tuple(by if by is None else by.to(like.dtype) for by, like in found)  # type: ignore[return-value,union-attr]
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of `native_product` in x, values, alpha and bias, those that are needed."""
+    rows = single(g), single(x), single(values), support, single(alpha)
+    found = linear_backward(*rows, _form(offset), needs)
+    if x.dtype == values.dtype == torch.float32:
+        return found
+    like = (x.dtype, values.dtype, values.dtype, values.dtype)  # the layer's parameters are of one dtype
+    return tuple(None if by is None else by.to(dtype) for by, dtype in zip(found, like, strict=True))
 
 
-def single(t: Tensor) -> Tensor:
+@overload
+def single(t: Tensor) -> Tensor: ...
+@overload
+def single(t: Tensor | None) -> Tensor | None: ...
+def single(t: Tensor | None) -> Tensor | None:
     """T in float32, in which the kernels compute."""
-    return t if t.dtype == torch.float32 else t.float()
+    return t if t is None or t.dtype == torch.float32 else t.float()
 
 
 def _form(offset: Offset) -> NativeOffset:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import Function
 
 from dctps.nn.conv_dispatch import choose_conv_backend
@@ -60,19 +61,25 @@ def product(
     offset: Offset,
     op: Linear | Conv2d,
     backend: Backend,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """`op` on x with W = alpha * D + S, by the path that `backend` names or the rule chooses."""
+    """`op` on x with W = alpha * D + S, plus b, by the path that `backend` names or the rule chooses."""
     path = _path(x, values, alpha, support, offset, op, backend)
     if _is_native_conv(path, x, values, alpha, support, offset, op):
         native: Tensor = _NativeConv.apply(x, values, alpha, support, offset, op, path == "dense")
-        return native
+        return op.add(native, bias)
     if path == "dense":
         y: Tensor = _Dense.apply(x, values, alpha, support, offset, op)
-        return y
+        return op.add(y, bias)
     pixels = op.to_rows(x)
-    by_rows = _Native if path == "native" else _Transform
-    rows = by_rows.apply(flat(pixels), values, alpha, support, offset)
-    return op.from_rows(unflat(rows, pixels))
+    if path == "native":
+        # In half precision the sum is rounded before b is added, as compiled layers do.
+        fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
+        rows = _Native.apply(flat(pixels), values, alpha, support, offset, fused)
+        y = op.from_rows(unflat(rows, pixels))
+        return y if bias is fused else op.add(y, bias)
+    rows = _Transform.apply(flat(pixels), values, alpha, support, offset)
+    return op.add(op.from_rows(unflat(rows, pixels)), bias)
 
 
 def product_backward(
@@ -98,7 +105,7 @@ def product_backward(
         g, rows = flat(g), flat(pixels)
     saved = SimpleNamespace(
         saved_tensors=(rows, values, alpha, support),
-        needs_input_grad=needs,
+        needs_input_grad=(*needs, False, False, False),
         offset=offset,
         op=op,
         dense=path == "dense",
@@ -211,7 +218,7 @@ class _Transform(Function):
 
 
 class _Native(Function):
-    """`_Transform` by the native kernel, in its first derivatives.
+    """`_Transform`, plus b, by the native kernel, in its first derivatives.
 
     Without the hooks for batching transforms, which are not at work where this is used: they would cost
     several times the call.
@@ -219,26 +226,46 @@ class _Native(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        alpha: Tensor | None,
+        support: Tensor,
+        offset: Offset,
+        bias: Tensor | None,
     ) -> Tensor:
         ctx.offset = offset
         ctx.save_for_backward(x, values, alpha, support)
         ctx.save_for_forward(x, values, alpha, support)
-        return native_product(x, values, alpha, support, offset)
+        return native_product(x, values, alpha, support, offset, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values, alpha, support = ctx.saved_tensors
-        if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow
-            return _Transform.backward(ctx, g)
-        needs = ctx.needs_input_grad[:3]
-        return (*native_backward(g, x, values, alpha, support, ctx.offset, needs), None, None)
+        needs = (*ctx.needs_input_grad[:3], ctx.needs_input_grad[5])
+        if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow, or g is a batch
+            ctx.op = Linear()
+            function = (
+                _Dense if is_legacy_batchedtensor(g) else _Transform
+            )  # views have no rule for the former
+            return (*function.backward(ctx, g)[:5], g.sum(0) if needs[3] else None)
+        *found, by_bias = native_backward(g, x, values, alpha, support, ctx.offset, needs)
+        return (*found, None, None, by_bias)
 
     @staticmethod
     def jvp(
-        ctx: Any, d_x: Tensor | None, d_values: Tensor | None, d_alpha: Tensor | None, *_: None
+        ctx: Any,
+        d_x: Tensor | None,
+        d_values: Tensor | None,
+        d_alpha: Tensor | None,
+        _: None,
+        __: None,
+        d_bias: Tensor | None,
     ) -> Tensor:
-        return _product_rule(_Transform, ctx, (d_x, d_values, d_alpha), ctx.offset)
+        if d_x is None and d_values is None and d_alpha is None:
+            d_x = torch.zeros_like(ctx.saved_tensors[0])
+        d_y = _product_rule(_Transform, ctx, (d_x, d_values, d_alpha), ctx.offset)
+        return d_y if d_bias is None else d_y + d_bias.to(d_y.dtype)
 
 
 class _NativeConv(Function):
@@ -362,6 +389,10 @@ class Linear:
         """The transpose of `to_rows`, on a gradient."""
         return by_rows
 
+    def add(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """Y + b."""
+        return y if bias is None else y + bias.to(y.dtype)
+
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The product with W."""
         return x @ weight.T
@@ -416,6 +447,10 @@ class Conv2d:
         by_x = torch.zeros_like(x)
         by_x[..., :: self.stride[0], :: self.stride[1]] = by_rows.movedim(-1, 1)
         return by_x
+
+    def add(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """Y + b."""
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The product with W."""

@@ -13,7 +13,7 @@
 #include "vec.h"
 
 #define MAX_FACTORS 24
-#define MAX_PRIME 31
+#define MAX_PRIME 61
 #define L1_ELEMENTS 128 /* complex elements whose tile stays in L1 over several passes */
 
 typedef struct {

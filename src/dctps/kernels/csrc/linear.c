@@ -10,8 +10,11 @@
 #include "common/runtime.h"
 
 #define MAX_GROUP 4
-#define GROUP_BYTES (1 << 20) /* tiles of a group, to stay in L2 */
-#define INDEX_CHUNK 32768     /* nonzeros and rows that one thread indexes at a time */
+#define CELL_BYTES (16 << 10) /* of x, and of z, in a cell: together in L1 */
+#define STRIPES 8            /* of rows, each sorted into cells by one thread */
+#define RUN 5                /* nonzeros in a column from which on it is worth a cell of its own */
+#define AHEAD (2 * LANES)    /* columns between writing a line and asking for it */
+#define INDEX_CHUNK 8192     /* nonzeros and rows that one thread indexes at a time */
 
 enum { NO_TRANSFORM, DCT, HADAMARD };
 
@@ -29,6 +32,13 @@ typedef struct {
     int64_t dx, dvalues, dalpha, dbias; /* (batch, n); (nnz); (1); (m) */
 } arguments;
 
+/* A nonzero: row and column in its cell, place in S, value. */
+typedef struct {
+    uint16_t row, column;
+    uint32_t from;
+    float value;
+} entry;
+
 typedef struct {
     arguments a;
     dct_plan plan;
@@ -36,6 +46,11 @@ typedef struct {
     int64_t tiles, group, groups, parts;
     float alpha, scale;
     uint32_t *start, *column, *source; /* of S's rows; tile offsets of its columns; of each output's frequency */
+    uint32_t *cell; /* of the backward: the first nonzero of each cell */
+    entry *entry;
+    int64_t stripe, stripes, blocks;
+    int block_shift, by_column;
+    int64_t padded; /* nnz to whole vectors */
     float *part_values, *part_bias;
     double *part_alpha;
 } job;
@@ -134,6 +149,13 @@ INLINE int tile_rows(const float **row, const float *x, int64_t stride, int64_t 
     int64_t left = batch - tile * LANES;
     for (int i = 0; i < LANES; i++) row[i] = i < left ? x + (tile * LANES + i) * stride : absent;
     return left < LANES ? (int)left : LANES;
+}
+
+/* The lines that will be written next: more rows than the processor's own prefetching follows. */
+INLINE void prefetch_rows(float *const *row, int64_t at, int64_t size, int rows)
+{
+    if (at < size)
+        for (int i = 0; i < rows; i++) __builtin_prefetch(row[i] + at, 1);
 }
 
 INLINE V column_of(const float *const *row, int64_t c)
@@ -243,8 +265,8 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     const int64_t m = j->a.m, first = item * j->group;
     const int group = (int)(j->tiles - first < j->group ? j->tiles - first : j->group);
     const ptrdiff_t t_step = (j->vectors + 1) * LANES, z_step = (j->vectors * j->a.rounds + 1) * LANES;
-    float *t = scratch, *z = j->a.transform ? t + MAX_GROUP * t_step : NULL;
-    float *absent = t + MAX_GROUP * (t_step + (z ? z_step : 0));
+    float *t = scratch, *z = j->a.transform ? t + j->group * t_step : NULL;
+    float *absent = t + j->group * (t_step + (z ? z_step : 0));
     float *row[MAX_GROUP][LANES];
     int rows[MAX_GROUP];
     V out[MAX_GROUP][LANES];
@@ -258,6 +280,7 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     }
     for (int64_t r = 0; r < m; r += LANES) {
         const int count = m - r < LANES ? (int)(m - r) : LANES;
+        for (int g = 0; g < group; g++) prefetch_rows(row[g], r + AHEAD, m, rows[g]);
         switch (group) {
         case 1: rows_forward(j, t, t_step, z, z_step, r, count, 1, out); break;
         case 2: rows_forward(j, t, t_step, z, z_step, r, count, 2, out); break;
@@ -273,13 +296,14 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     }
 }
 
-/* Tiles to a group: as many as L2 holds, but some for every thread to do. */
-static void divide(job *j, int64_t tile_vectors)
+/* Tiles to a group: one stays in L2 best, more share the reading of S, where it has much to read; but some
+ * groups for every thread to do. */
+static void divide(job *j)
 {
+    const int64_t sides = j->a.m + j->a.n;
     j->tiles = (j->a.batch + LANES - 1) / LANES;
-    j->group = MAX_GROUP;
-    while (j->group > 1 && (j->group * tile_vectors * LANES * (int64_t)sizeof(float) > GROUP_BYTES || j->tiles < 4 * j->group))
-        j->group /= 2;
+    j->group = 2 * j->a.nnz < 5 * sides ? 1 : j->a.nnz < 12 * sides ? 2 : MAX_GROUP;
+    while (j->group > 1 && j->tiles < 4 * j->group) j->group /= 2;
     j->groups = (j->tiles + j->group - 1) / j->group;
 }
 
@@ -289,9 +313,9 @@ EXPORT int DPS(linear_forward)(const arguments *a)
     int failed;
     read_plan(&j);
     const int64_t tile = (j.vectors + 1) + (a->transform ? j.vectors * a->rounds + 1 : 0);
-    divide(&j, tile);
+    divide(&j);
     failed = make_index(&j);
-    const size_t bytes = sizeof(float) * (size_t)(MAX_GROUP * tile * LANES + a->n);
+    const size_t bytes = sizeof(float) * (size_t)(j.group * tile * LANES + a->n);
     if (!failed) failed = dctps_parallel(j.groups, a->threads, bytes, forward_group, &j);
     dctps_give(j.start);
     return failed;
@@ -303,24 +327,113 @@ typedef struct {
     int64_t group;      /* tiles here */
     float *g, *x, *z;   /* tiles of the group: g (m vectors), x and D^T g (in slots) */
     ptrdiff_t g_step, x_step, z_step;
-    float *values;      /* this part's sums for the values, to be added to */
+    float *values;      /* this part's sums for the values in the order of the cells, to be added to */
 } hot;
+
+/* Sort the nonzeros of one stripe of rows into its cells, stably. */
+static void sort_stripe(void *argument, int64_t stripe, void *scratch)
+{
+    const job *j = argument;
+    const float *values = AT(const float, j->a.values);
+    const int64_t first = stripe * j->stripe, end = first + j->stripe < j->a.m ? first + j->stripe : j->a.m;
+    uint32_t *cell = j->cell + stripe * j->blocks, *next = scratch;
+    const int shift = j->block_shift;
+    memset(next, 0, sizeof(uint32_t) * (size_t)j->blocks);
+    for (uint32_t k = j->start[first]; k < j->start[end]; k++) next[j->column[k] >> shift]++;
+    for (int64_t b = 0, at = j->start[first]; b < j->blocks; b++) {
+        cell[b] = (uint32_t)at;
+        at += next[b];
+        next[b] = cell[b];
+    }
+    for (int64_t r = first; r < end; r++)
+        for (uint32_t k = j->start[r]; k < j->start[r + 1]; k++) {
+            const uint32_t c = j->column[k], p = next[c >> shift]++;
+            j->entry[p] = (entry){(uint16_t)(r - first), (uint16_t)((c & ((1u << shift) - 1)) / LANES), k, values[k]};
+        }
+}
+
+/* The nonzeros by cells, of which g's, x's and z's vectors fit into the caches together. */
+static int make_cells(job *j)
+{
+    const int64_t nnz = j->a.nnz;
+    int block = CELL_BYTES / (int)sizeof(float) / LANES / (int)j->group;
+    j->block_shift = __builtin_ctz(LANES);
+    j->stripes = nnz < INDEX_CHUNK ? 1 : STRIPES;
+    j->by_column = nnz > RUN * j->vectors;
+    if (j->by_column) {
+        while (j->stripes > 2 && nnz < 2 * RUN * j->stripes * j->vectors) j->stripes /= 2;
+    } else {
+        while (block > 1) block /= 2, j->block_shift++;
+    }
+    while ((j->stripe = (j->a.m + j->stripes - 1) / j->stripes) > 1 << 16) j->stripes *= 2;
+    j->stripes = (j->a.m + j->stripe - 1) / j->stripe;
+    j->blocks = ((j->vectors * LANES - 1) >> j->block_shift) + 1;
+    j->cell = dctps_take(sizeof(uint32_t) * (size_t)(j->stripes * j->blocks + 1) + sizeof(entry) * (size_t)nnz);
+    if (!j->cell) return -1;
+    j->entry = (entry *)(j->cell + j->stripes * j->blocks + 1);
+    j->cell[j->stripes * j->blocks] = (uint32_t)nnz;
+    return dctps_parallel(j->stripes, j->a.threads, sizeof(uint32_t) * (size_t)j->blocks, sort_stripe, j);
+}
+
+INLINE void add_sums(const V *waiting, float *to)
+{
+    V old, sums = lane_sums(waiting);
+    memcpy(&old, to, sizeof old);
+    old += sums;
+    memcpy(to, &old, sizeof old);
+}
+
+/* As `nonzeros`, for cells of one column, whose vectors stay in registers. */
+INLINE void nonzeros_by_column(const job *j, const hot *h, int group, int need_x, int need_values)
+{
+    V waiting[LANES];
+    uint32_t p = 0;
+    for (int64_t stripe = 0; stripe < j->stripes; stripe++) {
+        const float *rows = h->g + stripe * j->stripe * LANES;
+        const uint32_t *end = j->cell + stripe * j->blocks + 1;
+        for (int64_t c = 0; c < j->blocks; c++) {
+            V x[MAX_GROUP], z[MAX_GROUP];
+            if (p == end[c]) continue;
+            for (int i = 0; i < group; i++) {
+                if (need_values) x[i] = load(h->x + i * h->x_step + c * LANES);
+                if (need_x) z[i] = load(h->z + i * h->z_step + c * LANES);
+            }
+            for (; p < end[c]; p++) {
+                const float *row = rows + j->entry[p].row * LANES, v = j->entry[p].value;
+                V sum = {0};
+                for (int i = 0; i < group; i++) {
+                    const V g = load(row + i * h->g_step);
+                    if (need_x) z[i] += v * g;
+                    if (need_values) sum += g * x[i];
+                }
+                if (need_values) waiting[p % LANES] = sum;
+                if (need_values && p % LANES == LANES - 1) add_sums(waiting, h->values + (p + 1 - LANES));
+            }
+            for (int i = 0; need_x && i < group; i++) store(h->z + i * h->z_step + c * LANES, z[i]);
+        }
+    }
+    if (need_values && p % LANES) {
+        for (int i = (int)(p % LANES); i < LANES; i++) waiting[i] = (V){0};
+        add_sums(waiting, h->values + p / LANES * LANES);
+    }
+}
 
 /* dz[c] += v g[r] and dv += <g[r], x[c]> over the nonzeros; the latter's lanes are summed LANES at a time. */
 INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need_values)
 {
-    const float *values = AT(const float, j->a.values);
     V waiting[LANES];
-    uint32_t k = 0;
-    for (int64_t r = 0; r < j->a.m; r++) {
-        const uint32_t end = j->start[r + 1];
-        if (k == end) continue;
-        V g[MAX_GROUP];
-        for (int i = 0; i < group; i++) g[i] = load(h->g + i * h->g_step + r * LANES);
-        for (; k < end; k++) {
-            const uint32_t c = j->column[k];
+    uint32_t p = 0;
+    for (int64_t cell = 0; cell < j->stripes * j->blocks; cell++) {
+        const uint32_t end = j->cell[cell + 1];
+        const float *rows = h->g + cell / j->blocks * j->stripe * LANES;
+        const ptrdiff_t block = (cell % j->blocks) << j->block_shift;
+        for (; p < end; p++) {
+            const float *row = rows + j->entry[p].row * LANES;
+            const ptrdiff_t c = block + j->entry[p].column * LANES;
+            V g[MAX_GROUP];
+            for (int i = 0; i < group; i++) g[i] = load(row + i * h->g_step);
             if (need_x) {
-                const float v = values[k];
+                const float v = j->entry[p].value;
                 for (int i = 0; i < group; i++) {
                     float *to = h->z + i * h->z_step + c;
                     store(to, load(to) + v * g[i]);
@@ -329,33 +442,29 @@ INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need
             if (need_values) {
                 V sum = g[0] * load(h->x + c);
                 for (int i = 1; i < group; i++) sum += g[i] * load(h->x + i * h->x_step + c);
-                waiting[k % LANES] = sum;
-                if (k % LANES == LANES - 1) {
-                    V sums = lane_sums(waiting);
-                    float *to = h->values + (k + 1 - LANES);
-                    V old;
-                    memcpy(&old, to, sizeof old);
-                    old += sums;
-                    memcpy(to, &old, sizeof old);
-                }
+                waiting[p % LANES] = sum;
+                if (p % LANES == LANES - 1) add_sums(waiting, h->values + (p + 1 - LANES));
             }
         }
     }
-    if (need_values && k % LANES) {
-        const V zero = {0};
-        for (int i = (int)(k % LANES); i < LANES; i++) waiting[i] = zero;
-        V sums = lane_sums(waiting);
-        for (uint32_t i = 0; i < k % LANES; i++) h->values[k - k % LANES + i] += sums[i];
+    if (need_values && p % LANES) {
+        for (int i = (int)(p % LANES); i < LANES; i++) waiting[i] = (V){0};
+        add_sums(waiting, h->values + p / LANES * LANES);
     }
 }
 
 INLINE void nonzeros_of(const job *j, const hot *h, int need_x, int need_values)
 {
-    switch (h->group) {
+    const int by_column = j->by_column ? 4 : 0;
+    switch (by_column + h->group) {
     case 1: nonzeros(j, h, 1, need_x, need_values); break;
     case 2: nonzeros(j, h, 2, need_x, need_values); break;
     case 3: nonzeros(j, h, 3, need_x, need_values); break;
-    default: nonzeros(j, h, 4, need_x, need_values);
+    case 4: nonzeros(j, h, 4, need_x, need_values); break;
+    case 5: nonzeros_by_column(j, h, 1, need_x, need_values); break;
+    case 6: nonzeros_by_column(j, h, 2, need_x, need_values); break;
+    case 7: nonzeros_by_column(j, h, 3, need_x, need_values); break;
+    default: nonzeros_by_column(j, h, 4, need_x, need_values);
     }
 }
 
@@ -408,6 +517,7 @@ static void tile_out(const job *j, const float *z, float *const *row, int rows)
     for (int64_t c = 0; c < n; c += LANES) {
         const int count = n - c < LANES ? (int)(n - c) : LANES;
         V v[LANES];
+        prefetch_rows(row, c + AHEAD, n, rows);
         for (int i = 0; i < count; i++) v[i] = load(z + tile_slot(j, c + i) * LANES);
         if (count == LANES)
             transpose_out(v, row, c, rows);
@@ -425,13 +535,13 @@ static void backward_part(void *argument, int64_t part, void *scratch)
     const int hot_g = a->nnz && (need_x || need_values), hot_x = need_values || a->dalpha;
     const int64_t first = j->groups * part / j->parts, last = j->groups * (part + 1) / j->parts;
     hot h = {.g_step = (a->m + 1) * LANES, .x_step = (j->vectors + 1) * LANES, .z_step = (j->vectors * a->rounds + 1) * LANES};
-    h.g = scratch, h.x = h.g + MAX_GROUP * h.g_step, h.z = h.x + MAX_GROUP * h.x_step;
-    float *absent = h.z + MAX_GROUP * h.z_step, *bias = a->dbias ? j->part_bias + part * a->m : NULL;
+    h.g = scratch, h.x = h.g + j->group * h.g_step, h.z = h.x + j->group * h.x_step;
+    float *absent = h.z + j->group * h.z_step, *bias = a->dbias ? j->part_bias + part * a->m : NULL;
     if (a->batch % LANES) memset(absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
     if (bias) memset(bias, 0, sizeof(float) * (size_t)a->m);
     if (need_values) {
-        h.values = j->part_values + part * a->nnz;
-        memset(h.values, 0, sizeof(float) * (size_t)a->nnz);
+        h.values = j->part_values + part * j->padded;
+        memset(h.values, 0, sizeof(float) * (size_t)j->padded);
     }
     double by_alpha = 0;
     for (int64_t at = first; at < last; at++) {
@@ -474,8 +584,8 @@ static void add_parts(void *argument, int64_t item, void *scratch)
     (void)scratch;
     for (int64_t k = nnz * item / items; k < nnz * (item + 1) / items; k++) {
         float sum = j->part_values[k];
-        for (int64_t p = 1; p < j->parts; p++) sum += j->part_values[p * nnz + k];
-        AT(float, j->a.dvalues)[k] = sum;
+        for (int64_t p = 1; p < j->parts; p++) sum += j->part_values[p * j->padded + k];
+        AT(float, j->a.dvalues)[j->entry[k].from] = sum;
     }
     for (int64_t r = m * item / items; r < m * (item + 1) / items; r++) {
         float sum = j->part_bias[r];
@@ -502,17 +612,18 @@ EXPORT int DPS(linear_backward)(const arguments *a)
     job j = {.a = *a};
     read_plan(&j);
     const int64_t tile = (a->m + 1) + (j.vectors + 1) + (j.vectors * a->rounds + 1);
-    divide(&j, tile);
+    divide(&j);
     divide_sums(&j);
-    const int64_t sums = (a->dvalues ? a->nnz : 0) + (a->dbias ? a->m : 0);
+    j.padded = (a->nnz + LANES - 1) / LANES * LANES;
+    const int64_t sums = (a->dvalues ? j.padded : 0) + (a->dbias ? a->m : 0);
     double *sums_memory = dctps_take(sizeof(double) * (size_t)j.parts + sizeof(float) * (size_t)(sums * j.parts));
-    int failed = !sums_memory || make_index(&j);
+    int failed = !sums_memory || make_index(&j) || make_cells(&j);
     if (!failed) {
         j.part_alpha = sums_memory;
         j.part_values = (float *)(sums_memory + j.parts);
-        j.part_bias = j.part_values + (a->dvalues ? a->nnz * j.parts : 0);
+        j.part_bias = j.part_values + (a->dvalues ? j.padded * j.parts : 0);
         const int64_t wide = a->n > a->m ? a->n : a->m;
-        const size_t bytes = sizeof(float) * (size_t)(MAX_GROUP * tile * LANES + wide);
+        const size_t bytes = sizeof(float) * (size_t)(j.group * tile * LANES + wide);
         failed = dctps_parallel(j.parts, a->threads, bytes, backward_part, &j);
     }
     if (!failed && sums) failed = dctps_parallel(index_items(&j), a->threads, 0, add_parts, &j);
@@ -522,6 +633,7 @@ EXPORT int DPS(linear_backward)(const arguments *a)
         *AT(float, a->dalpha) = (float)by_alpha;
     }
     dctps_give(j.start);
+    dctps_give(j.cell);
     dctps_give(sums_memory);
     return failed;
 }

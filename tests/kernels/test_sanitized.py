@@ -1,0 +1,72 @@
+"""The C code under the address and undefined-behaviour sanitizers, in a process of its own."""
+
+import ctypes.util
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dctps.kernels import runnable_variants
+from dctps.kernels.build import CompileError, compile_library
+
+PROGRAM = """
+    import pathlib, sys
+    import torch
+    import dctps.kernels.linear, dctps.kernels.loader as loader
+    loader.LIBRARY = pathlib.Path(sys.argv[1])
+    from dctps.kernels.linear import linear_backward, linear_forward
+    from tests.kernels.drawn import Drawn
+    torch.set_num_threads(2)
+    shapes = [(1, 1, 1, 1), (2, 3, 5, 4), (17, 33, 40, 90), (40, 130, 70, 5200), (130, 40, 17, 333),
+              (96, 62, 100, 0), (200, 200, 300, 12000), (7, 49, 16, 20), (300, 60, 33, 900)]
+    for variant in loader.runnable_variants():
+        dctps.kernels.linear.function = lambda name: loader.function(name, variant)
+        for offset in ("zero", "dct", "sdct", "hadamard"):
+            for m, n, batch, nnz in shapes:
+                d = Drawn.draw(offset, m, n, batch, nnz)
+                linear_forward(d.x, d.values, d.support, d.alpha, d.bias, d.form, m)
+                for needs in ((1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 1), (0, 0, 1, 0)):
+                    linear_backward(d.g, d.x, d.values, d.support, d.alpha, d.form, tuple(map(bool, needs)))
+    print("clean")
+"""
+
+
+def sanitizer() -> str | None:
+    """libasan of the compiler that builds the kernels, which must be loaded before Python."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return None
+    found = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+    )
+    return (
+        found.stdout.strip() if Path(found.stdout.strip()).is_absolute() else ctypes.util.find_library("asan")
+    )
+
+
+@pytest.mark.skipif(not runnable_variants() or not sanitizer(), reason="no compiler with sanitizers")
+def test_no_stray_access_and_no_undefined_behaviour(tmp_path: Path) -> None:
+    try:
+        library = compile_library(
+            tmp_path / "sanitized.so",
+            flags=("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"),
+        )
+    except CompileError as error:
+        pytest.skip(f"no sanitizers: {error}")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(library)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "LD_PRELOAD": str(sanitizer()),
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
+        },
+    )
+    assert done.returncode == 0 and "clean" in done.stdout, done.stderr[-4000:]
