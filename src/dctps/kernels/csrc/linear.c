@@ -119,6 +119,7 @@ static void index_rows(void *argument, int64_t item, void *scratch)
     const int64_t first = a->m * item / items, last = a->m * (item + 1) / items;
     int64_t k = first_at_least(support, a->nnz, first * a->n);
     (void)scratch;
+    if (!item && k) atomic_store(&j->unsorted, 1);
     for (int64_t r = first; r < last; r++) {
         const int64_t begin = r * a->n, end = begin + a->n;
         j->start[r] = (uint32_t)k;
