@@ -35,7 +35,7 @@ def test_the_papers_optimizer_depends_on_the_method(method):
         5e-4,
         0.1,
     )
-    if method in ("dctps", "sdctps"):
+    if METHODS[method].offset in ("dct", "sdct"):
         assert (config.optimizer, config.lr, config.schedule) == ("adam", 1e-3, "constant")
     else:
         assert (config.optimizer, config.lr, config.momentum, config.nesterov) == ("sgd", 0.1, 0.9, False)

@@ -55,7 +55,11 @@ def family(pid: int) -> list[int]:
 
 
 def flags_of(config: dict[str, object]) -> list[str]:
-    return [part for name, value in config.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    flags = []
+    for name, value in config.items():
+        flag = name.replace("_", "-")
+        flags += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
+    return flags
 
 
 def test_two_processes_are_one_run_and_write_once(tmp_path: Path) -> None:
