@@ -17,6 +17,8 @@ from dctps.nn.layer import DpSLayer
 from dctps.nn.products import Call, no_autocast, product
 from dctps.nn.surgery import named_modules
 
+_HOPELESS = 3  # times the fastest in the first round: not measured again
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -58,7 +60,8 @@ def tune_(model: nn.Module, *inputs: Any, rounds: int = 5, **keywords: Any) -> d
 
     The layers' inputs are those of one forward pass, in shape, layout and dtype (give it under
     `torch.autocast` where training is). Each layer is measured by itself, forward and backward, every path
-    in turn in each round, after a call that is not counted. A measurement differs from one time to the next,
+    in turn in each round, after a call that is not counted; one that takes three times the fastest in the
+    first round is not tried again. A measurement differs from one time to the next,
     and so may the results of training, in their last bits: keep what is returned, and give it to
     `set_backends_` where a run is to be repeated.
 
@@ -134,6 +137,8 @@ def _measure(call: Call, rounds: int) -> dict[Backend, float]:
                 begun = _now(x.device)
                 step(path)
                 seconds[path].append(_now(x.device) - begun)
+            least = min(those[0] for those in seconds.values())
+            paths = [path for path in paths if seconds[path][0] <= _HOPELESS * least]
     return {path: statistics.median(those) for path, those in seconds.items()}
 
 
