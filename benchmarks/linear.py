@@ -4,7 +4,8 @@
 
 Candidates are interleaved round by round, each with a warm call before the timed one. Gradients are those of
 the input and of every parameter, by `torch.autograd.grad`: none is added to an older one. SparseProp (S
-alone) and torch-dct are measured where they are installed. Also the source of the constants in
+alone) and torch-dct are measured where they are installed. SparseProp brings an OpenMP runtime of its own,
+whose threads spin against torch's unless GOMP_SPINCOUNT is small. Also the source of the constants in
 `dctps/nn/dispatch.py`.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -158,6 +160,7 @@ def main() -> None:
         "threads": arguments.threads,
         "batch": arguments.batch,
         "torch": torch.__version__,
+        "note": f"GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', 'unset')}.",
         "layers": cells,
         "transforms": transforms,
     }

@@ -37,17 +37,27 @@ def lenet(result: dict[str, Any]) -> str:
 
 
 def linear(result: dict[str, Any]) -> str:
-    """Speed-up over nn.Linear for each size, density and path."""
-    cells = {(c["n"], c["density"], c["candidate"]): c for c in result["cells"]}
-    candidates = list(dict.fromkeys(c["candidate"] for c in result["cells"]))
+    """Speed-up over nn.Linear for each size, density and candidate."""
+    names = list(result["layers"][0]["candidates"])
     lines = [
-        "| n | density | nn.Linear, ms | " + " | ".join(candidates[1:]) + " |",
-        "| --- " * (len(candidates) + 2) + "|",
+        "| n | density | nn.Linear, ms | " + " | ".join(names[1:]) + " |",
+        "| --- " * (len(names) + 2) + "|",
     ]
-    for n, density in dict.fromkeys((c["n"], c["density"]) for c in result["cells"]):
-        base = cells[n, density, candidates[0]]["median_ms"]
-        ratios = " | ".join(f"{cells[n, density, c]['ratio_to_dense']:.2f}" for c in candidates[1:])
-        lines.append(f"| {n} | {density:.1%} | {base:.2f} | {ratios} |")
+    for cell in result["layers"]:
+        base = cell["candidates"]["nn.Linear"]["median_ms"]
+        ratios = " | ".join(f"{base / cell['candidates'][name]['median_ms']:.1f}" for name in names[1:])
+        lines.append(f"| {cell['n']} | {cell['density']:.1%} | {base:.2f} | {ratios} |")
+    return "\n".join(lines)
+
+
+def transforms(result: dict[str, Any]) -> str:
+    """The native transform's time, and the others' as multiples of it."""
+    names = list(result["transforms"][0]["candidates"])
+    lines = ["| n | native, ms | " + " | ".join(names[1:]) + " |", "| --- " * (len(names) + 1) + "|"]
+    for cell in result["transforms"]:
+        base = cell["candidates"]["native"]["median_ms"]
+        ratios = " | ".join(f"{cell['candidates'][name]['median_ms'] / base:.2f}" for name in names[1:])
+        lines.append(f"| {cell['n']} | {base:.3f} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -173,10 +183,15 @@ test accuracy after the last epoch. Memory is parameters and buffers, without gr
 ## A linear layer, forward and backward
 
 n inputs and outputs, batch {line["batch"]}, float32, {line["threads"]} thread(s): speed over `nn.Linear`,
-medians of interleaved rounds, above 1 is faster. `dense` makes W for the call, `transform` takes the fast
-path; the library's rule chooses between them by shape, nnz and batch. These are plain torch operations.
+medians of interleaved rounds, above 1 is faster. `native` is the [native kernel](kernels.md), here built for
+{line["kernels"]}; `zero` and SparseProp do S alone.
 
 {linear(line)}
+
+The transform alone, a DCT-II of {line["batch"]} rows: the native kernel's time, and others' as multiples
+of it.
+
+{transforms(line)}
 
 {source(line)}
 
