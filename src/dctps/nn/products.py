@@ -158,7 +158,8 @@ def question(
                 read, written, positions = op.count_pixels(x, offset)
                 sizes = {"read": read, "written": written, "positions": positions}
                 return True, {**sizes, "nnz": nnz, "native": native}
-    return False, {"rows": op.count_rows(x), "nnz": nnz, "native": plain and nnz < 2**31 and has_native(offset)}
+    native = plain and has_native(offset) and nnz < 2**31
+    return False, {"rows": op.count_rows(x), "nnz": nnz, "native": native}
 
 
 def _is_native_conv(
