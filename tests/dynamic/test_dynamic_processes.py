@@ -65,9 +65,12 @@ def found():
         port = free.getsockname()[1]
     results = mp.get_context("spawn").SimpleQueue()
     running = mp.start_processes(worker, (port, results), 2, join=False, start_method="spawn")
-    found = dict(results.get() for _ in range(2))
-    while not running.join(timeout=60):
-        pass
+    found = {}
+    while not running.join(timeout=0.1):  # which raises what a process raised
+        if not results.empty():
+            found.update([results.get()])
+    while not results.empty():
+        found.update([results.get()])
     return found
 
 
