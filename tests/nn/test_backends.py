@@ -99,6 +99,7 @@ def test_explain_knows_shared_compiled_autocast_and_foreign_calls() -> None:
     (row,) = dctps.explain(double, torch.zeros(4, 32).double()).rows
     assert "native" not in row.costs
     assert row.name == ""
+    assert str(dctps.explain(nn.Linear(2, 2), torch.zeros(1, 2))).startswith("no layer has")
 
 
 @pytest.mark.parametrize("path", ["dense", "transform", pytest.param("native", marks=native)])

@@ -62,6 +62,8 @@ class Explanation:
         return asdict(self)
 
     def __str__(self) -> str:
+        if not self.rows:
+            return "no layer has an offset or a support: dense layers take torch's own path"
         header = ("layer", "kind", "shape", "input", "layout", "dtype", "nnz", "path", "chosen by")
         table = [(*header, *(f"{path} (us)" for path in _PATHS))]
         for row in self.rows:
