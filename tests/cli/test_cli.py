@@ -25,6 +25,11 @@ def trained(tmp_path, capfd):
     return argv, capfd.readouterr().out
 
 
+def counts(report):
+    """The words of a report without the alphas, which training has moved."""
+    return [word for word in report.split() if not re.fullmatch(r"\d\.\d+|1", word)]
+
+
 def test_train_evaluate_report_agree(tmp_path, trained, capfd):
     _, out = trained
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -36,11 +41,11 @@ def test_train_evaluate_report_agree(tmp_path, trained, capfd):
     assert f"last  test accuracy {accuracy}" in capfd.readouterr().out
 
     assert main(["report", str(tmp_path / "run")]) == 0
-    of_the_run = capfd.readouterr().out
+    of_the_run = counts(capfd.readouterr().out)
     assert main(["report", "--density", "0.05"]) == 0
-    assert capfd.readouterr().out == of_the_run
+    assert counts(capfd.readouterr().out) == of_the_run
     assert main(["report", "--density", "0.06"]) == 0
-    assert capfd.readouterr().out != of_the_run
+    assert counts(capfd.readouterr().out) != of_the_run
 
 
 def test_report_of_the_paths_that_layers_take(tmp_path, trained, capfd):

@@ -101,7 +101,11 @@ def test_a_limit_on_the_size_of_files_is_one_line_and_the_run_goes_on_without_it
     assert done.stderr == (
         "dctps: error: cannot write to run (File too large): free some space, or choose another --out\n"
     )
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "lock"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "data.json",
+        "lock",
+    ]
     assert command("train", "--epochs", "1", "--out", "run", cwd=tmp_path).returncode == 0
 
 

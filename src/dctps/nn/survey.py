@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -67,10 +67,8 @@ def survey(model: nn.Module) -> list[Found]:
             tensor for key, tensor in own if tensor is not None and _is_matrix(key, tensor)
         ]
         if matrices or any(tensor is not None and is_lazy(tensor) for _, tensor in own):
-            if module in held:
-                reasons = [_HELD]
-            else:
-                reasons = [_LONE] if module in compiled else list(_why_not(module, parts, owners))
+            reasons: Iterable[str] = [_HELD] if module in held else [_LONE] if module in compiled else ()
+            reasons = reasons or _why_not(module, parts, owners)
             found.append(Found(name, module, matrices, next(iter(reasons), "")))
     return found
 
