@@ -54,6 +54,8 @@ def test_own_loop_of_the_training_page_runs() -> None:
 @pytest.mark.parametrize(
     ("document", "mark"),
     [
+        ("docs/backends.md", "explain("),
+        ("docs/backends.md", "tune_("),
         ("docs/data.md", "from_arrays"),
         ("docs/recipes.md", "build_recipe"),
         ("docs/training.md", "share_norms_"),

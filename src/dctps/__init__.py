@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
     from dctps.nn import DpSMultiheadAttention as DpSMultiheadAttention
+    from dctps.nn import explain as explain
     from dctps.nn import merge_ as merge_
     from dctps.nn import plain_norms_ as plain_norms_
     from dctps.nn import register_conversion as register_conversion
     from dctps.nn import remove_biases_ as remove_biases_
+    from dctps.nn import set_backends_ as set_backends_
     from dctps.nn import share_norms_ as share_norms_
+    from dctps.nn import tune_ as tune_
     from dctps.offsets import Offset as Offset
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
@@ -49,6 +52,7 @@ _HOMES = {
     "SET": "dynamic",
     "build_offset": "offsets",
     "criteria": "selection",
+    "explain": "nn",
     "load_pretrained_": "checkpoint",
     "merge_": "nn",
     "plain_norms_": "nn",
@@ -60,9 +64,11 @@ _HOMES = {
     "remove_biases_": "nn",
     "report": "reporting",
     "save_pretrained": "checkpoint",
+    "set_backends_": "nn",
     "share_norms_": "nn",
     "shuffle_": "selection",
     "sparsify_": "selection",
+    "tune_": "nn",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names that load when first used)

@@ -61,6 +61,10 @@ class Train:
     recipe: str | None = None
     """what the flags below are where they are not given: short, paper, force, ... (see `dctps recipes`)"""
     run: RunConfig = field(default_factory=RunConfig)
+    tune: bool = False
+    """measure the paths of each layer first, take the fastest, and write the choices to backends.json"""
+    backends: Path | None = None
+    """the backends.json of another run, to take its choices"""
     machine: Machine = field(default_factory=Machine)
     output: Output = field(default_factory=Output)
 
@@ -101,11 +105,15 @@ class Evaluate:
 class Report:
     """Count weights, trained numbers and bytes, of a run folder or of a network that the flags describe.
 
+    With `--backend` say instead which path each layer's calls take on this machine, at `--batch-size`.
+
     No data files are read and nothing is trained.
     """
 
     folder: Positional[Path | None] = None
-    """a run folder; the flags below are then not used"""
+    """a run folder; what the network is then comes from there, not from the flags below"""
+    backend: bool = False
+    """say which path each layer takes, dense, transform or native, and what the rule estimates of each"""
     run: RunConfig = field(default_factory=RunConfig)
     classes: int | None = None
     """outputs of the network (None: those of the data set)"""
@@ -269,6 +277,8 @@ def _train(command: Train) -> None:
         on_epoch=_print_epoch,
         on_note=_print_note,
         checkpoint_interval=command.output.checkpoint_interval,
+        tune=command.tune,
+        backends=command.backends,
         **_place(command.machine),
     )
     if not _FIRST:
@@ -327,13 +337,14 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _report(command: Report) -> None:
-    from dctps.experiments.network import describe  # noqa: PLC0415
-    from dctps.experiments.run import describe_run  # noqa: PLC0415
+    from dctps.experiments.network import describe, explain_network  # noqa: PLC0415
+    from dctps.experiments.run import describe_run, explain_run  # noqa: PLC0415
 
+    config, sizes = command.run, (command.classes, command.in_channels)
     if command.folder is None:
-        print(describe(command.run, command.classes, command.in_channels))
+        print(explain_network(config, *sizes) if command.backend else describe(config, *sizes))
     else:
-        print(describe_run(command.folder))
+        print(explain_run(command.folder) if command.backend else describe_run(command.folder))
 
 
 def _intrinsic(command: Intrinsic) -> None:

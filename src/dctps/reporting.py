@@ -15,6 +15,7 @@ from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
 from dctps.nn.survey import Found, survey
 from dctps.subspace import Hyperplane
+from dctps.tables import aligned
 from dctps.transforms import table_bytes
 
 
@@ -104,15 +105,7 @@ class Report:
             )
             for row in self.rows
         ]
-        widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-        right = {3, 4, 5, 7}
-        lines = [
-            "  ".join(
-                c.rjust(w) if i in right else c.ljust(w)
-                for i, (c, w) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in table
-        ]
+        lines = aligned(table, right={3, 4, 5, 7})
         left = [row for row in self.rows if row.reason]
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.trainable.items() if n)
         lines += [
@@ -136,7 +129,7 @@ class Report:
                 f"empty       no signal passes {len(self.empty)} of the layers, which {have} neither weights "
                 f"nor an offset: {', '.join(name or '(root)' for name in self.empty)}"
             )
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)
 
 
 def report(model: nn.Module) -> Report:

@@ -48,6 +48,35 @@ def test_train_evaluate_report_agree(tmp_path, trained, capfd):
     assert counts(capfd.readouterr().out) != of_the_run
 
 
+def test_report_of_the_paths_that_layers_take(tmp_path, trained, capfd):
+    assert main(["report", "--backend", "--density", "0.05"]) == 0
+    by_flags = capfd.readouterr().out
+    lines = [line.split() for line in by_flags.splitlines()]
+    assert [line[0] for line in lines[1:]] == [
+        "features.0",
+        "features.3",
+        *(f"classifier.{i}" for i in (1, 3, 5)),
+    ]
+    assert lines[1][3] == "32x1x32x32"  # the digits' batch size
+    assert all({"dense", "transform", "native"} & {*line} and "rule" in line for line in lines[1:])
+    assert main(["report", str(tmp_path / "run"), "--backend"]) == 0
+    assert capfd.readouterr().out == by_flags
+    assert main(["report", "--backend", "--density", "0.05", "--batch-size", "7"]) == 0
+    assert "7x1x32x32" in capfd.readouterr().out
+
+
+def test_train_with_measured_backends(tmp_path, capfd):
+    flags = ["train", "--epochs", "1", "--density", "0.05", "--threads", "1", "--out"]
+    assert main([*flags, str(tmp_path / "a"), "--tune"]) == 0
+    assert main([*flags, str(tmp_path / "b"), "--backends", str(tmp_path / "a" / "backends.json")]) == 0
+    a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert a == b
+    capfd.readouterr()
+    assert main(["report", str(tmp_path / "b"), "--backend"]) == 0
+    assert capfd.readouterr().out.count(" layer ") >= 5
+    assert "nowhere.json cannot be used" in error_of(capfd, *flags, "c", "--backends", "nowhere.json")
+
+
 def test_report_on_a_network_for_another_image_size(capfd):
     flags = ["report", "--model", "vgg11", "--dataset", "cifar10", "--alpha", "match", "--classes", "200"]
     assert main([*flags, "--image-size", "64"]) == 0

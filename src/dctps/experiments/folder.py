@@ -4,8 +4,8 @@ The order is what makes a run safe from being killed, or from a power cut, at an
 whole by `write_atomically`: it holds the old content or the new one, and once the call returns the new one
 is on the disk, before anything that comes after it.
 
-1. `config.json`, and then `data.json`, once each. Without a state beside them nothing has been trained: the
-   run starts at its beginning.
+1. `config.json`, then `data.json`, and `backends.json` where paths were measured, once each. Without a state
+   beside them nothing has been trained: the run starts at its beginning.
 2. `state.safetensors`, after every epoch, and in between where asked for. **It alone says what has
    happened**: it holds all that the rest of the run depends on (`Session.state`), the metrics so far, and the
    best network.
@@ -34,6 +34,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dctps.checkpoint import save_state
+from dctps.experiments.backends import read_backends
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
 from dctps.experiments.session import Record
 from dctps.experiments.state import State, StateError, read_state, write_state
@@ -46,6 +47,7 @@ SUMMARY = "summary.json"
 STATE = "state.safetensors"
 LAST = "model.safetensors"
 BEST = "best.safetensors"
+BACKENDS = "backends.json"
 LOCK = "lock"
 
 _FORMAT = 1
@@ -161,6 +163,23 @@ class RunFolder:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(error) from None
         return state
+
+    def backends(self) -> Record | None:
+        """The recorded paths of the layers, if they were measured for this run.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        if not (self.path / BACKENDS).exists():
+            return None
+        try:
+            return read_backends(self.path / BACKENDS)
+        except ValueError as error:
+            raise RunFolderError(str(error)) from None
+
+    def save_backends(self, record: Record) -> None:
+        """Write down the paths of the layers, before the first step."""
+        self._write(BACKENDS, _to_json(record))
 
     def saved_supports(self) -> dict[str, Tensor] | None:
         """The supports in the saved state, by layer; None where there is none, or `begin` will refuse it."""

@@ -18,8 +18,9 @@ from dctps.dynamic import DSR, SET, Dynamics, RigL
 from dctps.experiments.config import RunConfig, resolve
 from dctps.models import build_model
 from dctps.nn import plain_norms_, remove_biases_, share_norms_
+from dctps.nn.explanation import Explanation
 from dctps.reporting import Report
-from dctps.training import Processes
+from dctps.training import Precision, Processes
 
 # Neither the weights nor any data decide with these.
 _DRAWN = (None, "random", "uniform", "epl", "epf", "erk")
@@ -138,15 +139,20 @@ def build_dynamics(
             return DSR(model, optimizer, seed=config.seed, in_data_parallel=True, **when)
 
 
-def describe(
+def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> Report:
+    """The report on the network of `config`: `network_for_report` says what may be wrong with it."""
+    return dctps.report(network_for_report(config, classes, in_channels)[0])
+
+
+def network_for_report(
     config: RunConfig,
     classes: int | None = None,
     in_channels: int | None = None,
     *,
     data: Description | None = None,
     file: Path | None = None,
-) -> Report:
-    """The report on the network of `config`: no data are read.
+) -> tuple[nn.Module, Description]:
+    """The network of `config`, on the CPU, and what it is for: no data are read.
 
     Args:
         config: what to build.
@@ -173,9 +179,23 @@ def describe(
             f"classes and in_channels must be at least 1, got {data.classes} and {data.channels}"
         )
     if file is not None:
-        return dctps.report(restore_network(config, data, file, torch.device("cpu")))
+        return restore_network(config, data, file, torch.device("cpu")), data
     with torch.random.fork_rng(devices=[]):
-        return dctps.report(build_network(config, data, torch.device("cpu")))
+        return build_network(config, data, torch.device("cpu")), data
+
+
+def explain_network(
+    config: RunConfig, classes: int | None = None, in_channels: int | None = None
+) -> Explanation:
+    """Which paths the layers take in the training of `config`; arguments and errors as for `describe`."""
+    return explain_training(config, *network_for_report(config, classes, in_channels))
+
+
+def explain_training(config: RunConfig, model: nn.Module, data: Description) -> Explanation:
+    """Which paths the layers take in the training of `config`, whose network for `data` is `model`."""
+    images = torch.zeros(2, data.channels, data.image_size, data.image_size)
+    with Precision(config.amp, "cpu").autocast():
+        return dctps.explain(model, images, batch_size=resolve(config).batch_size)
 
 
 def _described(config: RunConfig, classes: int | None, in_channels: int | None) -> Description:

@@ -10,11 +10,14 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import dctps
 from dctps.data import Dataset, Description, load_dataset, resized
+from dctps.experiments.backends import apply_backends_, read_backends, to_record
 from dctps.experiments.config import RunConfig, resolve, run_name
 from dctps.experiments.folder import (
+    BACKENDS,
     BEST,
     DATA,
     LAST,
@@ -26,10 +29,13 @@ from dctps.experiments.folder import (
     read_summary,
 )
 from dctps.experiments.levels import LevelSession
-from dctps.experiments.network import describe, is_scored, restore_network
+from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
 from dctps.experiments.session import Record, Session
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
-from dctps.experiments.state import StateError
+from dctps.experiments.state import State, StateError
+from dctps.kernels import variant
+from dctps.nn.dispatch import environment_backend
+from dctps.nn.explanation import Explanation
 from dctps.reporting import Report
 from dctps.training import Metrics, Processes, joined, launched
 
@@ -48,6 +54,8 @@ def run(
     dataset: Dataset | None = None,
     device: str = "auto",
     threads: int | None = None,
+    tune: bool = False,
+    backends: Path | str | None = None,
     checkpoint_interval: int | None = None,
     progress: bool = False,
     on_epoch: Callable[[Record], None] | None = None,
@@ -67,6 +75,9 @@ def run(
         dataset: called `config.dataset`, in place of the registered one (`from_arrays` makes one).
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`: a GPU where there is one.
         threads: of the CPU (None: torch's choice). Runs repeat bit for bit on one machine at one number.
+        tune: measure the paths of each layer and take the fastest, in place of the rule. The choices are
+            written to backends.json in the folder; a run that goes on takes them from there.
+        backends: such a file of another run, to take its choices.
         checkpoint_interval: steps between two saves within an epoch (None: only at its end).
         progress: show a bar for each epoch where standard error is a terminal.
         on_epoch: called with each epoch's record, as in metrics.jsonl, once the epoch is saved.
@@ -84,6 +95,11 @@ def run(
     config = resolve(config)
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise ValueError(f"checkpoint_interval must be at least 1 step, got {checkpoint_interval}")
+    if (tune or backends is not None) and config.dynamics == "imp":
+        raise ValueError("imp has another network at each level: leave --tune and --backends out")
+    if tune and backends is not None:
+        raise ValueError("tune measures, and backends gives what was measured: leave one of the two out")
+    given = None if backends is None else read_backends(Path(backends))
     folder = RunFolder(default_folder(config) if out is None else Path(out), config)
     if not launched() and (summary := folder.finished()) is not None:
         folder.drop_state()
@@ -106,7 +122,12 @@ def run(
         with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
             # Another process may have finished it since the first look.
             if processes.from_first(folder.finished) is None:
-                work = _Work(session, folder, request, _environment(place, processes), processes)
+                recorded = processes.from_first(lambda: _backends(folder, given, session, place, tune))
+                environment = {
+                    **_environment(place, processes, config),
+                    "backends": apply_backends_(session.model, recorded, place),
+                }
+                work = _Work(session, folder, request, environment, processes, recorded)
                 work.resume(data, on_note or (lambda line: None))
                 work.complete(checkpoint_interval, progress, on_epoch or (lambda record: None))
         # Read back, so that the first call and one that finds the run finished return the same.
@@ -146,6 +167,7 @@ def evaluate_run(
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
                 model = restore_network(config, dataset.description, path / file, place)
+                apply_backends_(model, RunFolder(path, config).backends(), place)
                 found[name] = Session(config, dataset, place, model=model).test()
         return found
 
@@ -157,18 +179,33 @@ def describe_run(path: Path | str) -> Report:
         ValueError: there is no run, as `RunFolderError`; or one whose weights the data decide, and which has
             no network yet.
     """
+    return dctps.report(_network_of(Path(path))[1])
+
+
+def explain_run(path: Path | str) -> Explanation:
+    """Which paths the layers of the run in the folder `path` take on this machine's CPU.
+
+    Raises:
+        ValueError: as for `describe_run`.
+    """
     path = Path(path)
+    config, model, data = _network_of(path)
+    apply_backends_(model, RunFolder(path, config).backends(), torch.device("cpu"))
+    return explain_training(config, model, data)
+
+
+def _network_of(path: Path) -> tuple[RunConfig, nn.Module, Description]:
     config, data = read_config(path), read_data(path)
     file = path / LAST if (path / LAST).exists() else None
     if data is None:
-        return describe(config, file=file)
+        return config, *network_for_report(config, file=file)
     try:
         shape = Description(data["classes"], data["channels"], data["image_size"])
     except (KeyError, TypeError) as error:
         raise RunFolderError(
             f"{path / DATA} is damaged ({error}): delete the folder and train again"
         ) from None
-    return describe(config, data=shape, file=file)
+    return config, *network_for_report(config, data=shape, file=file)
 
 
 class _Work:
@@ -181,7 +218,9 @@ class _Work:
         request: StopRequest,
         environment: Record,
         processes: Processes,
+        backends: Record | None,
     ) -> None:
+        self.backends = backends
         self.session, self.folder, self.request = session, folder, request
         self.processes = processes
         self.environments = [environment]
@@ -189,7 +228,7 @@ class _Work:
 
     def resume(self, data: Record, note: Callable[[str], None]) -> None:
         """Go on where an earlier process saved the run on `data`, if one did."""
-        state = self.processes.from_first(lambda: self.folder.begin(data))
+        state = self.processes.from_first(lambda: self._begin(data))
         if state is None:
             return
         try:
@@ -206,6 +245,12 @@ class _Work:
         self.environments = earlier + self.environments if changes else earlier
         # A process that was killed may have saved the state and not yet what follows from it.
         self.publish(best_too=True)
+
+    def _begin(self, data: Record) -> State | None:
+        state = self.folder.begin(data)
+        if self.backends is not None and self.folder.backends() is None:
+            self.folder.save_backends(self.backends)
+        return state
 
     def complete(
         self, checkpoint_interval: int | None, progress: bool, on_epoch: Callable[[Record], None]
@@ -292,13 +337,37 @@ def _data(config: RunConfig, data_dir: Path | str | None, download: bool, given:
     return given if config.image_size is None else resized(given, config.image_size)
 
 
-def _environment(device: torch.device, processes: Processes) -> Record:
+def _backends(
+    folder: RunFolder,
+    given: Record | None,
+    session: Session | LevelSession,
+    place: torch.device,
+    tune: bool,
+) -> Record | None:
+    """The paths that the run's layers are to take; None leaves them to the rule."""
+    recorded = folder.backends()
+    if recorded is None and tune and isinstance(session, Session):
+        recorded = to_record(
+            session.tune(), kernels=variant(), device=str(place), threads=torch.get_num_threads()
+        )
+    elif recorded is not None and given is not None and recorded["layers"] != given["layers"]:
+        raise RunFolderError(
+            f"{folder.path} has other backends (its {BACKENDS}) than those given: leave --backends out, or "
+            f"choose another --out"
+        )
+    return given if recorded is None else recorded
+
+
+def _environment(device: torch.device, processes: Processes, config: RunConfig) -> Record:
     """Where a process runs, as far as its numbers may depend on it."""
+    native = device.type == "cpu" and config.offset is not None
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
         "processes": processes.count,
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "kernels": variant() if native else "off",
+        "backend": environment_backend(),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("dctps", "torch", "numpy")},

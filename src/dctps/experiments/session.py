@@ -20,6 +20,8 @@ from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_dynamics, build_network
 from dctps.experiments.scoring import ScoringBatches
 from dctps.experiments.state import State, StateError
+from dctps.nn import tune_
+from dctps.nn.tuning import Measured
 from dctps.training import (
     Metrics,
     Mixup,
@@ -228,6 +230,12 @@ class Session:
             }
         self._begin_epoch()
         return record
+
+    def tune(self) -> dict[str, Measured]:
+        """Measure the paths of the layers on a batch as in training, and fix each at its fastest."""
+        images = self._train.images[: math.ceil(self._batch_size / self._processes.count)]
+        with self._precision.autocast():
+            return tune_(self.model, images.float() / 255)
 
     def test(self) -> Metrics:
         """Evaluate on the test images."""

@@ -119,6 +119,7 @@ class DpSConv2d(DpSLayer):
             stride=self.stride,  # type: ignore[arg-type]
             padding=padding,
             dilation=self.dilation,  # type: ignore[arg-type]
+            backend=self.backend,
         )
         return y if x.dim() == 4 else y.squeeze(0)
 

@@ -128,6 +128,7 @@ class DpSConv1d(DpSLayer):
             stride=(1, self.stride[0]),
             padding=(0, padding),
             dilation=(1, self.dilation[0]),
+            backend=self.backend,
         ).squeeze(-2)
         return y if x.dim() == 3 else y.squeeze(0)
 

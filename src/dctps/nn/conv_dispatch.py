@@ -9,9 +9,7 @@ The costs are nanoseconds of one core for forward and backward together, fitted 
 
 from __future__ import annotations
 
-from typing import get_args
-
-from dctps.nn.dispatch import Backend
+from dctps.nn.dispatch import Backend, Costs, cheapest, check_backend, refusal
 from dctps.offsets import Offset
 
 _DENSE_MULTIPLY = 0.0425  # a weight at a pixel, in the dense kernel's three products
@@ -48,27 +46,39 @@ def choose_conv_backend(
     Raises:
         ValueError: another backend, or `"native"` where it cannot be.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(get_args(Backend))}")
+    if backend == "auto":
+        sizes = {"read": read, "written": written, "positions": positions}
+        return cheapest(conv_costs(offset, **sizes, nnz=nnz, native=native))
+    check_backend(backend, offset.layer)
     if backend == "transform":
-        raise ValueError("only 1 x 1 convolutions without groups and padding have a transform path")
+        raise refusal(
+            backend, offset, "only 1 x 1 convolutions without groups and padding have a transform path"
+        )
     if backend == "native" and not native:
-        raise ValueError(
+        raise refusal(
+            backend,
+            offset,
             f"no native kernel for {offset!r} here: it takes dct and sdct offsets of one group, zero "
             "offsets and depthwise convolutions, on CPU tensors below float64; is it compiled "
-            "(`python -m dctps.kernels`)?"
+            "(`python -m dctps.kernels`)?",
         )
-    if backend != "auto":
-        return backend
+    return backend
+
+
+def conv_costs(offset: Offset, *, read: int, written: int, positions: int, nnz: int, native: bool) -> Costs:
+    """The rule's estimates for `choose_conv_backend`, which takes the least.
+
+    Returns:
+        nanoseconds of one core for the call, forward and backward, by path.
+    """
     m, channels = offset.shape[:2]
-    if not native or (
-        channels == 1 and offset.groups > 1
-    ):  # the dense kernel has depthwise convolutions of its own
-        return "dense"
     taps = offset.in_features // channels
     width = max(m, _DENSE_WIDTH) * max(channels, _DENSE_WIDTH) * taps
     dense = written * width * _DENSE_MULTIPLY + m * channels * taps * _DENSE_WEIGHT + nnz * _DENSE_NONZERO
+    # The dense kernel has depthwise convolutions of its own.
+    if not native or (channels == 1 and offset.groups > 1):
+        return {"dense": dense}
     by_strips = _MOVE * (read * channels * offset.groups + written * m)
     by_strips += _FILTER * written * offset.filter_cost
     by_strips += nnz * (_NONZERO * positions + _NATIVE_NONZERO)
-    return "native" if by_strips < dense else "dense"
+    return {"dense": dense, "native": by_strips}

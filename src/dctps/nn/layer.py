@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from dctps.nn.dispatch import Backend
 from dctps.nn.initial import Law, carry, default_law, law_of
 from dctps.nn.products import dps_weight
 from dctps.offsets import Offset, ZeroOffset, build_offset
@@ -39,8 +40,11 @@ class DpSLayer(nn.Module):
         offset: D as an operator; no module, no parameters. Its `layer` names the layer's draws.
         weight_law: that the dense layer's weight would be drawn from; `bias_law` likewise.
         seed: of the support, and of whatever else `reset_parameters` draws.
+        backend: the path that its calls take: `"dense"`, `"transform"`, `"native"`, or `"auto"`. Saved with
+            no checkpoint, as it concerns the machine and not the network.
     """
 
+    backend: Backend = "auto"
     values: nn.Parameter
     support: Tensor
     alpha: nn.Parameter | None

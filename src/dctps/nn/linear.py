@@ -78,7 +78,9 @@ class DpSLinear(DpSLayer):
         self._check_input(x)
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"expected an input of shape (*, {self.in_features}), got {tuple(x.shape)}")
-        return dps_linear(x, self.values, self.support, self.offset, self.alpha, self.bias)
+        return dps_linear(
+            x, self.values, self.support, self.offset, self.alpha, self.bias, backend=self.backend
+        )
 
     @classmethod
     def _arguments_of(cls, dense: nn.Module) -> dict[str, Any]:

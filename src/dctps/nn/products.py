@@ -10,6 +10,7 @@ Reference: Price and Tanner, "Dense for the Price of Sparse", ICML 2021, equatio
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import Function
 
 from dctps.nn.conv_dispatch import choose_conv_backend
-from dctps.nn.dispatch import Backend, choose_backend
+from dctps.nn.dispatch import Backend, choose_backend, environment_backend
 from dctps.nn.native import has_native, is_plain, native_backward, native_product
 from dctps.nn.native_conv import (
     has_native_conv,
@@ -34,6 +35,7 @@ from dctps.nn.native_conv import (
 from dctps.offsets import Offset
 from dctps.sparse import sddmm, spmm
 
+witnesses: list[Callable[[Call], None]] = []  # see every product whose path is chosen, before it is made
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -135,21 +137,29 @@ def _path(
     op: Linear | Conv2d,
     backend: Backend,
 ) -> Backend:
-    if isinstance(op, Conv2d) and (not op.is_rowwise(offset) or op.is_by_strips(x, offset)):
-        native = is_plain(x, values, alpha, support) and has_native_conv(offset)
-        if native or not op.is_rowwise(offset):
-            read, written, positions = op.count_pixels(x, offset)
-            return choose_conv_backend(
-                backend,
-                offset,
-                read=read,
-                written=written,
-                positions=positions,
-                nnz=values.numel(),
-                native=native,
-            )
-    native = is_plain(x, values, alpha, support) and has_native(offset) and values.numel() < 2**31
-    return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
+    asked = environment_backend() if backend == "auto" else backend
+    plain = is_plain(x, values, alpha, support)
+    of_conv, told = question(x, values.numel(), offset, op, asked, plain)
+    path = (choose_conv_backend if of_conv else choose_backend)(asked, offset, **told)
+    for see in witnesses:
+        see(Call(x, values, alpha, support, offset, op, backend, plain, path))
+    return path
+
+
+def question(
+    x: Tensor, nnz: int, offset: Offset, op: Linear | Conv2d, asked: Backend, plain: bool
+) -> tuple[bool, dict[str, Any]]:
+    """Whether the rule of convolutions decides, not that of rows, and what it is told beside the offset."""
+    if isinstance(op, Conv2d):
+        rowwise = op.is_rowwise(offset)
+        if not rowwise or (asked != "transform" and op.is_by_strips(x, offset)):
+            native = plain and has_native_conv(offset)
+            if native or not rowwise:
+                read, written, positions = op.count_pixels(x, offset)
+                sizes = {"read": read, "written": written, "positions": positions}
+                return True, {**sizes, "nnz": nnz, "native": native}
+    native = plain and has_native(offset) and nnz < 2**31
+    return False, {"rows": op.count_rows(x), "nnz": nnz, "native": native}
 
 
 def _is_native_conv(
@@ -474,6 +484,33 @@ class Conv2d:
             (need_x, need_weight, False),
         )
         return by_x, by_weight
+
+
+@dataclass(frozen=True)
+class Call:
+    """One product and the path chosen for it, for a witness.
+
+    Attributes:
+        x: as the product takes it: padded, in autocast's dtype, rows as a matrix.
+        values: (nnz,); with `alpha` and `support` the layer's.
+        alpha: (1,) or None.
+        support: int64 (nnz,).
+        offset: D.
+        op: the product.
+        backend: that the layer or the caller gave.
+        plain: whether native code may see the tensors.
+        path: that was chosen.
+    """
+
+    x: Tensor
+    values: Tensor
+    alpha: Tensor | None
+    support: Tensor
+    offset: Offset
+    op: Linear | Conv2d
+    backend: Backend
+    plain: bool
+    path: Backend
 
 
 def _product_rule(
