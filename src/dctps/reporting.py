@@ -201,8 +201,8 @@ def _left_row(found: Found) -> LayerRow:
     trained = sum(tensor.numel() for tensor in found.matrices if tensor.requires_grad)
     shape = tuple(found.matrices[0].shape) if len(found.matrices) == 1 else ()
     reason = found.reason or "can be converted"
-    kind = type(found.module).__name__
-    return LayerRow(found.name, kind, shape, weights, trained, trained / weights, "", None, reason)
+    kind, density = type(found.module).__name__, trained / weights if weights else 1.0
+    return LayerRow(found.name, kind, shape, weights, trained, density, "", None, reason)
 
 
 def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
