@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from dctps.offsets import Offset
 
 Backend = Literal["auto", "dense", "transform", "native"]
+_BACKENDS: tuple[str, ...] = get_args(Backend)
 
 _MULTIPLY_ADD = 0.015  # of a dense matrix product, forward
 _MAKE_ENTRY = 4.0  # of W, once in each direction
@@ -41,8 +42,8 @@ def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, nat
     Raises:
         ValueError: another backend, `"transform"` where the offset has none, `"native"` where it cannot be.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(get_args(Backend))}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(_BACKENDS)}")
     if backend == "transform" and math.isinf(offset.row_cost):
         raise ValueError(f"offset {offset.name!r} has no fast transform: use backend='dense'")
     if backend == "native" and not native:

@@ -73,8 +73,11 @@ def product(
         return op.add(by_strips, bias)
     pixels = op.to_rows(x)
     if path == "native":
-        rows = _Native.apply(flat(pixels), values, alpha, support, offset, bias)
-        return op.from_rows(unflat(rows, pixels))
+        # In half precision the sum is rounded before b is added, as compiled layers do.
+        fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
+        rows = _Native.apply(flat(pixels), values, alpha, support, offset, fused)
+        y = op.from_rows(unflat(rows, pixels))
+        return y if bias is fused else op.add(y, bias)
     rows = _Transform.apply(flat(pixels), values, alpha, support, offset)
     return op.add(op.from_rows(unflat(rows, pixels)), bias)
 
