@@ -4,7 +4,7 @@ from dctps.kernels.conv import Window as Window
 from dctps.kernels.conv import conv_backward as conv_backward
 from dctps.kernels.conv import conv_forward as conv_forward
 from dctps.kernels.filters import Filters as Filters
-from dctps.kernels.filters import own_filters as own_filters
+from dctps.kernels.filters import depthwise_filters as depthwise_filters
 from dctps.kernels.linear import NativeOffset as NativeOffset
 from dctps.kernels.linear import linear_backward as linear_backward
 from dctps.kernels.linear import linear_forward as linear_forward

@@ -37,21 +37,14 @@ class Filters:
     cosine: int = 0
     signs: Tensor | None = None
 
-    @property
-    def mixing_cost(self) -> int:
-        """Multiply-adds of the mixing for each pixel."""
-        if self.cosine:
-            return 4 * self.maps * self.cosine.bit_length()
-        return sum(matrix.numel() for matrix in self.mix)
 
-
-def own_filters(weight: Tensor, groups: int) -> Filters:
-    """The filters of a convolution with one channel in each group: its weight itself.
+def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
+    """The filters of a convolution with one channel in each group.
 
     Args:
-        weight: float32 (m, 1, kh, kw).
+        bank: float32 (filters, kh * kw).
         groups: channels.
+        kept: int32 (m,), each output's filter.
     """
-    m = weight.shape[0]
-    outputs = torch.arange(m, dtype=torch.int32)[:, None]
-    return Filters(outputs // (m // groups), outputs, weight.reshape(m, -1).contiguous(), groups)
+    source = torch.arange(groups, dtype=torch.int32).repeat_interleave(len(kept) // groups)
+    return Filters(source[:, None], kept[:, None].contiguous(), bank, groups)

@@ -31,7 +31,7 @@ def conv_weight(
         support: int64 (nnz,), sorted flat positions in S.
         alpha: float32 (1,), or None where there is no D.
         filters: D.
-        shape: (m, channels, kh, kw), of one group.
+        shape: (m, channels, kh, kw), of one group, or depthwise.
         layout: of the result: contiguous or channels last.
     """
     weight = torch.empty(shape, memory_format=layout)

@@ -1,6 +1,9 @@
 """Which path a convolution takes: a fixed rule on shapes and nnz, so that runs repeat bit for bit.
 
-The costs are nanoseconds on one core for forward and backward, fitted to measurements of
+    dense    W = alpha * D + S is made for the one call, and the dense kernel applied
+    native   D by its filters, S by its nonzeros, on strips (`kernels/csrc/conv.c`)
+
+The costs are nanoseconds of one core for forward and backward together, fitted to measurements of
 `benchmarks/conv.py`; only their ratios matter.
 """
 
@@ -11,14 +14,34 @@ from typing import get_args
 from dctps.nn.dispatch import Backend
 from dctps.offsets import Offset
 
+_DENSE_MULTIPLY = 0.0425  # a weight at a pixel, in the dense kernel's three products
+_DENSE_WEIGHT = 28.0  # a weight, once: in the dense kernel's layout, and made and read here
+_DENSE_NONZERO = 8.0  # its place in W and in W's gradient
+_DENSE_WIDTH = 16  # channels that the dense kernel computes at least
+_MOVE = 1.1  # a channel at a pixel, into and out of strips
+_FILTER = 0.025  # a multiply-add of D at a pixel
+_NONZERO = 0.25  # a nonzero at a position of a strip
+_NATIVE_NONZERO = 30.0  # a nonzero, once: its place in the lists
 
-def choose_conv_backend(backend: Backend, offset: Offset, *, pixels: int, nnz: int, native: bool) -> Backend:
+
+def choose_conv_backend(
+    backend: Backend,
+    offset: Offset,
+    *,
+    read: int,
+    written: int,
+    positions: int,
+    nnz: int,
+    native: bool,
+) -> Backend:
     """`backend` itself, or for `"auto"` the path that the rule estimates to be faster.
 
     Args:
         backend: `"auto"`, `"dense"` or `"native"`.
         offset: the layer's D.
-        pixels: of the output, batch included.
+        read: pixels of the input, batch included.
+        written: pixels of the output.
+        positions: of a strip: pixels of the output and the zeros between them.
         nnz: of S.
         native: whether the native kernel does this offset, on these tensors.
 
@@ -35,6 +58,17 @@ def choose_conv_backend(backend: Backend, offset: Offset, *, pixels: int, nnz: i
             "offsets and depthwise convolutions, on CPU tensors below float64; is it compiled "
             "(`python -m dctps.kernels`)?"
         )
-    if backend != "auto" or not native:
-        return "dense" if backend == "auto" else backend
-    return "native"
+    if backend != "auto":
+        return backend
+    m, channels = offset.shape[:2]
+    if not native or (
+        channels == 1 and offset.groups > 1
+    ):  # the dense kernel has depthwise convolutions of its own
+        return "dense"
+    taps = offset.in_features // channels
+    width = max(m, _DENSE_WIDTH) * max(channels, _DENSE_WIDTH) * taps
+    dense = written * width * _DENSE_MULTIPLY + m * channels * taps * _DENSE_WEIGHT + nnz * _DENSE_NONZERO
+    by_strips = _MOVE * (read * channels * offset.groups + written * m)
+    by_strips += _FILTER * written * offset.filter_cost
+    by_strips += nnz * (_NONZERO * positions + _NATIVE_NONZERO)
+    return "native" if by_strips < dense else "dense"

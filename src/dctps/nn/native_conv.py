@@ -73,7 +73,7 @@ def native_conv_backward(
 
 def has_native_weight(offset: Offset) -> bool:
     """Whether native code makes the weight."""
-    return has_native_conv(offset) and offset.groups == 1
+    return has_native_conv(offset) and (offset.groups == 1 or offset.shape[1] == 1)
 
 
 def native_weight(x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset) -> Tensor:

@@ -65,12 +65,12 @@ def product(
 ) -> Tensor:
     """`op` on x with W = alpha * D + S, plus b, by the path that `backend` names or the rule chooses."""
     path = _path(x, values, alpha, support, offset, op, backend)
+    if _is_native_conv(path, x, values, alpha, support, offset, op):
+        native: Tensor = _NativeConv.apply(x, values, alpha, support, offset, op, path == "dense")
+        return op.add(native, bias)
     if path == "dense":
         y: Tensor = _Dense.apply(x, values, alpha, support, offset, op)
         return op.add(y, bias)
-    if path == "native" and op.is_by_strips(x, offset):
-        by_strips: Tensor = _NativeConv.apply(x, values, alpha, support, offset, op)
-        return op.add(by_strips, bias)
     pixels = op.to_rows(x)
     if path == "native":
         # In half precision the sum is rounded before b is added, as compiled layers do.
@@ -96,7 +96,7 @@ def product_backward(
     """The derivatives of `product` in x, values and alpha, those that are needed."""
     path = _path(x, values, alpha, support, offset, op, backend)
     function: Any = {"dense": _Dense, "transform": _Transform, "native": _Native}[path]
-    if path == "native" and op.is_by_strips(x, offset):
+    if _is_native_conv(path, x, values, alpha, support, offset, op):
         function = _NativeConv
     by_rows = function not in (_Dense, _NativeConv)
     rows = x
@@ -108,6 +108,7 @@ def product_backward(
         needs_input_grad=(*needs, False, False, False),
         offset=offset,
         op=op,
+        dense=path == "dense",
     )
     by_x, by_values, by_alpha = function.backward(saved, g)[:3]
     if by_rows and by_x is not None:
@@ -137,10 +138,33 @@ def _path(
     if isinstance(op, Conv2d) and (not op.is_rowwise(offset) or op.is_by_strips(x, offset)):
         native = is_plain(x, values, alpha, support) and has_native_conv(offset)
         if native or not op.is_rowwise(offset):
-            pixels = op.count_pixels(x, offset)
-            return choose_conv_backend(backend, offset, pixels=pixels, nnz=values.numel(), native=native)
+            read, written, positions = op.count_pixels(x, offset)
+            return choose_conv_backend(
+                backend,
+                offset,
+                read=read,
+                written=written,
+                positions=positions,
+                nnz=values.numel(),
+                native=native,
+            )
     native = is_plain(x, values, alpha, support) and has_native(offset)
     return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
+
+
+def _is_native_conv(
+    path: Backend,
+    x: Tensor,
+    values: Tensor,
+    alpha: Tensor | None,
+    support: Tensor,
+    offset: Offset,
+    op: Linear | Conv2d,
+) -> bool:
+    """Whether the path, for a convolution, has native code: on strips, or to make W."""
+    if path == "dense":
+        return isinstance(op, Conv2d) and has_native_weight(offset) and is_plain(x, values, alpha, support)
+    return path == "native" and op.is_by_strips(x, offset)
 
 
 class _Transform(Function):
@@ -245,7 +269,10 @@ class _Native(Function):
 
 
 class _NativeConv(Function):
-    """The convolution by the native kernel on strips, in its first derivatives; else as `_Native`."""
+    """The convolution by native code, in its first derivatives; else as `_Native`.
+
+    On strips, or by the dense kernel and a W that native code makes and takes apart.
+    """
 
     @staticmethod
     def forward(
@@ -256,20 +283,31 @@ class _NativeConv(Function):
         support: Tensor,
         offset: Offset,
         op: Conv2d,
+        dense: bool,
     ) -> Tensor:
-        ctx.offset, ctx.op = offset, op
+        ctx.offset, ctx.op, ctx.dense = offset, op, dense
         ctx.save_for_backward(x, values, alpha, support)
         ctx.save_for_forward(x, values, alpha, support)
+        if dense:
+            return op.apply(x, native_weight(x, values, alpha, support, offset))
         return native_conv(x, values, alpha, support, offset, op)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values, alpha, support = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_plain(g, x):  # a second derivative may follow
-            return _Dense.backward(ctx, g)
+            return (*_Dense.backward(ctx, g), None)
         needs = ctx.needs_input_grad[:3]
-        found = native_conv_backward(g, x, values, alpha, support, ctx.offset, ctx.op, needs)
-        return (*found, None, None, None)
+        if not ctx.dense:
+            found = native_conv_backward(g, x, values, alpha, support, ctx.offset, ctx.op, needs)
+            return (*found, None, None, None, None)
+        with no_autocast(x):
+            weight = native_weight(x, values, alpha, support, ctx.offset)
+            by_x, by_weight = ctx.op.backward(g, x, weight, needs[0], needs[1] or needs[2])
+        by_rest: tuple[Tensor | None, ...] = (None, None)
+        if by_weight is not None:
+            by_rest = native_weight_backward(by_weight, values, alpha, support, ctx.offset, needs[1:])
+        return (by_x, *by_rest, None, None, None, None)
 
     @staticmethod
     def jvp(
@@ -292,8 +330,6 @@ class _Dense(Function):
         offset: Offset,
         op: Linear | Conv2d,
     ) -> Tensor:
-        if isinstance(op, Conv2d) and has_native_weight(offset) and is_plain(x, values, alpha, support):
-            return op.apply(x, native_weight(x, values, alpha, support, offset))
         return op.apply(x, dps_weight(values, support, offset, alpha).to(x.dtype))
 
     @staticmethod
@@ -308,16 +344,7 @@ class _Dense(Function):
         need_x, need_values, need_alpha = ctx.needs_input_grad[:3]
         dtype = compute_dtype(x.dtype)
         by_values = by_alpha = None
-        native = isinstance(ctx.op, Conv2d) and has_native_weight(ctx.offset) and not torch.is_grad_enabled()
         with no_autocast(x):
-            if native and is_plain(g, x, values, alpha, support):
-                weight = native_weight(x, values, alpha, support, ctx.offset)
-                by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
-                if by_weight is not None:
-                    by_values, by_alpha = native_weight_backward(
-                        by_weight, values, alpha, support, ctx.offset, (need_values, need_alpha)
-                    )
-                return by_x, by_values, by_alpha, None, None, None
             dense = ctx.offset.to_dense(dtype=dtype, device=x.device)
             weight = combine(dense, values, support, alpha).to(x.dtype)
             by_x, by_weight = ctx.op.backward(g, x, weight, need_x, need_values or need_alpha)
@@ -395,10 +422,12 @@ class Conv2d:
         in_rows = x.is_contiguous(memory_format=torch.channels_last) and self.stride == (1, 1)
         return not (in_rows and self.is_rowwise(offset))
 
-    def count_pixels(self, x: Tensor, offset: Offset) -> int:
-        """How many pixels the result has, batch included; about."""
-        height, width = (-(-size // by) for size, by in zip(x.shape[2:], self.stride, strict=True))
-        return x.shape[0] * height * width
+    def count_pixels(self, x: Tensor, offset: Offset) -> tuple[int, int, int]:
+        """Pixels read, pixels of the result, and those with the zeros between them; batch included."""
+        batch, rows, columns = x.shape[0], x.shape[2], x.shape[3]
+        height, width = (-(-size // by) for size, by in zip((rows, columns), self.stride, strict=True))
+        down, across = self.padding
+        return batch * rows * columns, batch * height * width, batch * (height + down) * (width + across)
 
     def count_rows(self, x: Tensor) -> int:
         """How many pixels a 1 x 1 kernel visits."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dctps.kernels import Filters, own_filters
+from dctps.kernels import Filters, depthwise_filters
 from dctps.transforms.tables import constant_to_compilers, making_constants
 
 
@@ -108,9 +108,15 @@ class Offset(ABC):
         """Whether D is a convolution that `filters` describes; depthwise ones of any offset are."""
         return len(self.shape) == 4 and self.shape[1] == 1
 
+    @property
+    def filter_cost(self) -> float:
+        """Estimated multiply-adds of `filters` for each pixel, in one direction."""
+        return 4.0 * self.out_features * math.prod(self.shape[2:])
+
     def filters(self) -> Filters:
         """A convolution's D as filters on mixed channels, for fast paths; made from tables for the call."""
-        return own_filters(self.to_dense(), self.groups)
+        outputs = torch.arange(self.out_features, dtype=torch.int32)
+        return depthwise_filters(self.to_dense().flatten(1).contiguous(), self.groups, outputs)
 
     def norm(self) -> float:
         """The Frobenius norm of D."""

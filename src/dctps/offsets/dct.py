@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dctps.kernels import Filters, has_plan
+from dctps.kernels import Filters, depthwise_filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
@@ -80,6 +80,15 @@ class DCTOffset(Offset):
             return super().has_filters
         return math.prod(self.shape[2:]) > 1 or has_plan(self.size)
 
+    @property
+    def filter_cost(self) -> float:
+        """Two filters for each output, and the channels' factors, of which about m / taps + 15 matter."""
+        m, channels, taps = self.out_features, self.shape[1], math.prod(self.shape[2:])
+        if taps == 1:
+            return 4.0 * self.size * self.size.bit_length()
+        rank = min(channels, m // taps + 15)
+        return 2 * super().filter_cost + min(2.0 * m * channels, rank * (2.0 * m + channels))
+
     def filters(self) -> Filters:
         """A pair of filters for each output, by the angle-addition rule.
 
@@ -90,9 +99,10 @@ class DCTOffset(Offset):
 
         Reference: Slepian, "Prolate spheroidal wave functions V", Bell System Technical Journal 57 (1978).
         """
-        if self.shape[1] == 1:
-            return super().filters()
         m, channels, kh, kw = self.shape
+        if channels == 1:
+            bank = _depthwise_filters((m, kh * kw), torch.float32, _CPU)
+            return depthwise_filters(bank, self.groups, torch.arange(m, dtype=torch.int32))
         outputs = torch.arange(m, dtype=torch.int32)[:, None]
         if kh * kw == 1:
             return Filters(outputs, torch.zeros_like(outputs), torch.ones(1, 1), self.size, cosine=self.size)
@@ -175,6 +185,13 @@ def _channel_coordinates(size: tuple[int, int, int], dtype: torch.dtype, device:
 def _channel_factors(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The factors themselves, (2 m, channels)."""
     return _exact_factors(size).to(device, dtype)
+
+
+@shape_table
+def _depthwise_filters(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """D where a group has one channel, (m, taps)."""
+    m, taps = size
+    return dct_rows(torch.arange(m), max(size), taps, 1, dtype=dtype).flatten(1).to(device)
 
 
 @shape_table

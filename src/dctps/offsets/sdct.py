@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dctps.counter import derive_key, permutations, signs
-from dctps.kernels import Filters, has_plan
+from dctps.kernels import Filters, depthwise_filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
@@ -73,14 +73,22 @@ class SDCTOffset(Offset):
             return super().has_filters
         return has_plan(self.shape[1])
 
+    @property
+    def filter_cost(self) -> float:
+        """A filter for each output, and a transform for each round."""
+        channels = self.shape[1]
+        return super().filter_cost + 4.0 * self.rounds * channels * channels.bit_length()
+
     def filters(self) -> Filters:
         """One cosine transform of the channels, and one of kh * kw filters for each output."""
-        if self.shape[1] == 1:
-            return super().filters()
         channels, kh, kw = self._axes
+        if channels == 1 and self.rounds > 1:
+            return super().filters()
         positions, flips = self._drawn(_CPU)
         bank = _spatial_cosines((kh, kw), torch.float32, _CPU)
         source, kept = positions // (kh * kw), positions % (kh * kw)
+        if channels == 1:
+            return depthwise_filters(bank, self.groups, kept)
         if self.rounds == 1:
             return Filters(source[:, None], kept[:, None], bank, channels, cosine=channels)
         sign = flips[0].float()

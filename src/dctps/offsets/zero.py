@@ -36,6 +36,11 @@ class ZeroOffset(Offset):
         """Any convolution: there are none."""
         return len(self.shape) == 4
 
+    @property
+    def filter_cost(self) -> float:
+        """Nothing to do."""
+        return 0.0
+
     def filters(self) -> Filters:
         """No terms."""
         none = torch.empty(self.out_features, 0, dtype=torch.int32)

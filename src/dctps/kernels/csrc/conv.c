@@ -177,7 +177,8 @@ static void divide(const conv_call *c, geometry *geo, int64_t rows)
     const int64_t all_rows = most(geo->grid_rows, c->out_height);
     const int64_t budget = c->scratch_floats / rows; /* positions for which a unit's rows fit the cache */
     const int64_t image = geo->height * geo->pitch;
-    geo->images = most(1, least((budget - 2 * geo->guard) / image, (c->batch + 7) / 8));
+    const int64_t wanted = most(2, least(8, c->batch * image / 128)); /* units: some for each thread, none short */
+    geo->images = most(1, least((budget - 2 * geo->guard) / image, (c->batch + wanted - 1) / wanted));
     geo->band = all_rows, geo->bands = 1;
     if (image + 2 * geo->guard > budget) {
         geo->band = most(1, least(all_rows, (budget - 2 * geo->guard) / geo->pitch));

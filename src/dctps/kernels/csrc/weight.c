@@ -1,4 +1,4 @@
-/* W = alpha * D + S of a convolution with one group, made for one call, and what a gradient of W says of the
+/* W = alpha * D + S of a convolution, of one group or depthwise, made for one call, and what a gradient of W says of the
  * values and alpha. D is taken from its filters (conv.c): output o is a sum of outer products of a filter and a
  * row of the mixing. Outputs are independent, and alpha's sum runs over them in order.
  */
