@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the tables of README and other pages of docs, from benchmarks/results/*.json.
+"""Write docs/results.md and performance.md, and the tables of README and other pages of docs, from benchmarks/results/*.json.
 
 python benchmarks/tables.py
 """
@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+
+from performance import plots, short_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,21 +35,6 @@ def lenet(result: dict[str, Any]) -> str:
             f"{row['disk_bytes']:,}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def linear(result: dict[str, Any]) -> str:
-    """Speed-up over nn.Linear for each size, density and path."""
-    cells = {(c["n"], c["density"], c["candidate"]): c for c in result["cells"]}
-    candidates = list(dict.fromkeys(c["candidate"] for c in result["cells"]))
-    lines = [
-        "| n | density | nn.Linear, ms | " + " | ".join(candidates[1:]) + " |",
-        "| --- " * (len(candidates) + 2) + "|",
-    ]
-    for n, density in dict.fromkeys((c["n"], c["density"]) for c in result["cells"]):
-        base = cells[n, density, candidates[0]]["median_ms"]
-        ratios = " | ".join(f"{cells[n, density, c]['ratio_to_dense']:.2f}" for c in candidates[1:])
-        lines.append(f"| {n} | {density:.1%} | {base:.2f} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -153,9 +140,9 @@ def source(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Fill the page and the README's marked part."""
-    lenet5, line, moments, learnt, plane = (
+    lenet5, moments, learnt, plane = (
         json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("lenet_cifar10", "linear", "moments", "networks_learn", "hyperplane")
+        for name in ("lenet_cifar10", "moments", "networks_learn", "hyperplane")
     )
     page = f"""# Measurements
 
@@ -169,16 +156,6 @@ test accuracy after the last epoch. Memory is parameters and buffers, without gr
 {lenet(lenet5)}
 
 {source(lenet5)}
-
-## A linear layer, forward and backward
-
-n inputs and outputs, batch {line["batch"]}, float32, {line["threads"]} thread(s): speed over `nn.Linear`,
-medians of interleaved rounds, above 1 is faster. `dense` makes W for the call, `transform` takes the fast
-path; the library's rule chooses between them by shape, nnz and batch. These are plain torch operations.
-
-{linear(line)}
-
-{source(line)}
 
 ## A hyperplane's projections
 
@@ -196,6 +173,10 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(networks, "learn", f"{learn(learnt)}\n\n{source(learnt)}")
     memory = json.loads((RESULTS / "rigl_memory.json").read_text())
     fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
+    bench = RESULTS / "bench.json"
+    (ROOT / "docs" / "performance.md").write_text(page(bench))
+    fill(ROOT / "README.md", "speed", short_table(bench))
+    plots(bench, ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":
