@@ -179,12 +179,12 @@ def commands(runs: list[dict[str, Any]], section: str) -> str:
 
 
 PROSE = {
-    "linear": "n inputs and outputs, forward and backward. `dct` and `sdct` are the layers as anyone gets them, "
-    "`transform` forces torch operations, so that `zero transform` is torch's CSR product with a backward of "
+    "linear": "n inputs and outputs, forward and backward. `dct` and `sdct` are the layers as anyone gets "
+    "them, `transform` forces torch operations, so that `zero transform` is torch's CSR product with a backward of "
     "its own. SparseProp has S alone.",
     "slope": "Forward and backward, and the slope of the least-squares line through the logarithms.",
-    "density": "Forward and backward. Work on S and on D are alike where a row has about log2(n) nonzeros. The "
-    "table has the densities at which a layer takes 1.5 times as long as at the lowest.\n\n"
+    "density": "Forward and backward. Work on S and on D are alike where a row has about log2(n) nonzeros. "
+    "The table has the densities at which a layer takes 1.5 times as long as at the lowest.\n\n"
     "![Time against density](figures/density.png)",
     "transform": "Rows through the DCT-II, at the native kernel's entry (`native`) and in torch operations. "
     "torch's real FFT of the same length does less: no DCT comes out of it.",
@@ -192,10 +192,10 @@ PROSE = {
     "network": "CIFAR's images, channels last; the dense network's filters too. A training step is forward, "
     "backward and fused Adam.\n\n![Whole networks](figures/networks.png)",
     "latency": "Forward pass of a single image.",
-    "layers": "Every different layer whose dense forward and backward takes over a millisecond, for images in "
-    "channels-last order, at each density and offset.",
-    "memory": "The peak of a training step's resident memory above the level before the network was built, less "
-    "the activations, as a share of dense parameters, gradients and Adam's state. Each in a process of its "
+    "layers": "Every different layer whose dense forward and backward takes over a millisecond, for images "
+    "in channels-last order, at each density and offset.",
+    "memory": "The peak of a training step's resident memory above the level before the network was built, "
+    "less the activations, as a share of dense parameters, gradients and Adam's state. Each in a process of its "
     "own, native scratch and shape tables included.",
 }
 
@@ -222,8 +222,8 @@ def page(path: Path) -> str:
     settings = ", ".join(f"{name}={value}" for name, value in last["settings"].items()) or "none"
     text = f"""# Performance
 
-On the CPU, float32, beside dense PyTorch in the same run. {last["hardware"]}, {last["threads"]} threads, kernels
-`{last["kernels"]}`; {versions}; environment: {settings}.
+On the CPU, float32, beside dense PyTorch in the same run. {last["hardware"]}, {last["threads"]} threads,
+kernels `{last["kernels"]}`; {versions}; environment: {settings}.
 
 Candidates take turns, each with an untimed call before the timed one. Columns without a unit say how much
 faster than the first a candidate is: by its median / by its 10th percentile, over five rounds or more. The
@@ -246,7 +246,7 @@ def short_table(path: Path) -> str:
             rows.append([f"linear {cell['n']} x {cell['n']}, batch {cell['batch']}", cell])
     rows += [
         [
-            f"convolution {cell['in']} x {cell['out']} x 3 x 3, {cell['batch']} images of {cell['side']} x {cell['side']}",
+            f"3 x 3, {cell['in']} channels, {cell['batch']} images of {cell['side']} x {cell['side']}",
             cell,
         ]
         for cell in cells.get("conv", [])

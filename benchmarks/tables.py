@@ -1,4 +1,4 @@
-"""Write docs/results.md and performance.md, and the tables of README and other pages of docs, from benchmarks/results/*.json.
+"""Write docs/results.md and performance.md, and tables of other pages, from benchmarks/results/*.json.
 
 python benchmarks/tables.py
 """

@@ -45,7 +45,14 @@ class Window:
 
 
 def conv_forward(
-    x: Tensor, values: Tensor, support: Tensor, alpha: Tensor | None, filters: Filters, window: Window
+    x: Tensor,
+    values: Tensor,
+    support: Tensor,
+    alpha: Tensor | None,
+    filters: Filters,
+    window: Window,
+    *,
+    cache: int = _CACHE,
 ) -> Tensor:
     """The convolution of x with alpha D + S.
 
@@ -56,13 +63,14 @@ def conv_forward(
         alpha: float32 (1,), or None where there is no D.
         filters: D.
         window: of the kernel.
+        cache: floats of one thread's strips that fit a cache; results depend on it in their last bits.
 
     Returns:
         float32 (batch, m, height', width'), channels last where x is.
     """
     y = torch.empty(window.outputs(x), memory_format=_format(x))
     if y.numel():
-        _call("conv_forward", x, y, values, support, alpha, filters, window)
+        _call("conv_forward", x, y, values, support, alpha, filters, window, cache)
     return y
 
 
@@ -75,6 +83,8 @@ def conv_backward(
     filters: Filters,
     window: Window,
     needs: Sequence[bool],
+    *,
+    cache: int = _CACHE,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The derivatives of `conv_forward` in x, values and alpha, those that are needed; its other arguments.
 
@@ -87,6 +97,7 @@ def conv_backward(
         filters: see `x`.
         window: see `x`.
         needs: whether x's, values' and alpha's are.
+        cache: see `x`.
 
     Returns:
         x's, of its layout; values'; alpha's: float32, or None where not needed.
@@ -99,7 +110,7 @@ def conv_backward(
     by_alpha = torch.empty_like(alpha) if needs_alpha and alpha is not None else None
     if g.numel():
         outs = {"dx": by_x, "dvalues": by_values, "dalpha": by_alpha}
-        _call("conv_backward", x, g, values, support, alpha, filters, window, **outs)
+        _call("conv_backward", x, g, values, support, alpha, filters, window, cache, **outs)
     else:
         for by in (by_values, by_alpha):
             if by is not None:
@@ -116,6 +127,7 @@ def _call(
     alpha: Tensor | None,
     filters: Filters,
     window: Window,
+    cache: int,
     *,
     dx: Tensor | None = None,
     dvalues: Tensor | None = None,
@@ -163,7 +175,7 @@ def _call(
             filters.source.data_ptr(),
             filters.filter.data_ptr(),
             filters.bank.data_ptr(),
-            _CACHE,
+            cache,
             torch.get_num_threads() if x.numel() + y.numel() > _SERIAL else 1,
         ),
     )

@@ -41,8 +41,7 @@ def native_conv(
     x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset, op: _Convolution
 ) -> Tensor:
     """The convolution of x with alpha * D + S."""
-    alpha = None if alpha is None else single(alpha)
-    y = conv_forward(single(x), single(values), support, alpha, offset.filters(), _window(offset, op))
+    y = conv_forward(single(x), single(values), support, single(alpha), offset.filters(), _window(offset, op))
     return y.to(x.dtype)
 
 
@@ -62,7 +61,7 @@ def native_conv_backward(
         single(x),
         single(values),
         support,
-        None if alpha is None else single(alpha),
+        single(alpha),
         offset.filters(),
         _window(offset, op),
         needs,
@@ -80,8 +79,7 @@ def native_weight(x: Tensor, values: Tensor, alpha: Tensor | None, support: Tens
     """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
-    alpha = None if alpha is None else single(alpha)
-    made = conv_weight(single(values), support, alpha, offset.filters(), offset.shape, layout)
+    made = conv_weight(single(values), support, single(alpha), offset.filters(), offset.shape, layout)
     return made.to(x.dtype)
 
 
@@ -98,7 +96,7 @@ def native_weight_backward(
         single(by_weight),
         single(values),
         support,
-        None if alpha is None else single(alpha),
+        single(alpha),
         offset.filters(),
         needs_values=needs[0],
         needs_alpha=needs[1],

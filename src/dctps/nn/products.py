@@ -164,7 +164,7 @@ def _is_native_conv(
     """Whether the path, for a convolution, has native code: on strips, or to make W."""
     if path == "dense":
         return isinstance(op, Conv2d) and has_native_weight(offset) and is_plain(x, values, alpha, support)
-    return path == "native" and op.is_by_strips(x, offset)
+    return path == "native" and op.is_by_strips(x, offset) and has_native_conv(offset)
 
 
 class _Transform(Function):

@@ -12,6 +12,7 @@
 #define MAX_GROUP 4
 #define CELL_BYTES (16 << 10) /* of x, and of z, in a cell: together in L1 */
 #define STRIPES 8            /* of rows, each sorted into cells by one thread */
+#define RUN 5                /* nonzeros in a column from which on it is worth a cell of its own */
 #define AHEAD (2 * LANES)    /* columns between writing a line and asking for it */
 #define INDEX_CHUNK 8192     /* nonzeros and rows that one thread indexes at a time */
 
@@ -31,6 +32,13 @@ typedef struct {
     int64_t dx, dvalues, dalpha, dbias; /* (batch, n); (nnz); (1); (m) */
 } arguments;
 
+/* A nonzero: row and column in its cell, place in S, value. */
+typedef struct {
+    uint16_t row, column;
+    uint32_t from;
+    float value;
+} entry;
+
 typedef struct {
     arguments a;
     dct_plan plan;
@@ -38,10 +46,10 @@ typedef struct {
     int64_t tiles, group, groups, parts;
     float alpha, scale;
     uint32_t *start, *column, *source; /* of S's rows; tile offsets of its columns; of each output's frequency */
-    uint32_t *cell, *pair, *from; /* of the backward: first nonzero of each cell; row and column in it; its place in S */
-    float *sorted;                /* the values in that order */
+    uint32_t *cell; /* of the backward: the first nonzero of each cell */
+    entry *entry;
     int64_t stripe, stripes, blocks;
-    int block_shift;
+    int block_shift, by_column;
     int64_t padded; /* nnz to whole vectors */
     float *part_values, *part_bias;
     double *part_alpha;
@@ -340,9 +348,7 @@ static void sort_stripe(void *argument, int64_t stripe, void *scratch)
     for (int64_t r = first; r < end; r++)
         for (uint32_t k = j->start[r]; k < j->start[r + 1]; k++) {
             const uint32_t c = j->column[k], p = next[c >> shift]++;
-            j->pair[p] = (uint32_t)(r - first) << 16 | ((c & ((1u << shift) - 1)) / LANES);
-            j->from[p] = k;
-            j->sorted[p] = values[k];
+            j->entry[p] = (entry){(uint16_t)(r - first), (uint16_t)((c & ((1u << shift) - 1)) / LANES), k, values[k]};
         }
 }
 
@@ -351,18 +357,20 @@ static int make_cells(job *j)
 {
     const int64_t nnz = j->a.nnz;
     int block = CELL_BYTES / (int)sizeof(float) / LANES / (int)j->group;
-    j->block_shift = 0;
-    while (((2 * LANES) << j->block_shift) <= block * LANES) j->block_shift++;
-    j->block_shift += __builtin_ctz(LANES);
+    j->block_shift = __builtin_ctz(LANES);
     j->stripes = nnz < INDEX_CHUNK ? 1 : STRIPES;
+    j->by_column = nnz > RUN * j->vectors;
+    if (j->by_column) {
+        while (j->stripes > 2 && nnz < 2 * RUN * j->stripes * j->vectors) j->stripes /= 2;
+    } else {
+        while (block > 1) block /= 2, j->block_shift++;
+    }
     while ((j->stripe = (j->a.m + j->stripes - 1) / j->stripes) > 1 << 16) j->stripes *= 2;
     j->stripes = (j->a.m + j->stripe - 1) / j->stripe;
     j->blocks = ((j->vectors * LANES - 1) >> j->block_shift) + 1;
-    j->cell = dctps_take(sizeof(uint32_t) * (size_t)(j->stripes * j->blocks + 1 + 3 * nnz));
+    j->cell = dctps_take(sizeof(uint32_t) * (size_t)(j->stripes * j->blocks + 1) + sizeof(entry) * (size_t)nnz);
     if (!j->cell) return -1;
-    j->pair = j->cell + j->stripes * j->blocks + 1;
-    j->from = j->pair + nnz;
-    j->sorted = (float *)(j->from + nnz);
+    j->entry = (entry *)(j->cell + j->stripes * j->blocks + 1);
     j->cell[j->stripes * j->blocks] = (uint32_t)nnz;
     return dctps_parallel(j->stripes, j->a.threads, sizeof(uint32_t) * (size_t)j->blocks, sort_stripe, j);
 }
@@ -375,6 +383,41 @@ INLINE void add_sums(const V *waiting, float *to)
     memcpy(to, &old, sizeof old);
 }
 
+/* As `nonzeros`, for cells of one column, whose vectors stay in registers. */
+INLINE void nonzeros_by_column(const job *j, const hot *h, int group, int need_x, int need_values)
+{
+    V waiting[LANES];
+    uint32_t p = 0;
+    for (int64_t stripe = 0; stripe < j->stripes; stripe++) {
+        const float *rows = h->g + stripe * j->stripe * LANES;
+        const uint32_t *end = j->cell + stripe * j->blocks + 1;
+        for (int64_t c = 0; c < j->blocks; c++) {
+            V x[MAX_GROUP], z[MAX_GROUP];
+            if (p == end[c]) continue;
+            for (int i = 0; i < group; i++) {
+                if (need_values) x[i] = load(h->x + i * h->x_step + c * LANES);
+                if (need_x) z[i] = load(h->z + i * h->z_step + c * LANES);
+            }
+            for (; p < end[c]; p++) {
+                const float *row = rows + j->entry[p].row * LANES, v = j->entry[p].value;
+                V sum = {0};
+                for (int i = 0; i < group; i++) {
+                    const V g = load(row + i * h->g_step);
+                    if (need_x) z[i] += v * g;
+                    if (need_values) sum += g * x[i];
+                }
+                if (need_values) waiting[p % LANES] = sum;
+                if (need_values && p % LANES == LANES - 1) add_sums(waiting, h->values + (p + 1 - LANES));
+            }
+            for (int i = 0; need_x && i < group; i++) store(h->z + i * h->z_step + c * LANES, z[i]);
+        }
+    }
+    if (need_values && p % LANES) {
+        for (int i = (int)(p % LANES); i < LANES; i++) waiting[i] = (V){0};
+        add_sums(waiting, h->values + p / LANES * LANES);
+    }
+}
+
 /* dz[c] += v g[r] and dv += <g[r], x[c]> over the nonzeros; the latter's lanes are summed LANES at a time. */
 INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need_values)
 {
@@ -385,12 +428,12 @@ INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need
         const float *rows = h->g + cell / j->blocks * j->stripe * LANES;
         const ptrdiff_t block = (cell % j->blocks) << j->block_shift;
         for (; p < end; p++) {
-            const float *row = rows + (j->pair[p] >> 16) * LANES;
-            const ptrdiff_t c = block + (j->pair[p] & 0xFFFF) * LANES;
+            const float *row = rows + j->entry[p].row * LANES;
+            const ptrdiff_t c = block + j->entry[p].column * LANES;
             V g[MAX_GROUP];
             for (int i = 0; i < group; i++) g[i] = load(row + i * h->g_step);
             if (need_x) {
-                const float v = j->sorted[p];
+                const float v = j->entry[p].value;
                 for (int i = 0; i < group; i++) {
                     float *to = h->z + i * h->z_step + c;
                     store(to, load(to) + v * g[i]);
@@ -412,11 +455,16 @@ INLINE void nonzeros(const job *j, const hot *h, int group, int need_x, int need
 
 INLINE void nonzeros_of(const job *j, const hot *h, int need_x, int need_values)
 {
-    switch (h->group) {
+    const int by_column = j->by_column ? 4 : 0;
+    switch (by_column + h->group) {
     case 1: nonzeros(j, h, 1, need_x, need_values); break;
     case 2: nonzeros(j, h, 2, need_x, need_values); break;
     case 3: nonzeros(j, h, 3, need_x, need_values); break;
-    default: nonzeros(j, h, 4, need_x, need_values);
+    case 4: nonzeros(j, h, 4, need_x, need_values); break;
+    case 5: nonzeros_by_column(j, h, 1, need_x, need_values); break;
+    case 6: nonzeros_by_column(j, h, 2, need_x, need_values); break;
+    case 7: nonzeros_by_column(j, h, 3, need_x, need_values); break;
+    default: nonzeros_by_column(j, h, 4, need_x, need_values);
     }
 }
 
@@ -537,7 +585,7 @@ static void add_parts(void *argument, int64_t item, void *scratch)
     for (int64_t k = nnz * item / items; k < nnz * (item + 1) / items; k++) {
         float sum = j->part_values[k];
         for (int64_t p = 1; p < j->parts; p++) sum += j->part_values[p * j->padded + k];
-        AT(float, j->a.dvalues)[j->from[k]] = sum;
+        AT(float, j->a.dvalues)[j->entry[k].from] = sum;
     }
     for (int64_t r = m * item / items; r < m * (item + 1) / items; r++) {
         float sum = j->part_bias[r];
