@@ -179,8 +179,8 @@ def commands(runs: list[dict[str, Any]], section: str) -> str:
 
 
 PROSE = {
-    "linear": "n inputs and outputs, forward and backward. `dct` and `sdct` are the layers as anyone gets "
-    "them, `transform` forces torch operations, so that `zero transform` is torch's CSR product with a backward of "
+    "linear": "n inputs and outputs, forward and backward. `dct` and `sdct` are the layers as "
+    "anyone gets them, `transform` forces torch operations, so that `zero transform` is torch's CSR product with a backward of "
     "its own. SparseProp has S alone.",
     "slope": "Forward and backward, and the slope of the least-squares line through the logarithms.",
     "density": "Forward and backward. Work on S and on D are alike where a row has about log2(n) nonzeros. "

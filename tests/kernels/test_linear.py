@@ -109,6 +109,14 @@ def test_results_do_not_depend_on_the_threads(
         assert all(a is b or torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("bad", [[85, 3], [0, 40 * 48], [-1, 4], [47, 95, 46], [2**62, 2**62]])
+def test_a_support_that_is_none_is_refused(variant: str, bad: list[int]) -> None:
+    drawn = Drawn.draw("dct", 48, 40, 33, len(bad))
+    drawn.support = torch.tensor(bad)
+    with pytest.raises(ValueError, match="the support is not sorted positions in 0..1919"):
+        run(drawn)
+
+
 def test_rows_may_be_strided(variant: str) -> None:
     drawn = Drawn.draw("dct", 48, 40, 33, 200)
     expected = run(drawn)

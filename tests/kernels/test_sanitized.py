@@ -53,7 +53,13 @@ def test_no_stray_access_and_no_undefined_behaviour(tmp_path: Path) -> None:
     try:
         library = compile_library(
             tmp_path / "sanitized.so",
-            flags=("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"),
+            flags=(
+                "-fsanitize=address,undefined",
+                "-fno-sanitize-recover=all",
+                "-g1",
+                "-O0",
+                "-DINLINE=static inline",
+            ),
         )
     except CompileError as error:
         pytest.skip(f"no sanitizers: {error}")

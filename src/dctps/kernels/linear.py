@@ -171,7 +171,10 @@ def _call(
             _address(dbias),
         ),
     )
-    if function(name)(packed.buffer_info()[0]):
+    failed = function(name)(packed.buffer_info()[0])
+    if failed == -2:
+        raise ValueError(f"the support is not sorted positions in 0..{m * n - 1}")
+    if failed:
         raise MemoryError(f"no memory for the scratch of a {m} x {n} layer's kernel")
 
 

@@ -25,7 +25,7 @@ _NONZERO = 0.2  # of the sparse product
 _CALL = 60_000.0  # overhead of the transform path above the dense one's, for each call
 _NATIVE_MOVE = 0.25  # an element into or out of a tile
 _NATIVE_TRANSFORM = 0.5  # an element of the longer side
-_NATIVE_NONZERO = 0.09
+_NATIVE_NONZERO = 0.05
 _TILE = 16  # rows
 
 

@@ -148,7 +148,7 @@ def _path(
                 nnz=values.numel(),
                 native=native,
             )
-    native = is_plain(x, values, alpha, support) and has_native(offset)
+    native = is_plain(x, values, alpha, support) and has_native(offset) and values.numel() < 2**31
     return choose_backend(backend, offset, rows=op.count_rows(x), nnz=values.numel(), native=native)
 
 

@@ -9,6 +9,8 @@
 #include "hadamard.h"
 #include "common/runtime.h"
 
+#include <stdatomic.h>
+
 #define MAX_GROUP 4
 #define CELL_BYTES (16 << 10) /* of x, and of z, in a cell: together in L1 */
 #define STRIPES 8            /* of rows, each sorted into cells by one thread */
@@ -17,6 +19,7 @@
 #define INDEX_CHUNK 8192     /* nonzeros and rows that one thread indexes at a time */
 
 enum { NO_TRANSFORM, DCT, HADAMARD };
+enum { NO_MEMORY = -1, UNSORTED = -2 };
 
 /* As the caller lays it out: one 64-bit number each, pointers as integers, 0 for what is absent. */
 typedef struct {
@@ -53,6 +56,7 @@ typedef struct {
     int64_t padded; /* nnz to whole vectors */
     float *part_values, *part_bias;
     double *part_alpha;
+    atomic_int unsorted;
 } job;
 
 #define AT(type, address) ((type *)(intptr_t)(address))
@@ -109,35 +113,38 @@ static int64_t index_items(const job *j) { return (j->a.nnz + j->a.m) / INDEX_CH
 
 static void index_rows(void *argument, int64_t item, void *scratch)
 {
-    const job *j = argument;
+    job *j = argument;
     const arguments *a = &j->a;
     const int64_t items = index_items(j), *support = AT(const int64_t, a->support);
     const int64_t first = a->m * item / items, last = a->m * (item + 1) / items;
     int64_t k = first_at_least(support, a->nnz, first * a->n);
     (void)scratch;
+    if (!item && k) atomic_store(&j->unsorted, 1);
     for (int64_t r = first; r < last; r++) {
         const int64_t begin = r * a->n, end = begin + a->n;
         j->start[r] = (uint32_t)k;
-        if (a->transform == DCT)
-            for (; k < a->nnz && support[k] < end; k++)
-                j->column[k] = (uint32_t)j->plan.slot[support[k] - begin] * LANES;
-        else
-            for (; k < a->nnz && support[k] < end; k++) j->column[k] = (uint32_t)(support[k] - begin) * LANES;
+        for (; k < a->nnz && support[k] < end; k++) {
+            const int64_t c = support[k] - begin;
+            if (c < 0) break; /* not sorted: caught below */
+            j->column[k] = (uint32_t)(a->transform == DCT ? j->plan.slot[c] : c) * LANES;
+        }
         if (!a->transform) continue;
         int64_t from = a->order ? AT(const int32_t, a->order)[r] : r, round = from / a->q;
         if (a->transform == DCT) from = round * j->vectors + j->plan.place[from - round * a->q];
         j->source[r] = (uint32_t)from * LANES;
     }
     if (last == a->m) j->start[a->m] = (uint32_t)a->nnz;
+    if (k != (last == a->m ? a->nnz : first_at_least(support, a->nnz, last * a->n))) atomic_store(&j->unsorted, 1);
 }
 
 static int make_index(job *j)
 {
     j->start = dctps_take(sizeof(uint32_t) * (size_t)(j->a.nnz + 2 * j->a.m + 1));
-    if (!j->start) return -1;
+    if (!j->start) return NO_MEMORY;
     j->source = j->start + j->a.m + 1;
     j->column = j->source + j->a.m;
-    return dctps_parallel(index_items(j), j->a.threads, 0, index_rows, j);
+    int failed = dctps_parallel(index_items(j), j->a.threads, 0, index_rows, j);
+    return atomic_load(&j->unsorted) ? UNSORTED : failed;
 }
 
 /* ---- tiles ---- */
@@ -369,7 +376,7 @@ static int make_cells(job *j)
     j->stripes = (j->a.m + j->stripe - 1) / j->stripe;
     j->blocks = ((j->vectors * LANES - 1) >> j->block_shift) + 1;
     j->cell = dctps_take(sizeof(uint32_t) * (size_t)(j->stripes * j->blocks + 1) + sizeof(entry) * (size_t)nnz);
-    if (!j->cell) return -1;
+    if (!j->cell) return NO_MEMORY;
     j->entry = (entry *)(j->cell + j->stripes * j->blocks + 1);
     j->cell[j->stripes * j->blocks] = (uint32_t)nnz;
     return dctps_parallel(j->stripes, j->a.threads, sizeof(uint32_t) * (size_t)j->blocks, sort_stripe, j);
@@ -617,7 +624,8 @@ EXPORT int DPS(linear_backward)(const arguments *a)
     j.padded = (a->nnz + LANES - 1) / LANES * LANES;
     const int64_t sums = (a->dvalues ? j.padded : 0) + (a->dbias ? a->m : 0);
     double *sums_memory = dctps_take(sizeof(double) * (size_t)j.parts + sizeof(float) * (size_t)(sums * j.parts));
-    int failed = !sums_memory || make_index(&j) || make_cells(&j);
+    int failed = sums_memory ? make_index(&j) : NO_MEMORY;
+    if (!failed) failed = make_cells(&j);
     if (!failed) {
         j.part_alpha = sums_memory;
         j.part_values = (float *)(sums_memory + j.parts);

@@ -16,7 +16,9 @@
 #define JOIN(a, b) JOIN_(a, b)
 #define DPS(name) JOIN(dctps_##name, SUFFIX) /* the exported name in this variant */
 
+#ifndef INLINE /* the sanitizers' build takes minutes over what is inlined, and defines it away */
 #define INLINE static inline __attribute__((always_inline))
+#endif
 #define EXPORT __attribute__((visibility("default")))
 
 typedef float V __attribute__((vector_size(4 * LANES)));
