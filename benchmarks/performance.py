@@ -180,8 +180,8 @@ def commands(runs: list[dict[str, Any]], section: str) -> str:
 
 PROSE = {
     "linear": "n inputs and outputs, forward and backward. `dct` and `sdct` are the layers as "
-    "anyone gets them, `transform` forces torch operations, so that `zero transform` is torch's CSR product with a backward of "
-    "its own. SparseProp has S alone.",
+    "anyone gets them, `transform` forces torch operations: `zero transform` is torch's CSR product, with a "
+    "backward of its own. SparseProp has S alone.",
     "slope": "Forward and backward, and the slope of the least-squares line through the logarithms.",
     "density": "Forward and backward. Work on S and on D are alike where a row has about log2(n) nonzeros. "
     "The table has the densities at which a layer takes 1.5 times as long as at the lowest.\n\n"
@@ -195,8 +195,8 @@ PROSE = {
     "layers": "Every different layer whose dense forward and backward takes over a millisecond, for images "
     "in channels-last order, at each density and offset.",
     "memory": "The peak of a training step's resident memory above the level before the network was built, "
-    "less the activations, as a share of dense parameters, gradients and Adam's state. Each in a process of its "
-    "own, native scratch and shape tables included.",
+    "less the activations, as a share of dense parameters, gradients and Adam's state. Each in a process of "
+    "its own, native scratch and shape tables included.",
 }
 
 MAKE = {

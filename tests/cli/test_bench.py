@@ -130,7 +130,8 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path, capfd):
 def test_help_does_not_import_torch():
     code = (
         "import sys\nfrom dctps.cli import main\n"
-        "try:\n    main(['bench', '--help'])\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+        "try:\n    main(['bench', '--help'])\n"
+        "except SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 False"

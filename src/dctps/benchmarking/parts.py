@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dctps.benchmarking.layers import CONVOLUTIONS, convolution_cells, linear_cells, network_layers
 from dctps.benchmarking.memory import memory_cells
 from dctps.benchmarking.networks import BATCHES, latency_cells, network_cells
-from dctps.benchmarking.record import add_run, provenance
+from dctps.benchmarking.record import add_run, provenance, read_runs
 from dctps.benchmarking.transform import transform_cells
 from dctps.experiments.run import torch_settings
 from dctps.nn.dispatch import Backend
@@ -70,6 +70,8 @@ def run_bench(
     for name, number in {"batch": plan.batch, "nnz_per_row": plan.nnz_per_row}.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+    if json is not None and json.exists():
+        read_runs(json)  # before the time is spent
     run = provenance(command, plan.threads) | {"part": plan.part}
     cells = []
     with torch_settings("cpu", plan.threads, seed=0):
