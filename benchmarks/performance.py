@@ -220,14 +220,16 @@ def page(path: Path) -> str:
     last = runs[-1]
     versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
     settings = ", ".join(f"{name}={value}" for name, value in last["settings"].items()) or "none"
+    loads = [run["load"] for run in runs]
+    load = f" (load average before a run {min(loads):.1f} to {max(loads):.1f})"
     text = f"""# Performance
 
 On the CPU, float32, beside dense PyTorch in the same run. {last["hardware"]}, {last["threads"]} threads,
 kernels `{last["kernels"]}`; {versions}; environment: {settings}.
 
 Candidates take turns, each with an untimed call before the timed one. Columns without a unit say how much
-faster than the first a candidate is: by its median / by its 10th percentile, over five rounds or more. The
-processor is shared with other machines, and a single cell may be off by a tenth. `benchmarks/tables.py` wrote
+faster than the first a candidate is: by its median / by its 10th percentile, over five rounds or more. Where
+the two differ much, other work ran on the machine at the same time{load}. `benchmarks/tables.py` wrote
 this page from `benchmarks/results/bench.json`; the commands below measure it again.
 """
     for section, title in PART_TITLES.items():
@@ -275,7 +277,9 @@ def plots(path: Path, folder: Path) -> None:
     cells, _ = read_cells(path)
     if "density" in cells:
         sizes = sorted({cell["n"] for cell in cells["density"]})
-        figure, panels = plt.subplots(1, len(sizes), figsize=(3.4 * len(sizes), 3.4), squeeze=False)
+        figure, panels = plt.subplots(
+            1, len(sizes), figsize=(3.4 * len(sizes), 3.4), squeeze=False, sharey=True
+        )
         styles = {
             "nn.Linear": ("black", "-", ""),
             "dct": ("#0b559f", "--", "o"),

@@ -53,7 +53,7 @@ class Plan:
 def run_bench(
     plan: Plan, *, json: Path | None = None, command: str = "", on_cell: Callable[[Cell], None]
 ) -> None:
-    """Measure cell by cell, and put the run into a result file.
+    """Measure cell by cell, and put what there is of the run into a result file after each.
 
     Args:
         plan: what.
@@ -78,8 +78,8 @@ def run_bench(
         for cell in _cells(plan):
             on_cell(cell)
             cells.append(cell)
-    if json is not None:
-        add_run(json, run | {"cells": cells})
+            if json is not None:
+                add_run(json, run | {"cells": cells})
 
 
 def _cells(plan: Plan) -> Iterator[Cell]:
