@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from performance import plots, short_table
+import performance
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -174,9 +174,9 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     memory = json.loads((RESULTS / "rigl_memory.json").read_text())
     fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
     bench = RESULTS / "bench.json"
-    (ROOT / "docs" / "performance.md").write_text(page(bench))
-    fill(ROOT / "README.md", "speed", short_table(bench))
-    plots(bench, ROOT / "docs" / "figures")
+    (ROOT / "docs" / "performance.md").write_text(performance.page(bench))
+    fill(ROOT / "README.md", "speed", performance.short_table(bench))
+    performance.plots(bench, ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":
