@@ -45,6 +45,10 @@ def median(cell: Cell, name: str) -> float:
     return float(cell["candidates"][name]["median_ms"])
 
 
+def milliseconds(taken: float) -> str:
+    return f"{taken:.3g}" if taken < 100 else f"{taken:,.0f}"
+
+
 def ratio(cell: Cell, name: str) -> str:
     base = next(iter(cell["candidates"]))
     if name not in cell["candidates"]:
@@ -67,7 +71,7 @@ def speedups(cells: list[Cell], fields: dict[str, str]) -> str:
     rows = [
         [
             *(shown(field, cell[field]) for field in fields),
-            f"{median(cell, base):.3g}",
+            milliseconds(median(cell, base)),
             *(ratio(cell, name) for name in names[1:]),
         ]
         for cell in cells
@@ -97,7 +101,7 @@ def slopes(cells: list[Cell]) -> str:
         times = [math.log(median(cell, name)) for cell in cells]
         slope = sum((x - middle) * t for x, t in zip(logs, times, strict=True))
         slope /= sum((x - middle) ** 2 for x in logs)
-        rows.append([name, *(f"{median(cell, name):.3g}" for cell in cells), f"{slope:.2f}"])
+        rows.append([name, *(milliseconds(median(cell, name)) for cell in cells), f"{slope:.2f}"])
     return table(["", *(f"n = {cell['n']}, ms" for cell in cells), "slope"], rows)
 
 
@@ -263,7 +267,9 @@ def short_table(path: Path) -> str:
     for name, cell in rows:
         base = next(iter(cell["candidates"]))
         times = [f"{median(cell, base) / median(cell, offset):.1f}x" for offset in ("dct", "sdct")]
-        lines.append([name, shown("density", cell["density"]), f"{median(cell, base):.3g} ms", *times])
+        lines.append(
+            [name, shown("density", cell["density"]), f"{milliseconds(median(cell, base))} ms", *times]
+        )
     return table(["forward and backward", "density", "dense", "`dct`", "`sdct`"], lines)
 
 
