@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
-from provenance import commit
 from torch import nn
 
 from dctps import sparsify_
+from dctps.benchmarking.record import commit
 from dctps.models import build_model
 from dctps.training import Precision, Processes, build_schedule, joined, train_epoch
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from provenance import commit, processor
 
+from dctps.benchmarking.record import commit, processor
 from dctps.data import load_dataset
 
 CLASSES, EACH, TEST = 10, 500, 200

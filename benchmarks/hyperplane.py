@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import commit, processor
 
+from dctps.benchmarking.record import commit, processor
 from dctps.models import build_model
 from dctps.subspace import build_projection
 

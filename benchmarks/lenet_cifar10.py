@@ -19,8 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from provenance import commit, processor
-
+from dctps.benchmarking.record import commit, processor
 from dctps.experiments.config import RunConfig, run_name
 
 METHODS = ("dctps", "sdctps", "random-epl")

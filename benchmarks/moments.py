@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import commit, processor
 from torch import Tensor, nn
 
 import dctps
+from dctps.benchmarking.record import commit, processor
 from dctps.data import load_dataset, normalize
 from dctps.models import build_model
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import commit, processor
 from torch import Tensor, nn
 
 import dctps
+from dctps.benchmarking.record import commit, processor
 from dctps.data import batches, load_dataset, split_validation
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.network import build_network

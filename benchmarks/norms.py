@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import commit, processor
 
+from dctps.benchmarking.record import commit, processor
 from dctps.experiments import RunConfig
 from dctps.experiments.config import run_name
 from dctps.experiments.run import run

@@ -16,15 +16,15 @@ import argparse
 import json
 import multiprocessing as mp
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
 import torch
 from checkpoint_size import layers
-from provenance import commit, processor
 
 import dctps
+from dctps.benchmarking.record import commit, processor
+from dctps.benchmarking.resident import peak_resident, reset_peak, resident
 from dctps.dynamic.growth import BLOCK_BYTES, largest_gradients
 from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
 
@@ -72,22 +72,6 @@ def one(shape: tuple[int, int, int, int, int], moves: bool, results: Any) -> Non
     blocks: list[int] = []
     largest_gradients(layer, [(x, target)], 1, reduce=lambda block: blocks.append(block.nbytes))
     results.put({"peak": peak, "largest_block": max(blocks), "blocks": len(blocks)})
-
-
-def resident() -> int:
-    """Resident bytes of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def reset_peak() -> None:
-    """Let the kernel count the peak from now on."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_resident() -> int:
-    """The largest number of resident bytes since then."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def main() -> None:

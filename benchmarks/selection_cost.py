@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import commit, processor
 
 import dctps
+from dctps.benchmarking.record import commit, processor
 from dctps.models import build_model
 
 RESULT = Path(__file__).parent / "results" / "selection_cost.json"

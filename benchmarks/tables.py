@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the tables of README and other pages of docs, from benchmarks/results/*.json.
+"""Write docs/results.md and performance.md, and tables of other pages, from benchmarks/results/*.json.
 
 python benchmarks/tables.py
 """
@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+
+import performance
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,31 +35,6 @@ def lenet(result: dict[str, Any]) -> str:
             f"{row['disk_bytes']:,}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def linear(result: dict[str, Any]) -> str:
-    """Speed-up over nn.Linear for each size, density and candidate."""
-    names = list(result["layers"][0]["candidates"])
-    lines = [
-        "| n | density | nn.Linear, ms | " + " | ".join(names[1:]) + " |",
-        "| --- " * (len(names) + 2) + "|",
-    ]
-    for cell in result["layers"]:
-        base = cell["candidates"]["nn.Linear"]["median_ms"]
-        ratios = " | ".join(f"{base / cell['candidates'][name]['median_ms']:.1f}" for name in names[1:])
-        lines.append(f"| {cell['n']} | {cell['density']:.1%} | {base:.2f} | {ratios} |")
-    return "\n".join(lines)
-
-
-def transforms(result: dict[str, Any]) -> str:
-    """The native transform's time, and the others' as multiples of it."""
-    names = list(result["transforms"][0]["candidates"])
-    lines = ["| n | native, ms | " + " | ".join(names[1:]) + " |", "| --- " * (len(names) + 1) + "|"]
-    for cell in result["transforms"]:
-        base = cell["candidates"]["native"]["median_ms"]
-        ratios = " | ".join(f"{cell['candidates'][name]['median_ms'] / base:.2f}" for name in names[1:])
-        lines.append(f"| {cell['n']} | {base:.3f} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -163,9 +140,9 @@ def source(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Fill the page and the README's marked part."""
-    lenet5, line, moments, learnt, plane = (
+    lenet5, moments, learnt, plane = (
         json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("lenet_cifar10", "linear", "moments", "networks_learn", "hyperplane")
+        for name in ("lenet_cifar10", "moments", "networks_learn", "hyperplane")
     )
     page = f"""# Measurements
 
@@ -179,21 +156,6 @@ test accuracy after the last epoch. Memory is parameters and buffers, without gr
 {lenet(lenet5)}
 
 {source(lenet5)}
-
-## A linear layer, forward and backward
-
-n inputs and outputs, batch {line["batch"]}, float32, {line["threads"]} thread(s): speed over `nn.Linear`,
-medians of interleaved rounds, above 1 is faster. `native` is the [native kernel](kernels.md), here built for
-{line["kernels"]}; `zero` and SparseProp do S alone.
-
-{linear(line)}
-
-The transform alone, a DCT-II of {line["batch"]} rows: the native kernel's time, and others' as multiples
-of it.
-
-{transforms(line)}
-
-{source(line)}
 
 ## A hyperplane's projections
 
@@ -211,6 +173,10 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(networks, "learn", f"{learn(learnt)}\n\n{source(learnt)}")
     memory = json.loads((RESULTS / "rigl_memory.json").read_text())
     fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
+    bench = RESULTS / "bench.json"
+    (ROOT / "docs" / "performance.md").write_text(performance.page(bench))
+    fill(ROOT / "README.md", "speed", performance.short_table(bench))
+    performance.plots(bench, ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ torch is imported once the flags are read, so that `--help` and a mistyped flag 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -155,6 +156,39 @@ class Intrinsic:
     output: Output = field(default_factory=Output)
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Time layers and networks on the CPU beside dense PyTorch's, in interleaved rounds.
+
+    linear, conv: forward and backward of single layers; layers: those of networks at several densities;
+    network: training steps and forward passes; latency: a single image; transform: the DCT alone;
+    memory: what a training step takes above its activations.
+    """
+
+    part: Positional[Literal["linear", "conv", "layers", "network", "latency", "transform", "memory"]]
+    """what to measure"""
+    sizes: tuple[int, ...] | None = None
+    """widths of linear layers, lengths of transforms, input channels of convolutions"""
+    densities: tuple[float, ...] | None = None
+    """of the layers; networks have the first"""
+    nnz_per_row: int | None = None
+    """of linear layers, in place of densities"""
+    offsets: tuple[str, ...] = ("dct", "sdct")
+    """to measure"""
+    backends: tuple[Literal["auto", "dense", "transform", "native"], ...] = ("auto",)
+    """paths of linear layers and convolutions"""
+    models: tuple[str, ...] = ("vgg19", "resnet50", "mobilenetv2", "lenet5")
+    """networks"""
+    batch: int | None = None
+    """rows or images (None: 256 rows, 32 images, of resnet50 16, of lenet5 128)"""
+    seconds: float = 1.0
+    """for each cell, unless five rounds take longer"""
+    threads: int = 2
+    """CPU threads"""
+    json: Path | None = None
+    """file to add the results to, with hardware, versions and commit"""
+
+
 _Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Sweep, subcommand("sweep")]
@@ -162,6 +196,7 @@ _Command = (
     | Annotated[Report, subcommand("report")]
     | Annotated[Recipes, subcommand("recipes")]
     | Annotated[Intrinsic, subcommand("intrinsic")]
+    | Annotated[Bench, subcommand("bench")]
 )
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
@@ -198,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error)
     try:
         with sigterm_raises(_STOPPED):
-            return _perform(command)
+            return _perform(command, argv)
     except Stopped as stopped:
         _print_note(str(stopped))
         return stopped.status
@@ -218,7 +253,7 @@ def _with_recipe(name: str, argv: Sequence[str]) -> Train:
     return read(build_recipe(name, model=named.model, dataset=named.dataset, method=named.method))
 
 
-def _perform(command: _Command) -> int:
+def _perform(command: _Command, argv: Sequence[str]) -> int:
     from dctps.data import DataError  # noqa: PLC0415
     from dctps.training import PeerError, PeerLost, TrainingError  # noqa: PLC0415
 
@@ -234,6 +269,8 @@ def _perform(command: _Command) -> int:
                 _report(command)
             case Intrinsic():
                 _intrinsic(command)
+            case Bench():
+                _bench(command, argv)
     except (PeerError, PeerLost):
         return _USAGE_ERROR  # the process that failed says why
     except (ValueError, OSError, DataError, TrainingError) as error:
@@ -369,6 +406,26 @@ def _intrinsic(command: Intrinsic) -> None:
         f"{dimension} of {found['weights']:,} weights reaches {found['target']:.4f}, "
         f"{found['share']:g} of {found['dense_accuracy']:.4f}"
     )
+
+
+def _bench(command: Bench, argv: Sequence[str]) -> None:
+    from dctps.benchmarking import Plan, run_bench  # noqa: PLC0415
+
+    fields = {name: value for name, value in vars(command).items() if name != "json"}
+    run_bench(Plan(**fields), json=command.json, command=shlex.join(["dctps", *argv]), on_cell=_print_cell)
+
+
+def _print_cell(cell: dict[str, Any]) -> None:
+    described = {name: value for name, value in cell.items() if name != "candidates"}
+    print(", ".join(f"{name} {value}" for name, value in described.items()), flush=True)
+    times = cell.get("candidates", {})
+    for name, taken in times.items():
+        base = next(iter(times.values()))["median_ms"]
+        print(
+            f"  {name:<16} {taken['median_ms']:>10.3f} ms  p10 {taken['p10_ms']:>10.3f} ms"
+            f"  {base / taken['median_ms']:>7.2f}x",
+            flush=True,
+        )
 
 
 def _place(machine: Machine) -> dict[str, Any]:

@@ -4,7 +4,7 @@
     native   D by its filters, S by its nonzeros, on strips (`kernels/csrc/conv.c`)
 
 The costs are nanoseconds of one core for forward and backward together, fitted to measurements of
-`benchmarks/conv.py`; only their ratios matter.
+`dctps bench conv --backends dense native`; only their ratios matter.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     native      the same by the native kernel, on the CPU, where it was compiled; then torch's is no choice
 
 The costs are nanoseconds for each input row on one core, fitted to measurements of
-`benchmarks/linear.py`; only their ratios matter.
+`dctps bench linear --backends dense transform native`; only their ratios matter.
 """
 
 from __future__ import annotations

@@ -1,0 +1,160 @@
+"""Forward and backward of single layers: linear, convolutional, and those of whole networks."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dctps.benchmarking.networks import channels_last, images_for
+from dctps.benchmarking.timing import Step, measure
+from dctps.models import build_model
+from dctps.nn import DpSConv2d, DpSLinear, dps_conv2d, dps_linear
+from dctps.nn.conversion import convert
+from dctps.nn.dispatch import Backend
+
+Cell = dict[str, Any]
+
+# batch, channels in and out, side of the image, kernel
+CONVOLUTIONS = (
+    (32, 64, 64, 32, 3),
+    (32, 128, 128, 16, 3),
+    (64, 256, 256, 8, 3),
+    (128, 512, 512, 4, 3),
+    (32, 1024, 1024, 8, 1),
+)
+LAYOUTS = {"channels last": torch.channels_last, "NCHW": torch.contiguous_format}
+_SHORTEST_MS = 1.0  # of the layers of networks
+
+
+def linear_cells(
+    sizes: Sequence[int],
+    densities: Sequence[float],
+    nnz_per_row: int | None,
+    batch: int,
+    offsets: Sequence[str],
+    backends: Sequence[Backend],
+    seconds: float,
+) -> Iterator[Cell]:
+    """Square linear layers beside `nn.Linear`, and SparseProp's (S alone) where it is installed."""
+    for n in sizes:
+        for density in densities if nnz_per_row is None else (nnz_per_row / n,):
+            x = torch.randn(batch, n, requires_grad=True)
+            g = torch.randn(batch, n)
+            dense = nn.Linear(n, n)
+            steps = {"nn.Linear": _step(dense, x, g)}
+            for offset in offsets:
+                layer = DpSLinear(n, n, offset=offset, density=density)
+                for backend in backends:
+                    steps[_name(offset, backend)] = _step(layer, x, g, backend)
+            peer = _sparseprop(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
+            if peer is not None:
+                steps["SparseProp"] = peer
+            yield {"n": n, "density": density, "batch": batch, "candidates": measure(steps, seconds)}
+
+
+def convolution_cells(
+    channels: Sequence[int],
+    densities: Sequence[float],
+    offsets: Sequence[str],
+    backends: Sequence[Backend],
+    seconds: float,
+) -> Iterator[Cell]:
+    """The convolutions of `CONVOLUTIONS` beside `nn.Conv2d`, from channels-last and from NCHW tensors."""
+    for batch, inputs, outputs, side, kernel in CONVOLUTIONS:
+        for layout, memory_format in LAYOUTS.items():
+            for density in densities if inputs in channels else ():
+                shape = (inputs, outputs, kernel, 1, kernel // 2)
+                x = torch.randn(batch, inputs, side, side).to(memory_format=memory_format).requires_grad_()
+                g = torch.randn(batch, outputs, side, side).to(memory_format=memory_format)
+                dense = nn.Conv2d(*shape, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
+                steps = {"nn.Conv2d": _step(dense, x, g)}
+                for offset in offsets:
+                    layer = DpSConv2d(*shape, bias=False, offset=offset, density=density)
+                    for backend in backends:
+                        steps[_name(offset, backend)] = _step(layer, x, g, backend)
+                cell: Cell = {"batch": batch, "in": inputs, "out": outputs, "side": side, "kernel": kernel}
+                cell |= {"layout": layout, "density": density}
+                yield cell | {"candidates": measure(steps, seconds)}
+
+
+def network_layers(
+    models: Sequence[str], batch: int, densities: Sequence[float], offsets: Sequence[str], seconds: float
+) -> Iterator[Cell]:
+    """Every different layer of the networks whose dense forward and backward takes over a millisecond."""
+    for model in models:
+        for name, layer, x in _different_layers(model, batch):
+            dense = copy.deepcopy(layer)
+            first = not x.requires_grad
+            g = torch.randn_like(dense(x).detach())
+            steps = {"dense": _step(dense, x, g)}
+            if measure(steps, 0.0)["dense"]["median_ms"] <= _SHORTEST_MS:
+                continue
+            for offset in offsets:
+                for density in densities:
+                    made = convert(layer, offset=offset, density=density)
+                    steps[f"{offset} {density:g}"] = _step(made, x, g)
+            cell = {"model": model, "layer": name, "kind": type(layer).__name__, "first": first}
+            cell |= {"weight": list(layer.weight.shape), "input": list(x.shape)}
+            yield cell | {"candidates": measure(steps, seconds)}
+
+
+def _different_layers(model: str, batch: int) -> list[tuple[str, Any, Tensor]]:
+    """(name, layer, input) of each shape of layer; inputs other than the images have gradients."""
+    network = channels_last(build_model(model, 10, 3))
+    images = images_for(batch)
+    found: dict[str, tuple[str, Any, Tensor]] = {}
+    hooks = []
+
+    def noting(name: str) -> Any:
+        def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+            x = inputs[0].detach()
+            first = x.data_ptr() == images.data_ptr()
+            found.setdefault(f"{layer} {tuple(x.shape)}", (name, layer, x.clone().requires_grad_(not first)))
+
+        return note
+
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            hooks.append(layer.register_forward_pre_hook(noting(name)))
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return list(found.values())
+
+
+def _step(layer: Any, x: Tensor, g: Tensor, backend: Backend | None = None) -> Step:
+    """Forward, and the gradients of x and of every parameter; a new sum, none added to an older one."""
+    by = [*([x] if x.requires_grad else []), *layer.parameters()]
+    if backend in (None, "auto"):
+        return lambda: torch.autograd.grad(layer(x), by, g)
+    parts = (layer.values, layer.support, layer.offset, layer.alpha, layer.bias)
+    if isinstance(layer, DpSLinear):
+        return lambda: torch.autograd.grad(dps_linear(x, *parts, backend=backend), by, g)
+    window = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    return lambda: torch.autograd.grad(dps_conv2d(x, *parts, **window, backend=backend), by, g)
+
+
+def _name(offset: str, backend: Backend) -> str:
+    return offset if backend == "auto" else f"{offset} {backend}"
+
+
+def _sparseprop(sparse: nn.Module, x: Tensor, g: Tensor) -> Step | None:
+    """Its own gradients go to `.grad`, which are dropped before each step."""
+    try:
+        peer = importlib.import_module("sparseprop.modules.linear")
+    except ImportError:
+        return None
+    layer = peer.SparseLinear.from_dense(sparse)
+    parameters = [x, *layer.parameters()]
+
+    def run() -> None:
+        for p in parameters:
+            p.grad = None
+        layer(x).backward(g)
+
+    return run
