@@ -12,8 +12,54 @@ from dctps.nn.functional import dps_conv2d
 from dctps.nn.layer import Alpha, DpSLayer
 from dctps.offsets import Offset
 
+_OPTIONS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
 
-class DpSConv2d(DpSLayer):
+
+class DpSConvolution(DpSLayer):
+    """What convolutions along one axis and along two share: their options."""
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding_mode: str
+
+    def _take_options(self, like: nn.Conv1d | nn.Conv2d) -> None:
+        """Those of a dense layer, which has checked and normalised them."""
+        for name in _OPTIONS:
+            setattr(self, name, getattr(like, name))
+        self._edges: list[int] = list(like._reversed_padding_repeated_twice)
+
+    @classmethod
+    def _arguments_of(cls, dense: nn.Module) -> dict[str, Any]:
+        return {**{name: getattr(dense, name) for name in _OPTIONS}, "bias": dense.bias is not None}
+
+    def extra_repr(self) -> str:
+        """Shape, options away from their defaults, offset and density."""
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        axes = len(self.kernel_size)
+        options = {"padding": (0,) * axes, "dilation": (1,) * axes, "groups": 1, "padding_mode": "zeros"}
+        for option, default in options.items():
+            value = getattr(self, option)
+            text += f", {option}={value!r}" if value != default else ""
+        return f"{text}, bias={self.bias is not None}, {self._state_repr()}"
+
+
+class DpSConv2d(DpSConvolution):
     """`nn.Conv2d` with W = alpha * D + S, each patch x giving alpha * D x + S x + b.
 
         >>> layer = DpSConv2d(16, 32, 3, padding="same", groups=2, density=0.01, offset="sdct")
@@ -82,10 +128,7 @@ class DpSConv2d(DpSLayer):
             padding_mode,  # type: ignore[arg-type]
             device="meta",
         )
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = like.kernel_size, like.stride, like.dilation
-        self.padding, self.padding_mode = like.padding, padding_mode
-        self._edges: list[int] = list(like._reversed_padding_repeated_twice)
+        self._take_options(like)
         self._build(
             tuple(like.weight.shape),
             groups=groups,
@@ -132,33 +175,8 @@ class DpSConv2d(DpSLayer):
             return x, (top, left)
         return F.pad(x, self._edges), (0, 0)
 
-    @classmethod
-    def _arguments_of(cls, dense: nn.Module) -> dict[str, Any]:
-        names = (
-            "in_channels",
-            "out_channels",
-            "kernel_size",
-            "stride",
-            "padding",
-            "dilation",
-            "groups",
-            "padding_mode",
-        )
-        return {**{name: getattr(dense, name) for name in names}, "bias": dense.bias is not None}
-
     def merged(self) -> nn.Conv2d:
         """The `nn.Conv2d` with the weight `to_dense()`."""
         dense = nn.Conv2d(**self._arguments_of(self), device="meta")
         self._merge_into(dense)
         return dense
-
-    def extra_repr(self) -> str:
-        """Shape, options away from their defaults, offset and density."""
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        )
-        options = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
-        for option, default in options.items():
-            value = getattr(self, option)
-            text += f", {option}={value!r}" if value != default else ""
-        return f"{text}, bias={self.bias is not None}, {self._state_repr()}"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dctps.nn.conv import DpSConvolution
 from dctps.nn.functional import dps_conv2d
-from dctps.nn.layer import Alpha, DpSLayer
+from dctps.nn.layer import Alpha
 from dctps.offsets import Offset
 
 
-class DpSConv1d(DpSLayer):
+class DpSConv1d(DpSConvolution):
     """`nn.Conv1d` with W = alpha * D + S: that of `DpSConv2d` with a kernel of one row.
 
     So D is the offset of the shape (out_channels, in_channels / groups, 1, kernel_size).
@@ -84,10 +83,7 @@ class DpSConv1d(DpSLayer):
             padding_mode,  # type: ignore[arg-type]
             device="meta",
         )
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = like.kernel_size, like.stride, like.dilation
-        self.padding, self.padding_mode = like.padding, padding_mode
-        self._edges: list[int] = list(like._reversed_padding_repeated_twice)
+        self._take_options(like)
         if support is not None and support.dim() == 3:
             support = support.unsqueeze(2)
         self._build(
@@ -142,33 +138,8 @@ class DpSConv1d(DpSLayer):
         outputs, inputs, size = super().offset_shape(dense)
         return outputs, inputs, 1, size
 
-    @classmethod
-    def _arguments_of(cls, dense: nn.Module) -> dict[str, Any]:
-        names = (
-            "in_channels",
-            "out_channels",
-            "kernel_size",
-            "stride",
-            "padding",
-            "dilation",
-            "groups",
-            "padding_mode",
-        )
-        return {**{name: getattr(dense, name) for name in names}, "bias": dense.bias is not None}
-
     def merged(self) -> nn.Conv1d:
         """The `nn.Conv1d` with the weight `to_dense()`."""
         dense = nn.Conv1d(**self._arguments_of(self), device="meta")
         self._merge_into(dense)
         return dense
-
-    def extra_repr(self) -> str:
-        """Shape, options away from their defaults, offset and density."""
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        )
-        options = {"padding": (0,), "dilation": (1,), "groups": 1, "padding_mode": "zeros"}
-        for option, default in options.items():
-            value = getattr(self, option)
-            text += f", {option}={value!r}" if value != default else ""
-        return f"{text}, bias={self.bias is not None}, {self._state_repr()}"
