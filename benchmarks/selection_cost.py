@@ -5,8 +5,8 @@
 Each cell is a process of its own: it builds the dense network, chooses the weights that train, and states the
 seconds of that and how far the process's resident memory rose above what it was with the network built, in
 bytes for each weight too. `force` and `iter-snip` take `--steps` of their 60 steps, `synflow` as large a part
-of its 100 rounds; the seconds of all of them are then in proportion. Each cell notes the machine's load before
-it, and the CPU seconds of its threads together, which other work on the machine does not add to.
+of its 100 rounds; the seconds of all of them are then in proportion. Each cell notes the machine's load
+before it, and the CPU seconds of its threads together, which other work on the machine does not add to.
 """
 
 from __future__ import annotations
