@@ -6,7 +6,8 @@ Each cell is a process of its own: it builds the dense network, chooses the weig
 seconds of that and how far the process's resident memory rose above what it was with the network built, in
 bytes for each weight too. `force` and `iter-snip` take `--steps` of their 60 steps, `synflow` as large a part
 of its 100 rounds; the seconds of all of them are then in proportion. Each cell notes the machine's load
-before it, and the CPU seconds of its threads together, which other work on the machine does not add to.
+before it, and the CPU seconds of its threads together. Cells that this version has measured on this hardware
+and that are not asked for stay in the result.
 """
 
 from __future__ import annotations
@@ -99,8 +100,14 @@ def main() -> None:
         sizes = (arguments.density, arguments.images, arguments.batch, arguments.steps)
         print(json.dumps(cell(*arguments.cell, *sizes)))
         return
-    made = provenance(f"python {' '.join(sys.argv)}", arguments.threads)
-    rows = []
+    made = provenance("python benchmarks/selection_cost.py", arguments.threads)
+    old = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
+    same = all(old.get(name) == made[name] for name in ("commit", "hardware", "threads"))
+    rows = [
+        row
+        for row in (old["rows"] if same else [])
+        if row["model"] not in arguments.models or row["criterion"] not in arguments.criteria
+    ]
     for model in arguments.models:
         for criterion in arguments.criteria:
             command = [sys.executable, *sys.argv, "--cell", model, criterion]
