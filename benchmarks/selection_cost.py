@@ -6,8 +6,8 @@ Each cell is a process of its own: it builds the dense network, chooses the weig
 seconds of that and how far the process's resident memory rose above what it was with the network built, in
 bytes for each weight too. `force` and `iter-snip` take `--steps` of their 60 steps, `synflow` as large a part
 of its 100 rounds; the seconds of all of them are then in proportion. Each cell notes the machine's load
-before it, and the CPU seconds of its threads together. Cells that this version has measured on this hardware
-and that are not asked for stay in the result.
+before it, the CPU seconds of its threads together, and the commit. Cells of the same hardware and torch that
+are not asked for stay in the result.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 import dctps
 from dctps.benchmarking.record import provenance
 from dctps.benchmarking.resident import peak_resident, reset_peak, resident
+from dctps.files import write_atomically
 from dctps.models import build_model
 
 RESULT = Path(__file__).parent / "results" / "selection_cost.json"
@@ -100,9 +101,9 @@ def main() -> None:
         sizes = (arguments.density, arguments.images, arguments.batch, arguments.steps)
         print(json.dumps(cell(*arguments.cell, *sizes)))
         return
-    made = provenance("python benchmarks/selection_cost.py", arguments.threads)
+    made = provenance("python benchmarks/selection_cost.py", arguments.threads) | {"note": arguments.note}
     old = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
-    same = all(old.get(name) == made[name] for name in ("commit", "hardware", "threads"))
+    same = all(old.get(name) == made[name] for name in ("hardware", "threads", "versions"))
     rows = [
         row
         for row in (old["rows"] if same else [])
@@ -112,11 +113,9 @@ def main() -> None:
         for criterion in arguments.criteria:
             command = [sys.executable, *sys.argv, "--cell", model, criterion]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            rows.append(json.loads(done.stdout))
+            rows.append(json.loads(done.stdout) | {"commit": made["commit"]})
             print(rows[-1], flush=True)
-    result = made | {"note": arguments.note, "rows": rows}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+            write_atomically(arguments.out, (json.dumps(made | {"rows": rows}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
