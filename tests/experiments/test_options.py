@@ -10,7 +10,7 @@ from tests.experiments.test_resume import stop_after
 from tests.faults import TINY, outcome, tiny_dataset, tiny_network
 
 import dctps
-from dctps import criteria
+from dctps import cli, criteria
 from dctps.experiments import RunConfig
 from dctps.experiments.config import from_dict, resolve, run_name, to_dict
 from dctps.experiments.grid import grid, parse_fields
@@ -168,6 +168,13 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, config):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
     with pytest.raises(ValueError, match="options"):
         run(replace(config, options=()), out=tmp_path / "run", threads=1)
+
+
+def test_options_on_the_command_line(capsys):
+    assert cli.main(["report", "--method", "magnitude", "--options", "shuffle=true"]) == 0
+    assert "trainable" in capsys.readouterr().out
+    assert cli.main(["report", "--method", "magnitude", "--options", "shuffle=true", "steps=3"]) == 2
+    assert "the option steps belongs to force, iter-snip" in capsys.readouterr().err
 
 
 def test_options_in_a_grid():
