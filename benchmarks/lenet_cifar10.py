@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dctps.benchmarking.record import commit, processor
-from dctps.experiments.folder import read_summary
+from dctps.experiments.folder import RunFolder, read_summary
 from dctps.experiments.grid import Runs, grid
 from dctps.experiments.methods import METHODS
 from dctps.experiments.sweep import run_sweep
@@ -83,16 +83,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the runs; default runs/ and the result's name")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--finished", action="store_true", help="train nothing: a table of the finished runs")
     parser.add_argument("--result", type=Path)
     parser.add_argument("--note", help="what else to say of how the runs were made")
     arguments = parser.parse_args()
     name, tables = STUDIES[arguments.study]
     runs = grid(*tables, shared=ALL | {"epochs": arguments.epochs})
     out = arguments.out or Path("runs") / name
-    done = run_sweep(runs, out, workers=arguments.workers, progress=True, on_note=print)
-    if done.failed:
-        raise SystemExit("\n".join(f"{run} failed: {error}" for run, error in done.failed.items()))
-    rows = summarise(runs, out)
+    if not arguments.finished:
+        done = run_sweep(runs, out, workers=arguments.workers, progress=True, on_note=print)
+        if done.failed:
+            raise SystemExit("\n".join(f"{run} failed: {error}" for run, error in done.failed.items()))
+    missing = [run for run, config in runs.items() if RunFolder(out / run, config).finished() is None]
+    rows = summarise({run: config for run, config in runs.items() if run not in missing}, out)
     result = {
         "command": f"python benchmarks/lenet_cifar10.py {arguments.study} --epochs {arguments.epochs}",
         "commit": commit(),
@@ -101,6 +104,7 @@ def main() -> None:
         "seeds": sorted({config.seed for config in runs.values()}),
         "epochs": arguments.epochs,
         "imp_levels": IMP_LEVELS,
+        "missing": missing,
         "note": arguments.note,
         "rows": rows,
     }

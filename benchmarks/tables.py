@@ -64,6 +64,8 @@ def methods(result: dict[str, Any]) -> str:
 
 def methods_section(result: dict[str, Any]) -> str:
     """The part of the page on every method."""
+    missing = len(result["missing"])
+    left_out = f"\n{missing} more runs were not trained when this table was made.\n" if missing else ""
     return f"""
 ## Every method on one budget
 
@@ -74,7 +76,7 @@ little. `imp` trains {result["imp_levels"]} more networks after the dense one, e
 has dimensions in place of weights. Seconds are those of a run on one thread, several at a time.
 
 {methods(result)}
-
+{left_out}
 {source(result)}
 """
 
@@ -114,6 +116,21 @@ def selection_cost(result: dict[str, Any]) -> str:
             "",
             source(result),
         ]
+    )
+
+
+def kill_sweep(result: dict[str, Any]) -> str:
+    """What became of a sweep that was killed again and again."""
+    finished = [moment["finished_runs"] for moment in result["moments"]]
+    epochs = [moment["recorded_epochs"] for moment in result["moments"]]
+    sweeps = "One sweep" if result["sweeps"] == 1 else f"{result['sweeps']} sweeps"
+    return (
+        f"{sweeps} of {result['runs_of_a_sweep']} runs and {result['epochs_of_a_sweep']} epochs, with all of "
+        f"its processes killed {result['kills']} times at random moments ({min(finished)} to {max(finished)} "
+        f"runs finished, {min(epochs)} to {max(epochs)} epochs recorded): {result['recorded_epochs_lost']} "
+        f"recorded epochs were lost, {result['finished_runs_done_again']} finished runs done again, and "
+        f"{result['runs_that_differed']} runs ended otherwise than in a sweep that was left alone.\n\n"
+        f"{source(result)}"
     )
 
 
@@ -260,6 +277,8 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
     cost = json.loads((RESULTS / "selection_cost.json").read_text())
     fill(ROOT / "docs" / "selection.md", "selection_cost", selection_cost(cost))
+    killed = json.loads((RESULTS / "kill_sweep.json").read_text())
+    fill(ROOT / "docs" / "sweeps.md", "kill_sweep", kill_sweep(killed))
     bench = RESULTS / "bench.json"
     (ROOT / "docs" / "performance.md").write_text(performance.page(bench))
     fill(ROOT / "README.md", "speed", performance.short_table(bench))
