@@ -109,8 +109,7 @@ def selection_cost(result: dict[str, Any]) -> str:
             f"To a support of density {first['density']:.0%}, on {result['threads']} threads, with "
             f"{first['images']} images of 32 x 32 in one batch for each look (`synflow` one of ones). The "
             f"seconds of criteria that were given fewer looks are in proportion. Memory is the largest "
-            f"resident one above that with the dense network built: activations are in it, and nearly all "
-            f"of `grasp`'s second derivatives.",
+            f"resident one above that with the dense network built, activations included.",
             "",
             *lines,
             "",
