@@ -117,7 +117,7 @@ def kept_of(scores, keep, earlier=None, scale=0.0):
     if 0 < keep < len(order):
         (rank, inside, _, _), (below, outside, _, _) = order[keep - 1 : keep + 1]
         scale = max(scale, *(abs(value) for r, value, _, _ in order if r >= 0))
-        if any(r == 1 and abs(value) <= ROUNDING * scale for r, value, _, _ in order):
+        if not signed and any(r == 1 and value <= ROUNDING * scale for r, value, _, _ in order[:keep]):
             raise TieError
         zeros = rank == below == 0 and inside == outside == 0  # told apart by position alone, here as there
         if below >= 0 and not zeros and (inside - outside if rank == below else inside) <= GAP * scale:
