@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 
 from dctps.offsets import Offset
 from dctps.subspace import Hyperplane
+from dctps.training.stack_native import NativeStack, is_native, operations_of
 from dctps.training.chain import Geometry, Link, NotAChain, chain_of, offset_of
+
+_EVALUATED = 128  # images at a time, whose activations stay in a cache
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Stack:
             if len(chain) != len(first):
                 raise NotAChain("one network has more layers than another: stack those of one architecture")
         self.models = list(models)
-        self._links = chains[0]
+        self._links, self._chains = chains[0], chains
+        self._by_shape: dict[tuple[int, int, int], NativeStack | None] = {}
         self._layers = _lay_out(self._links)
         self._weights = _Weights(self.models, chains, self._layers)
 
@@ -75,6 +80,8 @@ class Stack:
         Returns:
             the losses; `.grad` of every parameter that trains is replaced.
         """
+        if (native := self._native(images)) is not None:
+            return Losses(*native(images, labels, backward=True))
         for parameter in self._weights.trained:
             parameter.grad = None
         losses = self._losses(images, labels)
@@ -84,8 +91,20 @@ class Stack:
     @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> Losses:
         """Losses of all networks on a batch; arguments as for `step`."""
+        if (native := self._native(images)) is not None:
+            parts = zip(images.split(_EVALUATED), labels.split(_EVALUATED), strict=True)
+            losses = [native(*part, backward=False) for part in parts]
+            return Losses(*(sum(part[1:], part[0]) for part in zip(*losses, strict=True)))
         loss, correct = self._losses(images, labels)
         return Losses(loss.double(), correct)
+
+    def _native(self, images: Tensor) -> NativeStack | None:
+        """The networks laid out for the native kernel, if it takes them and the images."""
+        shape = cast(tuple[int, int, int], tuple(images.shape[1:]))
+        if shape not in self._by_shape:
+            operations = operations_of(self._links, shape) if is_native(self.models) else None
+            self._by_shape[shape] = operations and NativeStack(self.models, self._chains, operations)
+        return self._by_shape[shape]
 
     def _losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self._forward(images)
@@ -156,7 +175,7 @@ class _Weights:
             if isinstance(model, Hyperplane):
                 for parameter, place in places.items():
                     self._base[r, place] = parameter.detach().flatten()
-                moved = [model.network.get_parameter(name) for name in model._sizes]
+                moved = [model.network.get_parameter(name) for name in model.moved]
                 self._projected.append((r, model, torch.cat([places[p] for p in moved])))
                 continue
             for parameter, place in places.items():
