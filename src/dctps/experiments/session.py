@@ -261,7 +261,7 @@ class Session:
             leader: a session at the same position, with the same batches.
         """
         self._generator = leader._generator
-        self._epoch_generator = leader._epoch_generator
+        self._epoch_generator: Tensor = leader._epoch_generator
         self._sharers = 1 + others
         self._resumed_at = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""The native kernel of stacked networks: losses and gradients of many small networks on one batch (`csrc/stack.c`)."""
+"""The native kernel of stacked networks: losses and gradients of many on one batch (`csrc/stack.c`)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ class StackKernel:
             mine = iter(network)
             for i, op in enumerate(operations):
                 layer = next(mine) if op.kind == Kind.WEIGHTED else None
-                layers.extend((0,) * 11 + (-1,) if layer is None else self._packed(op, layer, shared if not i else {}))
+                layers.extend(
+                    (0,) * 11 + (-1,) if layer is None else self._packed(op, layer, shared if not i else {})
+                )
         self._layers = layers
 
     def __call__(self, x: Tensor, labels: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:

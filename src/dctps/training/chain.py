@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
 from dctps.offsets import Offset, ZeroOffset
 from dctps.subspace import Hyperplane
 
-# Without parameters or state, and each channel by itself: what they do to R networks' channels side by side is
-# what they do to each network's.
+# Without parameters or state, and each channel by itself: what they do to R networks' channels side by side
+# is what they do to each network's.
 _POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _MAPS = (
     *_POOLS,

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dctps.offsets import Offset
 from dctps.subspace import Hyperplane
-from dctps.training.stack_native import NativeStack, is_native, operations_of
 from dctps.training.chain import Geometry, Link, NotAChain, chain_of, offset_of
+from dctps.training.stack_native import NativeStack, is_native, operations_of
 
 _EVALUATED = 128  # images at a time, whose activations stay in a cache
 
@@ -103,7 +103,9 @@ class Stack:
         shape = cast(tuple[int, int, int], tuple(images.shape[1:]))
         if shape not in self._by_shape:
             operations = operations_of(self._links, shape) if is_native(self.models) else None
-            self._by_shape[shape] = operations and NativeStack(self.models, self._chains, operations)
+            self._by_shape[shape] = (
+                NativeStack(self.models, self._chains, operations) if operations is not None else None
+            )
         return self._by_shape[shape]
 
     def _losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +171,7 @@ class _Weights:
         where: list[Tensor] = []
         for r, (model, chain) in enumerate(zip(models, chains, strict=True)):
             weighted = [link for link in chain if link.kind == "weighted"]
-            places = {}
+            places: dict[nn.Parameter, Tensor] = {}
             for layer, link in zip(layers, weighted, strict=True):
                 places |= _places(layer, link, some.device)
             if isinstance(model, Hyperplane):
@@ -222,7 +224,7 @@ class _Weights:
 
 def _places(layer: _Layer, link: Link, device: torch.device) -> dict[nn.Parameter, Tensor]:
     """Where in a row each of the layer's parameters goes."""
-    module, places = link.module, {}
+    module, places = link.module, dict[nn.Parameter, Tensor]()
     for name, parameter in module.named_parameters():
         start = {"bias": layer.bias, "alpha": layer.alpha}.get(name, layer.weight)
         within = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +27,13 @@ def operations_of(links: Sequence[Link], image: tuple[int, int, int]) -> list[Op
                 return None
             window = shape[2:] if len(shape) == 4 else (1, 1)
             written = (shape[0], read[1] - window[0] + 1, read[2] - window[1] + 1)
-            operations.append(Operation(Kind.WEIGHTED, read, written, cast(tuple[int, int], window)))
+            operations.append(Operation(Kind.WEIGHTED, read, written, (window[0], window[1])))
             read = written
         elif type(module) is nn.ReLU and before == Kind.WEIGHTED:
             operations.append(Operation(Kind.RELU, read, read))
-        elif type(module) is nn.AvgPool2d and before is not None and (window := _window(module)):
-            written = (read[0], read[1] // window[0], read[2] // window[1])
-            operations.append(Operation(Kind.POOL, read, written, window))
+        elif type(module) is nn.AvgPool2d and before is not None and (pool := _window(module)):
+            written = (read[0], read[1] // pool[0], read[2] // pool[1])
+            operations.append(Operation(Kind.POOL, read, written, pool))
             read = written
         else:
             return None
