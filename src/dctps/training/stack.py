@@ -66,9 +66,13 @@ class Stack:
                 raise NotAChain("one network has more layers than another: stack those of one architecture")
         self.models = list(models)
         self._links, self._chains = chains[0], chains
-        self._by_shape: dict[tuple[int, int, int], NativeStack | None] = {}
         self._layers = _lay_out(self._links)
-        self._weights = _Weights(self.models, chains, self._layers)
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Take up the parameters and supports of the models; to be called again after a support has changed."""
+        self._by_shape: dict[tuple[int, int, int], NativeStack | None] = {}
+        self._weights = _Weights(self.models, self._chains, self._layers)
 
     def step(self, images: Tensor, labels: Tensor) -> Losses:
         """Losses of all networks on a batch, and the gradient of each one's mean loss in its parameters.
