@@ -134,7 +134,7 @@ def assert_like_separate(models, image, count, dtype, rtol):
     images = torch.randn(count, *image, generator=generator, dtype=dtype)
     labels = torch.randint(5, (count,), generator=generator)
     stack = Stack(models)
-    losses, evaluated = stack.step(images, labels), stack.evaluate(images, labels)
+    losses, evaluated = stack.step(images, labels), stack.evaluate([(images, labels)])
     for r, model in enumerate(models):
         found = [p.grad for p in trained(model)]
         twin = copy.deepcopy(model).double()
@@ -144,7 +144,8 @@ def assert_like_separate(models, image, count, dtype, rtol):
         F.cross_entropy(logits, labels).backward()
         loss = F.cross_entropy(logits, labels, reduction="sum").detach()
         torch.testing.assert_close(losses.loss[r], loss, rtol=rtol, atol=rtol * count)
-        torch.testing.assert_close(evaluated.loss[r], loss, rtol=rtol, atol=rtol * count)
+        torch.testing.assert_close(evaluated[r].loss, float(loss) / count, rtol=rtol, atol=rtol)
+        assert evaluated[r].accuracy == int(losses.correct[r]) / count
         assert int(losses.correct[r]) == int((logits.argmax(1) == labels).sum())
         # Softmax minus one cancels, so that a small gradient has the error of a larger one.
         scale = max([0.1, *(float(p.grad.abs().max()) for p in trained(twin) if p.numel())])

@@ -21,7 +21,7 @@ from dctps.experiments.run import Work, data_of, environment_of, torch_settings
 from dctps.experiments.session import Parts, Session, split
 from dctps.experiments.signals import StopRequest, deferred_signals
 from dctps.experiments.workers import Busy, Epoch, Event, Failed, Finished, Job
-from dctps.training import Metrics, Processes, Stack, Tally, TrainingError
+from dctps.training import Metrics, Processes, Stack, TrainingError
 
 Said = Iterator[tuple[str, Event]]
 
@@ -170,14 +170,7 @@ def _evaluate(members: list[_Member], stack: Stack) -> list[tuple[Metrics | None
     session, stop = members[0].session, _stopping(members)
 
     def passed(data: ImageTensors) -> list[Metrics]:
-        tallies = [Tally() for _ in members]
-        for images, labels in session.evaluation_batches(data, stop):
-            losses = stack.evaluate(images, labels)
-            for tally, loss, correct in zip(
-                tallies, losses.loss.tolist(), losses.correct.tolist(), strict=True
-            ):
-                tally.add(loss, correct, len(labels))
-        return [tally.metrics() for tally in tallies]
+        return stack.evaluate(session.evaluation_batches(data, stop))
 
     parts = session.parts
     validation = passed(parts.validation) if len(parts.validation) else [None] * len(members)

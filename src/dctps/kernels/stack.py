@@ -98,7 +98,7 @@ class StackKernel:
             for i, op in enumerate(operations):
                 layer = next(mine) if op.kind == Kind.WEIGHTED else None
                 layers.extend(
-                    (0,) * 11 + (-1,) if layer is None else self._packed(op, layer, shared if not i else {})
+                    (0,) * 13 + (-1,) if layer is None else self._packed(op, layer, shared if not i else {})
                 )
         self._layers = layers
 
@@ -145,8 +145,14 @@ class StackKernel:
         support = torch.empty(0, dtype=torch.int64) if layer.support is None else layer.support
         start = torch.searchsorted(support, torch.arange(op.written[0] + 1) * columns).int()
         place = op.taps()[support % columns]
+        outputs, entries, taps = support // columns, support % columns, math.prod(op.window)
+        order = (entries // taps).argsort(stable=True)
+        channels = torch.searchsorted((entries // taps)[order], torch.arange(op.read[0] + 1)).int()
+        rows, across = entries % taps // op.window[1], entries % op.window[1]
+        readers = torch.stack([order, *(t[order] for t in (outputs, rows, across))], 1).int()
         return (
             *(layer.values.numel(), self._address(layer.support), self._address(start), self._address(place)),
+            *(self._address(t) for t in (channels, readers)),
             *(self._address(t) for t in (layer.values, layer.alpha, layer.bias, layer.offset)),
             *(self._address(t) for t in (layer.d_values, layer.d_alpha, layer.d_bias)),
             -1 if layer.offset is None else shared.get(layer.offset.data_ptr(), -1),

@@ -15,7 +15,8 @@ from dctps.training.mixup import Mixup
 from dctps.training.optim import build_optimizer, parameter_groups
 from dctps.training.parallel import PeerError, PeerLost, Processes, joined, launched
 from dctps.training.schedule import build_schedule
-from dctps.training.stack import Losses, Stack
+from dctps.training.stack import Stack
+from dctps.training.stack_native import Losses
 
 __all__ = [
     "Losses",

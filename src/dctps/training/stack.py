@@ -9,8 +9,9 @@ No network's loss depends on another's parameters, so that each may have its own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -20,22 +21,11 @@ from torch import Tensor, nn
 from dctps.offsets import Offset
 from dctps.subspace import Hyperplane
 from dctps.training.chain import Geometry, Link, NotAChain, chain_of, offset_of
-from dctps.training.stack_native import NativeStack, is_native, operations_of
+from dctps.training.loop import Metrics, Tally
+from dctps.training.stack_native import Losses, NativeStack, is_native, operations_of
 
+_Made = tuple[Tensor, Tensor | None]  # weights and biases of one layer in all networks
 _EVALUATED = 128  # images at a time, whose activations stay in a cache
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What each of R networks made of a batch.
-
-    Attributes:
-        loss: cross-entropy in nats summed over the images, (R,), float64.
-        correct: images classified correctly, (R,), int64.
-    """
-
-    loss: Tensor
-    correct: Tensor
 
 
 class Stack:
@@ -72,7 +62,11 @@ class Stack:
     def lay_out(self) -> None:
         """Take up the parameters and supports of the models; to be called again after a support has changed."""
         self._by_shape: dict[tuple[int, int, int], NativeStack | None] = {}
-        self._weights = _Weights(self.models, self._chains, self._layers)
+        self.__dict__.pop("_weights", None)
+
+    @cached_property
+    def _weights(self) -> _Weights:
+        return _Weights(self.models, self._chains, self._layers)
 
     def step(self, images: Tensor, labels: Tensor) -> Losses:
         """Losses of all networks on a batch, and the gradient of each one's mean loss in its parameters.
@@ -85,22 +79,38 @@ class Stack:
             the losses; `.grad` of every parameter that trains is replaced.
         """
         if (native := self._native(images)) is not None:
-            return Losses(*native(images, labels, backward=True))
+            native.move()
+            return native(images, labels, backward=True)
         for parameter in self._weights.trained:
             parameter.grad = None
-        losses = self._losses(images, labels)
+        losses = self._losses(images, labels, self._weights.made())
         (losses[0].sum() / len(labels)).backward()
         return Losses(losses[0].detach().double(), losses[1])
 
     @torch.no_grad()
-    def evaluate(self, images: Tensor, labels: Tensor) -> Losses:
-        """Losses of all networks on a batch; arguments as for `step`."""
-        if (native := self._native(images)) is not None:
-            parts = zip(images.split(_EVALUATED), labels.split(_EVALUATED), strict=True)
-            losses = [native(*part, backward=False) for part in parts]
-            return Losses(*(sum(part[1:], part[0]) for part in zip(*losses, strict=True)))
-        loss, correct = self._losses(images, labels)
-        return Losses(loss.double(), correct)
+    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Metrics]:
+        """The mean loss and the accuracy of each network over `batches`, of which each is as for `step`.
+
+        Raises:
+            TrainingError: there are no images.
+        """
+        tallies = [Tally() for _ in self.models]
+        moved: set[NativeStack] = set()
+        weights: list[_Made] = []
+        for images, labels in batches:
+            if (native := self._native(images)) is not None:
+                if native not in moved:
+                    native.move()
+                    moved.add(native)
+                parts = zip(images.split(_EVALUATED), labels.split(_EVALUATED), strict=True)
+                losses = [native(*part, backward=False) for part in parts]
+            else:
+                weights = weights or self._weights.made()
+                losses = [Losses(*self._losses(images, labels, weights))]
+            loss, correct = (sum(found) for found in zip(*((x.loss, x.correct) for x in losses), strict=True))
+            for tally, one, right in zip(tallies, loss.tolist(), correct.tolist(), strict=True):
+                tally.add(one, right, len(labels))
+        return [tally.metrics() for tally in tallies]
 
     def _native(self, images: Tensor) -> NativeStack | None:
         """The networks laid out for the native kernel, if it takes them and the images."""
@@ -112,17 +122,16 @@ class Stack:
             )
         return self._by_shape[shape]
 
-    def _losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._forward(images)
+    def _losses(self, images: Tensor, labels: Tensor, weights: list[_Made]) -> tuple[Tensor, Tensor]:
+        logits = self._forward(images, weights)
         repeated = labels.unsqueeze(1).expand(-1, logits.shape[1])
         loss = F.cross_entropy(logits.transpose(1, 2), repeated, reduction="none")
         return loss.sum(0), (logits.argmax(2) == repeated).sum(0)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, weights: list[_Made]) -> Tensor:
         """Logits (B, R, classes)."""
         count = len(self.models)
-        weights = self._weights.made()
-        layers = iter(self._layers)
+        layers = iter(zip(self._layers, weights, strict=True))
         shared = True  # all networks still see the same
         for link in self._links:
             if link.kind == "flatten":
@@ -130,8 +139,7 @@ class Stack:
             elif link.kind == "map":
                 x = link.module(x)
             else:
-                layer = next(layers)
-                weight, bias = weights.pop(0)
+                layer, (weight, bias) = next(layers)
                 apply = _linear if len(layer.geometry.shape) == 2 else _convolved
                 x = apply(x, weight, bias, layer.geometry, shared)
                 shared = False
@@ -202,7 +210,7 @@ class _Weights:
         """All parameters that train."""
         return self._parameters + [plane.theta_d for _, plane, _ in self._projected]
 
-    def made(self) -> list[tuple[Tensor, Tensor | None]]:
+    def made(self) -> list[_Made]:
         """For each layer the weights (R, *shape) and the biases (R, out), differentiable."""
         rows = self._base
         if self._parameters:
@@ -215,7 +223,7 @@ class _Weights:
             ]
             index = torch.tensor([r for r, _, _ in self._projected], device=rows.device)
             rows = rows.index_copy(0, index, torch.stack(moved))
-        made: list[tuple[Tensor, Tensor | None]] = []
+        made: list[_Made] = []
         for layer, offsets in zip(self._layers, self._offsets, strict=True):
             weight = rows[:, layer.weight : layer.bias]
             if offsets is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,19 @@ from dctps.kernels import variant
 from dctps.kernels.stack import MOST_OPERATIONS, Kind, LayerTensors, Operation, StackKernel
 from dctps.subspace import Hyperplane
 from dctps.training.chain import Geometry, Link, offset_of
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What each of R networks made of a batch.
+
+    Attributes:
+        loss: cross-entropy in nats summed over the images, (R,), float64.
+        correct: images classified correctly, (R,), int64.
+    """
+
+    loss: Tensor
+    correct: Tensor
 
 
 def operations_of(links: Sequence[Link], image: tuple[int, int, int]) -> list[Operation] | None:
@@ -62,18 +76,22 @@ class NativeStack:
             networks.append([self._layer(link, own) for link in chain if link.kind == "weighted"])
         self._kernel = StackKernel(operations, networks)
 
-    def __call__(self, images: Tensor, labels: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
-        """As `StackKernel`; the gradients are those of the parameters that train."""
-        with torch.no_grad():
-            for plane, start, moved, _ in self._planes:
-                torch.add(start, plane.projection.apply(plane.theta_d), out=moved)
-            losses = self._kernel(images, labels, backward=backward)
-            if backward:
-                for plane, _, _, gradient in self._planes:
-                    plane.theta_d.grad = plane.projection.adjoint(gradient)
-                for parameter, gradient in self._gradients:
-                    if parameter.grad is not gradient:
-                        parameter.grad = gradient
+    @torch.no_grad()
+    def move(self) -> None:
+        """Make theta_0 + P v of the hyperplanes anew: before the networks are called, once v has changed."""
+        for plane, start, moved, _ in self._planes:
+            torch.add(start, plane.projection.apply(plane.theta_d), out=moved)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor, *, backward: bool) -> Losses:
+        """The losses on a batch, and where asked the gradients of their means, as the parameters' `.grad`."""
+        losses = Losses(*self._kernel(images, labels, backward=backward))
+        if backward:
+            for plane, _, _, gradient in self._planes:
+                plane.theta_d.grad = plane.projection.adjoint(gradient)
+            for parameter, gradient in self._gradients:
+                if parameter.grad is not gradient:
+                    parameter.grad = gradient
         return losses
 
     def _layer(self, link: Link, own: dict[nn.Parameter, tuple[Tensor, Tensor]]) -> LayerTensors:

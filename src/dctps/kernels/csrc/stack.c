@@ -31,10 +31,17 @@ typedef struct {
     const int32_t *taps;                         /* of a weighted layer: where input k of an output's is, in pixels */
 } operation;
 
+/* A nonzero, as its channel sees it. */
+typedef struct {
+    int32_t nonzero, output, row, column;
+} reader;
+
 typedef struct {
     int64_t nnz;
     const int64_t *support;
-    const int32_t *start, *place; /* S by rows: where each begins, and where each nonzero reads, in pixels */
+    const int32_t *start, *place;  /* S by rows: where each begins, and where each nonzero reads, in pixels */
+    const int32_t *column;         /* S by channels: where each begins, and its nonzeros */
+    const reader *readers;
     const float *values, *alpha, *bias, *offset; /* alpha and D, or null */
     float *d_values, *d_alpha, *d_bias;          /* each may be null */
     int64_t shared; /* which of the products D x of the first layer, or -1 */
@@ -58,6 +65,7 @@ typedef struct {
     float *act[64], *weight[64], *d_weight[64];
     double d_alpha[64];
     float *g, *g_other;
+    V *sums;
     int32_t *at_g, *at_w;
 } space;
 
@@ -236,37 +244,58 @@ static void sparse_forward(const operation *op, const layer *l, const float *pro
         }
 }
 
-/* dx += S^T g */
-static void sparse_backward(const operation *op, const layer *l, const float *g, float *dx)
+/* dx += S^T g, or = where there is nothing yet: at each pixel the nonzeros of its channel that read it. */
+static void sparse_backward(const operation *op, const layer *l, const float *g, float *dx, int add)
 {
-    const int64_t pixels = pixels_out(op), wide = op->out_columns * CHUNK;
-    for (int64_t o = 0; o < op->outputs; o++)
-        for (int64_t k = l->start[o]; k < l->start[o + 1]; k++)
-            for (int64_t row = 0; row < op->out_rows; row++) {
-                const float *from = g + o * pixels * CHUNK + row * wide, by = l->values[k];
-                float *to = dx + (l->place[k] + row * op->columns) * CHUNK;
-                for (int64_t at = 0; at < wide; at += LANES) store(to + at, load(to + at) + by * load(from + at));
-            }
+    for (int64_t c = 0; c < op->channels; c++)
+        for (int64_t row = 0; row < op->rows; row++)
+            for (int64_t column = 0; column < op->columns; column++, dx += CHUNK)
+                for (int s = 0; s < CHUNK; s += STEP) {
+                    V acc[G] = {0};
+                    for (int j = 0; add && j < G; j++) acc[j] = load(dx + s + j * LANES);
+                    for (int64_t k = l->column[c]; k < l->column[c + 1]; k++) {
+                        const reader *by = l->readers + k;
+                        const uint64_t i = (uint64_t)(row - by->row), j = (uint64_t)(column - by->column);
+                        if (i >= (uint64_t)op->out_rows || j >= (uint64_t)op->out_columns) continue;
+                        const float *from = g + (by->output * pixels_out(op) + (int64_t)i * op->out_columns + (int64_t)j) * CHUNK + s;
+                        const float v = l->values[by->nonzero];
+                        for (int m = 0; m < G; m++) acc[m] += v * load(from + m * LANES);
+                    }
+                    for (int j = 0; j < G; j++) store(dx + s + j * LANES, acc[j]);
+                }
+}
+
+/* sum[k] += g x for `count` nonzeros of a row of S, over a row of pixels. */
+INLINE void outer_rows(const float *g, const float *x, const int32_t *place, int64_t wide, V *sum, const int count)
+{
+    V acc[2][G] = {0};
+    for (int64_t at = 0; at < wide; at += STEP)
+        for (int j = 0; j < G; j++) {
+            const V by = load(g + at + j * LANES);
+            for (int k = 0; k < count; k++) acc[k][j] += by * load(x + (int64_t)place[k] * CHUNK + at + j * LANES);
+        }
+    for (int k = 0; k < count; k++)
+        for (int j = 0; j < G; j++) sum[k] += acc[k][j];
 }
 
 /* d_values += (g x^T) at the support */
-static void sparse_outer(const operation *op, const layer *l, const float *g, const float *x)
+static void sparse_outer(const operation *op, const layer *l, const float *g, const float *x, V *sums)
 {
     const int64_t pixels = pixels_out(op), wide = op->out_columns * CHUNK;
-    for (int64_t o = 0; o < op->outputs; o++)
-        for (int64_t k = l->start[o]; k < l->start[o + 1]; k++) {
-            V acc[G] = {0};
-            for (int64_t row = 0; row < op->out_rows; row++) {
-                const float *by = g + o * pixels * CHUNK + row * wide;
-                const float *from = x + (l->place[k] + row * op->columns) * CHUNK;
-                for (int64_t at = 0; at < wide; at += STEP)
-                    for (int j = 0; j < G; j++)
-                        acc[j] += load(by + at + j * LANES) * load(from + at + j * LANES);
-            }
-            V sum = acc[0];
-            for (int j = 1; j < G; j++) sum += acc[j];
-            l->d_values[k] += total(sum);
+    for (int64_t o = 0; o < op->outputs; o++) {
+        const int64_t first = l->start[o], count = l->start[o + 1] - first;
+        memset(sums, 0, sizeof(V) * (size_t)(count + LANES));
+        for (int64_t row = 0; row < op->out_rows; row++) {
+            const float *by = g + o * pixels * CHUNK + row * wide, *from = x + row * op->columns * CHUNK;
+            int64_t k = 0;
+            for (; k + 2 <= count; k += 2) outer_rows(by, from, l->place + first + k, wide, sums + k, 2);
+            for (; k < count; k++) outer_rows(by, from, l->place + first + k, wide, sums + k, 1);
         }
+        for (int64_t k = 0; k < count; k += LANES) {
+            const V found = lane_sums(sums + k);
+            for (int64_t i = 0; i < LANES && k + i < count; i++) l->d_values[first + k + i] += found[i];
+        }
+    }
 }
 
 /* What g says of the biases, and of alpha by the shared product D x: <g, D x>. */
@@ -393,11 +422,10 @@ static void backward(const arguments *a, const layer *layers, space *sp, const f
             const float *product = is_sparse(op, l) ? product_of(a, l, chunk) : NULL;
             sp->d_alpha[i] += sums_of(op, l, product, g);
             if (is_sparse(op, l)) {
-                if (l->d_values) sparse_outer(op, l, g, x);
+                if (l->d_values) sparse_outer(op, l, g, x, sp->sums);
                 if (!i) break;
                 if (l->offset) sp->d_alpha[i] += dense_backward(op, l->offset, *l->alpha, g, x, dx, sp);
-                else memset(dx, 0, sizeof(float) * (size_t)(op->channels * pixels_in(op) * CHUNK));
-                sparse_backward(op, l, g, dx);
+                if (l->nnz || !l->offset) sparse_backward(op, l, g, dx, l->offset != NULL);
             } else {
                 dense_outer(op, g, x, sp->d_weight[i]);
                 if (!i) break;
@@ -413,7 +441,7 @@ static void backward(const arguments *a, const layer *layers, space *sp, const f
 /* W and places for its gradient; zeros where gradients are summed up. */
 static void begin(const arguments *a, const layer *layers, space *sp, float *at)
 {
-    int64_t widest = 0, terms = 0;
+    int64_t widest = 0, terms = 0, inputs = 0;
     for (int64_t i = 0; i < a->operations; i++) {
         const operation *op = a->ops + i;
         const layer *l = layers + i;
@@ -429,6 +457,7 @@ static void begin(const arguments *a, const layer *layers, space *sp, float *at)
         at += out;
         if (op->kind != WEIGHTED) continue;
         terms = op->outputs * taps_of(op) > terms ? op->outputs * taps_of(op) : terms;
+        inputs = inputs_of(op) > inputs ? inputs_of(op) : inputs;
         if (a->backward && l->d_values) memset(l->d_values, 0, sizeof(float) * (size_t)l->nnz);
         if (a->backward && l->d_bias) memset(l->d_bias, 0, sizeof(float) * (size_t)op->outputs);
         const int64_t rounded = (size + 15) / 16 * 16;
@@ -448,14 +477,15 @@ static void begin(const arguments *a, const layer *layers, space *sp, float *at)
     }
     sp->g = at;
     sp->g_other = at + widest;
-    sp->at_g = (int32_t *)(at + 2 * widest);
+    sp->sums = (V *)(at + 2 * widest);
+    sp->at_g = (int32_t *)(sp->sums + inputs + LANES);
     sp->at_w = sp->at_g + terms;
 }
 
 /* As `begin` takes it, for every network alike. */
 static size_t scratch_bytes(const arguments *a)
 {
-    int64_t widest = 0, terms = 0, all = 0;
+    int64_t widest = 0, terms = 0, inputs = 0, all = 0;
     for (int64_t i = 0; i < a->operations; i++) {
         const operation *op = a->ops + i;
         const int64_t in = op->channels * pixels_in(op) * CHUNK, out = numbers_out(op);
@@ -464,9 +494,10 @@ static size_t scratch_bytes(const arguments *a)
         all += out;
         if (op->kind != WEIGHTED) continue;
         terms = op->outputs * taps_of(op) > terms ? op->outputs * taps_of(op) : terms;
+        inputs = inputs_of(op) > inputs ? inputs_of(op) : inputs;
         all += 2 * ((weights_of(op) + 15) / 16 * 16);
     }
-    return sizeof(space) + 64 + sizeof(float) * (size_t)(all + 2 * widest + 2 * terms);
+    return sizeof(space) + 64 + sizeof(V) * (size_t)(inputs + LANES) + sizeof(float) * (size_t)(all + 2 * widest + 2 * terms);
 }
 
 /* What the gradients of W, summed over the chunks, say of values and alpha. */
