@@ -28,6 +28,9 @@ class Sweep:
     """folder of the run folders"""
     workers: int = 1
     """runs at a time, each in a process of its own; several may share a GPU"""
+    stack: int = 1
+    """runs that each process trains together on shared batches, where their networks allow it: many times
+    faster for small ones; runs of different seeds share batches with batch_seed=0"""
     preview: bool = False
     """only say how many runs are left and how long they will take"""
     progress: bool = True
@@ -38,7 +41,9 @@ class Sweep:
         """Do what is left of the sweep."""
         from dctps.data import load_dataset  # noqa: PLC0415
         from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
+        from dctps.experiments.stacking import stacked  # noqa: PLC0415
         from dctps.experiments.sweep import look_ahead, run_sweep, timed  # noqa: PLC0415
+        from dctps.experiments.workers import execute  # noqa: PLC0415
 
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
         runs = grid(*tables, shared=shared | parse_fields(self.fields))
@@ -63,6 +68,7 @@ class Sweep:
             device=machine.device,
             progress=self.progress,
             on_note=_print_above_bar,
+            executor=execute if self.stack == 1 else stacked(self.stack),
         )
         print(f"{len(result.finished)} of {len(runs)} runs are finished in {self.out}")
         for name, message in result.failed.items():
