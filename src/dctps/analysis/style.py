@@ -1,7 +1,7 @@
 """How methods look in every figure, and how figures become files. matplotlib is imported when first needed.
 
-The colours are Okabe and Ito's, which colour-blind readers tell apart; a family of methods shares one. Within
-a family markers and line styles differ, so that a grey print can be read as well.
+The colours are Okabe and Ito's, which colour-blind readers tell apart. No two methods share both marker and line
+style, so that a grey print can be read as well.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ STYLES: dict[str, Style] = {
     "dctps-rigl": Style("DCTpS + RigL", BLUE, "^", "--", filled=False),
     "sdctps-rigl": Style("sDCTpS + RigL", RED, "v", "--", filled=False),
     "hyperplane": Style("hyperplane", BLACK, "*", "-."),
-    "random-uniform": Style("Random (uniform)", GREEN, "X", ":"),
+    "random-uniform": Style("Random (uniform)", PURPLE, "X", ":"),
     "random-epl": Style("Random (EPL)", GREEN, "D"),
-    "random-epf": Style("Random (EPF)", GREEN, "d", "--", filled=False),
-    "random-erk": Style("Random (ERK)", GREEN, "P", "-."),
+    "random-epf": Style("Random (EPF)", ORANGE, "d", "--", filled=False),
+    "random-erk": Style("Random (ERK)", SKY, "P", "-."),
     "snip": Style("SNIP", ORANGE, "<"),
-    "iter-snip": Style("Iter-SNIP", ORANGE, ">", "--", filled=False),
-    "force": Style("FORCE", ORANGE, "h", "-."),
-    "grasp": Style("GraSP", SKY, "p", ":"),
+    "iter-snip": Style("Iter-SNIP", PURPLE, ">", "--", filled=False),
+    "force": Style("FORCE", GREEN, "h", "-."),
+    "grasp": Style("GraSP", PURPLE, "p", ":"),
     "synflow": Style("SynFlow", SKY, "8"),
-    "magnitude": Style("magnitude", SKY, "x", "--"),
+    "magnitude": Style("magnitude", GREEN, "x", "--"),
     "rigl": Style("RigL", PURPLE, "^"),
-    "set": Style("SET", PURPLE, "v", "--", filled=False),
-    "dsr": Style("DSR", PURPLE, "s", "-.", filled=False),
+    "set": Style("SET", ORANGE, "v", ":", filled=False),
+    "dsr": Style("DSR", GREEN, "s", "-.", filled=False),
     "imp": Style("IMP", BLACK, "+", ":"),
     "dense": Style("dense", "#404040", "", (0, (5.0, 3.0))),
 }
