@@ -34,18 +34,30 @@ def study_runs(figure: str, scale: str, fields: Sequence[str] = ()) -> Runs:
     Args:
         figure: as for `sweep_file`.
         scale: as for `sweep_file`.
-        fields: `name=value` or `name=value,value`, in the place of what the file says of them.
+        fields: `name=value` or `name=value,value`: of `model` and `method`, which of the file's runs; of any
+            other field, what is to stand in the place of the file's value.
 
     Raises:
-        ValueError: no such figure or field, or a combination that no run can have.
+        ValueError: no such figure or field, no run is left, or a combination that no run can have.
     """
     shared, tables = read_tables(sweep_file(figure, scale))
     chosen = parse_fields(fields)
-    return grid(*(table | chosen for table in tables), shared=shared)
+    only = {name: chosen.pop(name) for name in ("model", "method") if name in chosen}
+    runs = grid(*(table | chosen for table in tables), shared=shared)
+    for name, values in only.items():
+        those = values if isinstance(values, list) else [values]
+        there = {getattr(config, name) for config in runs.values()}
+        if not there.issuperset(those):
+            unknown = min(set(those) - there)
+            raise ValueError(f"figure {figure} has no {name} {unknown!r}: choose from {sorted(there)}")
+        runs = {key: config for key, config in runs.items() if getattr(config, name) in those}
+    if not runs:
+        raise ValueError(f"no run of figure {figure} has all of {', '.join(fields)}")
+    return runs
 
 
 def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:
-    """Write down in the folder of a sweep why its runs failed, in the place of what was said of them before."""
+    """Write down in a sweep's folder why its runs failed, in the place of what was said of them before."""
     kept = {name: reason for name, reason in _read(out).items() if name not in runs}
     make_folder(out)
     write_atomically(out / _FAILED, (json.dumps(kept | dict(failed), indent=1) + "\n").encode())

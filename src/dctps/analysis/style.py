@@ -1,7 +1,7 @@
 """How methods look in every figure, and how figures become files. matplotlib is imported when first needed.
 
-The colours are Okabe and Ito's, which colour-blind readers tell apart. No two methods share both marker and line
-style, so that a grey print can be read as well.
+The colours are Okabe and Ito's, which colour-blind readers tell apart. No two methods share both marker
+and line style, so that a grey print can be read as well.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +80,25 @@ def style(method: str) -> Style:
     return STYLES.get(method, Style(method, BLACK, ".", _LOOSE))
 
 
+def require_matplotlib() -> None:
+    """Make sure that figures can be drawn.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise ValueError("figures need matplotlib: pip install 'dctps[figures]'")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches, laid out so that nothing overlaps; it needs no display.
 
     Raises:
         ValueError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        raise ValueError("figures need matplotlib: pip install 'dctps[figures]'") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
+
     return Figure(figsize=(width, height), layout="constrained")
 
 
