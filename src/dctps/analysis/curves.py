@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dctps.analysis.aggregate import Cell, over_seeds, setting
@@ -68,7 +68,7 @@ class Panel:
     def effort(self) -> str:
         """How long its runs train."""
         images = "" if self.images is None else f" of {self.images:,} images"
-        return f"{self.epochs} epochs{images}"
+        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}{images}"
 
     @property
     def seeds(self) -> int:
@@ -100,27 +100,16 @@ def make_panels(
     cells = over_seeds(runs, value, wanted, notes)
     weights = {setting(run.config): run.weights_trained for run in runs if run.summary is not None}
     panels: dict[tuple[Any, ...], Panel] = {}
-    dense = {}
+    dense: dict[tuple[Any, ...], Cell] = {}
     for config, cell in cells.items():
         key = (config.model, config.dataset, config.epochs, config.train_images)
-        panel = panels.setdefault(key, Panel(*key, curves={}, dense=None))
+        panel = panels.setdefault(key, Panel(*key, {}, None))
         if config.density is None:
             dense[key] = cell
         else:
             point = Point(config.density, weights.get(config), cell)
             panel.curves.setdefault(config.method, []).append(point)
-    order = list(STYLES)
-    return [
-        Panel(
-            *key,
-            curves={
-                method: sorted(panel.curves[method], key=lambda point: -point.density)
-                for method in sorted(panel.curves, key=lambda m: order.index(m) if m in order else len(order))
-            },
-            dense=dense.get(key),
-        )
-        for key, panel in panels.items()
-    ]
+    return [replace(panel, curves=_in_order(panel.curves), dense=dense.get(k)) for k, panel in panels.items()]
 
 
 def rows_of(panels: Sequence[Panel]) -> Rows:
@@ -202,6 +191,12 @@ def draw_panels(panels: Sequence[Panel], quantity: str, *, with_weights: bool = 
     )
     figure.suptitle(_counted(panels), fontsize=11)
     return figure
+
+
+def _in_order(curves: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
+    """The methods as `STYLES` has them, the others last; of each the densest first."""
+    methods = sorted(curves, key=lambda m: list(STYLES).index(m) if m in STYLES else len(STYLES))
+    return {method: sorted(curves[method], key=lambda point: -point.density) for method in methods}
 
 
 def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> None:

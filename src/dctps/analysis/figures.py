@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dctps.analysis.curves import Panel, draw_families, draw_panels, make_panels, rows_of
+from dctps.analysis.jacobians import figure4
+from dctps.analysis.layers import figure5
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save
 from dctps.experiments.config import RunConfig
@@ -43,7 +45,7 @@ def figure3(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out:
     return _test_accuracy("figure3", runs, wanted, notes, out)
 
 
-FIGURES: dict[str, Draw] = {"1": figure1, "2": figure2, "3": figure3}
+FIGURES: dict[str, Draw] = {"1": figure1, "2": figure2, "3": figure3, "4": figure4, "5": figure5}
 
 
 def draw_figure(
