@@ -54,6 +54,23 @@ class _Epoch:
     tally: Tally = field(default_factory=Tally)
 
 
+def parts(config: RunConfig, dataset: Dataset) -> tuple[ImageTensors, ImageTensors, ImageTensors]:
+    """The images that a run trains on, validates on and is tested on."""
+    held_out = round(config.validation_size * len(dataset.train))
+    train, validation = split_validation(dataset.train, held_out, config.data_seed)
+    return (
+        first_of(train, config.train_images, config.data_seed, "train_images"),
+        first_of(validation, config.eval_images, config.data_seed, "eval_images"),
+        first_of(dataset.test, config.eval_images, config.data_seed, "eval_images"),
+    )
+
+
+def scoring_batches(config: RunConfig, train: ImageTensors, dataset: Dataset) -> ScoringBatches:
+    """What criteria look at, of the images that a run trains on."""
+    per_class = option_of_run(config.options, "images_per_class")
+    return ScoringBatches(train, config.seed, dataset.mean, dataset.std, per_class=per_class)
+
+
 class Session:
     """A run in memory: what it was, what it is, and how it goes on.
 
@@ -88,13 +105,7 @@ class Session:
     ) -> None:
         self.config = config
         self._processes = Processes() if processes is None else processes
-        held_out = round(config.validation_size * len(dataset.train))
-        train, validation = split_validation(dataset.train, held_out, config.data_seed)
-        train = first_of(train, config.train_images, config.data_seed, "train_images")
-        validation, test = (
-            first_of(part, config.eval_images, config.data_seed, "eval_images")
-            for part in (validation, dataset.test)
-        )
+        train, validation, test = parts(config, dataset)
         flip = dataset.flip if config.flip is None else config.flip
         self._normalisation: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": flip}
         self._train, self._validation = train.to(device), validation.to(device)
@@ -106,13 +117,7 @@ class Session:
             config,
             dataset.description,
             device,
-            batches=ScoringBatches(
-                self._train,
-                config.seed,
-                dataset.mean,
-                dataset.std,
-                per_class=option_of_run(config.options, "images_per_class"),
-            ),
+            batches=scoring_batches(config, self._train, dataset),
             supports=supports,
         )
         self._precision = Precision(config.amp, device.type)
