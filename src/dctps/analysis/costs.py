@@ -18,7 +18,7 @@ from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder, RunFolderError, check_data
 from dctps.experiments.network import build_network
 from dctps.experiments.run import torch_settings
-from dctps.experiments.session import Session, parts, scoring_batches
+from dctps.experiments.session import Session, scoring_batches, split
 from dctps.files import write_atomically
 
 COST = "cost.json"
@@ -63,7 +63,7 @@ def measure_cost(
             check_data(out, dataset.to_dict())
         else:
             folder.begin(dataset.to_dict())
-        batches = scoring_batches(config, parts(config, dataset)[0].to(place), dataset)
+        batches = scoring_batches(config, split(config, dataset, place).train, dataset)
         reset_peak()
         before, started, used = resident(), time.perf_counter(), time.process_time()
         model = build_network(config, dataset.description, place, batches=batches)

@@ -23,6 +23,9 @@ class Crew:
 
     workers: int = 1
     """runs at a time, each in a process of its own; several may share a GPU"""
+    stack: int = 1
+    """runs that each process trains together on shared batches, where their networks allow it: many times
+    faster for small ones; runs of different seeds share batches with batch_seed=0"""
     preview: bool = False
     """only say how many runs are left and how long they will take"""
     progress: bool = True
@@ -31,7 +34,9 @@ class Crew:
 
     def train(self, runs: Runs, out: Path) -> SweepResult:
         """Do what is left of the runs, and say what has failed."""
+        from dctps.experiments.stacking import stacked  # noqa: PLC0415
         from dctps.experiments.sweep import look_ahead, run_sweep  # noqa: PLC0415
+        from dctps.experiments.workers import execute  # noqa: PLC0415
 
         self._download(runs)
         print_note(str(look_ahead(runs, out)))
@@ -44,6 +49,7 @@ class Crew:
             device=self.machine.device,
             progress=self.progress,
             on_note=_print_above_bar,
+            executor=execute if self.stack == 1 else stacked(self.stack),
         )
         print(f"{len(result.finished)} of {len(runs)} runs are finished in {out}")
         for name, message in result.failed.items():
