@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import tomllib
 from dataclasses import replace
 
@@ -207,6 +208,9 @@ def test_one_command_trains_what_is_missing_and_draws(tmp_path, capfd):
     assert str(tmp_path / "figure1.png") in capfd.readouterr().out
     rows = rows_in(tmp_path / "figure1.csv")
     assert [(row["method"], row["n"]) for row in rows] == [("dctps", "2"), ("dctps", "2"), ("dense", "2")]
+    origin = json.loads((tmp_path / "figure1.json").read_text())
+    assert origin["command"] == f"dctps figure 1 {' '.join(TOY)} method=dctps,dense --scale reduced"
+    assert (origin["runs"], origin["finished"]) == (6, 6) and origin["trained_on"][0]["threads"] == 1
     before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     assert main([*argv, "--draw-only"]) == 0
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
