@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dctps.counter import derive_key
-from dctps.data import Dataset, ImageTensors, batches, split_validation
+from dctps.data import Dataset, ImageTensors, batches, first_of, split_validation
 from dctps.dynamic import take_sizes_
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_dynamics, build_network
@@ -67,8 +67,18 @@ class Parts(NamedTuple):
 def split(config: RunConfig, dataset: Dataset, device: torch.device) -> Parts:
     """The parts of `dataset` that the resolved `config` trains, chooses and tests with."""
     held_out = round(config.validation_size * len(dataset.train))
-    parts = split_validation(dataset.train, held_out, config.data_seed)
-    return Parts(*(part.to(device) for part in (*parts, dataset.test)))
+    train, validation = split_validation(dataset.train, held_out, config.data_seed)
+    train = first_of(train, config.train_images, config.data_seed, "train_images")
+    judged = (
+        first_of(p, config.eval_images, config.data_seed, "eval_images") for p in (validation, dataset.test)
+    )
+    return Parts(*(part.to(device) for part in (train, *judged)))
+
+
+def scoring_batches(config: RunConfig, train: ImageTensors, dataset: Dataset) -> ScoringBatches:
+    """What criteria look at, of the images that a run trains on."""
+    per_class = option_of_run(config.options, "images_per_class")
+    return ScoringBatches(train, config.seed, dataset.mean, dataset.std, per_class=per_class)
 
 
 class Session:
@@ -120,13 +130,7 @@ class Session:
             config,
             dataset.description,
             device,
-            batches=ScoringBatches(
-                self._train,
-                config.seed,
-                dataset.mean,
-                dataset.std,
-                per_class=option_of_run(config.options, "images_per_class"),
-            ),
+            batches=scoring_batches(config, self._train, dataset),
             supports=supports,
         )
         self._precision = Precision(config.amp, device.type)
