@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -151,10 +152,6 @@ def _work(line: Connection) -> None:
     """A worker's life: take jobs until the line is cut."""
     # Ctrl-C reaches every process of a terminal: the sweep hears it, and tells the workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
-    from dctps.experiments.run import run  # noqa: PLC0415
-    from dctps.experiments.signals import Stopped  # noqa: PLC0415
-
     while True:
         try:
             job: Job = line.recv()
@@ -164,17 +161,9 @@ def _work(line: Connection) -> None:
         watch = threading.Thread(target=_stop_when_alone, args=(over,), daemon=True)
         watch.start()
         try:
-            summary = run(
-                job.config, out=job.out, on_epoch=lambda record: line.send(Epoch(record)), **job.place
-            )
-            outcome: Event = Finished(summary)
-        except (Stopped, BrokenPipeError):
+            outcome = perform(job, lambda record: line.send(Epoch(record)))
+        except KeyboardInterrupt:
             return
-        except RunFolderBusy:
-            over.wait(_PAUSE)
-            outcome = Busy()
-        except Exception as error:  # whatever it is, the other runs go on
-            outcome = Failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
         finally:
             over.set()
             watch.join()
@@ -182,6 +171,31 @@ def _work(line: Connection) -> None:
             line.send(outcome)
         except OSError:
             return
+
+
+def perform(job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> Finished | Failed | Busy:
+    """Do one job in this process.
+
+    Args:
+        job: to do.
+        on_epoch: called with each epoch's record, once the epoch is saved.
+
+    Returns:
+        how it ended; `Busy` after a pause, so that whoever tries again at once does not spin.
+
+    Raises:
+        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
+    """
+    from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
+    from dctps.experiments.run import run  # noqa: PLC0415
+
+    try:
+        return Finished(run(job.config, out=job.out, on_epoch=on_epoch, **job.place))
+    except RunFolderBusy:
+        time.sleep(_PAUSE)
+        return Busy()
+    except Exception as error:  # whatever it is, the other runs go on
+        return Failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _stop_when_alone(over: threading.Event) -> None:

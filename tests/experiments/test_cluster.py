@@ -1,0 +1,160 @@
+"""Sweeps on a real Ray instance of this machine."""
+
+import os
+import signal
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from tests.faults import outcome
+
+from dctps.experiments.cluster import needs, on_ray
+from dctps.experiments.folder import RunFolder
+from dctps.experiments.grid import grid
+from dctps.experiments.run import run
+from dctps.experiments.sweep import run_sweep
+from dctps.experiments.workers import Epoch, Finished, Job
+
+ray = pytest.importorskip("ray")
+RUNS = grid({"method": ["dctps", "dense"], "seed": [0, 1]}, shared={"epochs": 2, "density": 0.05})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def instance():
+    """Two CPUs, and the name of a GPU, which is all that dealing it out needs."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        object_store_memory=80 * 2**20,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory):
+    """The outcome of each run, done alone in this process."""
+    root = tmp_path_factory.mktemp("alone")
+    for name, config in RUNS.items():
+        run(config, out=root / name, threads=1)
+    return {name: outcome(root / name) for name in RUNS}
+
+
+def outcomes(root):
+    return {name: outcome(root / name) for name in RUNS}
+
+
+def test_two_ray_workers_do_what_one_process_does(tmp_path, one_by_one):
+    notes = []
+    result = run_sweep(RUNS, tmp_path, workers=2, device="cpu", executor=on_ray(), on_note=notes.append)
+    assert result.finished == list(RUNS) and not result.failed
+    assert len(notes) == 4 and "test accuracy" in notes[0]
+    assert outcomes(tmp_path) == one_by_one
+
+
+def test_a_run_that_fails_stops_no_other(tmp_path):
+    bad, good = runs = grid({"lr": [1e30, 1e-3], "epochs": 1, "optimizer": "sgd"})
+    result = run_sweep(runs, tmp_path, executor=on_ray())
+    assert result.finished == [good]
+    assert "loss" in result.failed[bad] and "Traceback" not in result.failed[bad]
+
+
+def workers_of_ray():
+    """Process numbers of the workers that are at a task."""
+    busy = []
+    for entry in Path("/proc").iterdir():
+        try:
+            title = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if title.startswith(b"ray::lenet5-digits"):
+            busy.append(int(entry.name))
+    return busy
+
+
+def test_a_worker_that_is_killed_loses_nothing(tmp_path, one_by_one):
+    killed = []
+
+    def kill_one(line):
+        if not killed:
+            killed.extend(workers_of_ray()[:1])
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    result = run_sweep(RUNS, tmp_path, workers=2, device="cpu", executor=on_ray(), on_note=kill_one)
+    (message,) = result.failed.values()
+    assert "worker" in message and "goes on where it was last saved" in message
+    assert sorted([*result.finished, *result.failed]) == sorted(RUNS)
+    assert run_sweep(RUNS, tmp_path, workers=2, device="cpu", executor=on_ray()).finished == list(RUNS)
+    assert outcomes(tmp_path) == one_by_one
+
+
+def jobs(runs, out, **place):
+    return [Job(name, config, out / name, {"threads": 1} | place) for name, config in runs.items()]
+
+
+def test_stopping_saves_the_runs_in_the_middle_of_an_epoch(tmp_path):
+    runs = grid({"seed": [0, 1]}, shared={"epochs": 200, "density": 0.05, "batch_size": 8})
+    events = on_ray()(jobs(runs, tmp_path / "stopped", device="cpu"), 2)
+    seen = set()
+    while len(seen) < 2:
+        name, event = next(events)
+        assert isinstance(event, Epoch)
+        seen.add(name)
+    events.close()
+    assert not workers_of_ray()
+    for name, config in runs.items():
+        folder = tmp_path / "stopped" / name
+        assert (folder / "state.safetensors").exists() and not (folder / "summary.json").exists()
+        notes = []
+        with pytest.raises(KeyboardInterrupt):
+            run(config, out=folder, threads=1, on_note=notes.append, on_epoch=stop)
+        assert "after step" in notes[0]
+
+
+def stop(record):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_another_process_holds_comes_last(tmp_path, one_by_one):
+    names = list(RUNS)
+    folder = tmp_path / names[0]
+    events = on_ray()(jobs(RUNS, tmp_path, device="cpu"), 1)
+    with RunFolder(folder, RUNS[names[0]]).writing():
+        ends = [next(events)[0] for _ in range(2)]
+    ends += [name for name, event in events if isinstance(event, Finished)]
+    assert ends[0] == names[0] and ends[-1] == names[0]
+    assert outcomes(tmp_path) == one_by_one
+
+
+def test_runs_have_a_gpu_to_themselves_or_share_it(tmp_path):
+    """The instance's GPU is a name, so that the runs are on the CPU; what Ray deals out is the same."""
+    runs = grid({"seed": [0, 1]}, shared={"epochs": 3, "density": 0.05})
+    alone = [name for name, _ in on_ray()(jobs(runs, tmp_path, device="auto"), 2)]
+    assert len(alone) == 8 and len(list(groupby(alone))) == 2
+
+    runs = grid({"seed": [0, 1]}, shared={"epochs": 300, "density": 0.05})
+    events = on_ray(runs_per_gpu=2)(jobs(runs, tmp_path, device="auto"), 2)
+    shared = set()
+    while len(shared) < 2:
+        name, event = next(events)
+        assert isinstance(event, Epoch)
+        shared.add(name)
+    events.close()
+
+
+def test_what_a_run_asks_for(tmp_path):
+    (job,) = jobs(grid({"seed": 0}), tmp_path, device="auto")
+    assert needs(job, gpus=0, runs_per_gpu=4) == {"num_cpus": 1}
+    assert needs(job, gpus=8, runs_per_gpu=4) == {"num_cpus": 1, "num_gpus": 0.25}
+    (job,) = jobs(grid({"seed": 0}), tmp_path, device="cuda", threads=3)
+    assert needs(job, gpus=0, runs_per_gpu=1) == {"num_cpus": 3, "num_gpus": 1}
+    (job,) = jobs(grid({"seed": 0}), tmp_path, device="cuda:1")
+    with pytest.raises(ValueError, match="give cuda"):
+        needs(job, gpus=2, runs_per_gpu=1)
+    with pytest.raises(ValueError, match="got 0"):
+        on_ray(runs_per_gpu=0)
