@@ -26,8 +26,14 @@ class Sweep:
     """a sweep file (TOML), whose grids these fields complete"""
     out: Path = Path("runs")
     """folder of the run folders"""
-    workers: int = 1
-    """runs at a time, each in a process of its own; several may share a GPU"""
+    workers: int | None = None
+    """runs at a time, each in a process of its own; several may share a GPU (None: 1; on Ray all that fit)"""
+    ray: str | None = None
+    """do the runs as tasks of Ray: local, auto (the cluster that this machine is in) or HOST:PORT"""
+    runs_per_gpu: int = 1
+    """with Ray, runs that share a GPU"""
+    tensorboard: bool = False
+    """write the metrics of each run as events for TensorBoard too"""
     preview: bool = False
     """only say how many runs are left and how long they will take"""
     progress: bool = True
@@ -37,8 +43,10 @@ class Sweep:
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
         from dctps.data import load_dataset  # noqa: PLC0415
+        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
         from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
         from dctps.experiments.sweep import look_ahead, run_sweep, timed  # noqa: PLC0415
+        from dctps.experiments.workers import execute  # noqa: PLC0415
 
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
         runs = grid(*tables, shared=shared | parse_fields(self.fields))
@@ -53,15 +61,20 @@ class Sweep:
                     print(*(f"{title:<9}{name}" for name in names), sep="\n", end="\n" if names else "")
             print(outlook)
             return 0
+        if self.ray is None and self.runs_per_gpu != 1:
+            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
+        executor = execute if self.ray is None else on_ray(self.ray, runs_per_gpu=self.runs_per_gpu)
         print_note(str(look_ahead(runs, self.out)))
         result = run_sweep(
             runs,
             self.out,
-            workers=self.workers,
+            workers=self.workers or (1 if self.ray is None else len(runs)),
             threads=threads,
             data_dir=machine.data_dir,
             device=machine.device,
             progress=self.progress,
+            tensorboard=self.tensorboard,
+            executor=executor,
             on_note=_print_above_bar,
         )
         print(f"{len(result.finished)} of {len(runs)} runs are finished in {self.out}")

@@ -8,6 +8,7 @@ decides is where and when: a task asks for as many CPUs as the run has threads, 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -37,28 +38,32 @@ def on_ray(
     Args:
         address: of a cluster's head (`host:port`); `"auto"` for the cluster that this machine belongs to, or
             that RAY_ADDRESS names; `"local"` for a new instance on this machine alone.
-        runs_per_gpu: runs that share a GPU, where the device is `"cuda"`, or `"auto"` and the cluster has GPUs.
+        runs_per_gpu: runs that share a GPU, where the device is `"cuda"`, or `"auto"` and there are GPUs.
 
     Raises:
-        ValueError: Ray is missing or not reached, `runs_per_gpu` is less than 1, or, once jobs are given, they
-            name one GPU or need more than this machine has.
+        ValueError: Ray is missing or not reached, or `runs_per_gpu` is less than 1; once jobs are given, they
+            name one certain GPU, or need more than this machine has.
     """
     if runs_per_gpu < 1:
         raise ValueError(f"runs_per_gpu must be at least 1, got {runs_per_gpu}")
     try:
-        import ray  # noqa: F401, PLC0415
+        import ray  # noqa: PLC0415
     except ImportError:
         raise ValueError("sweeps on Ray need it: pip install dctps[ray]") from None
 
     def execute(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Event]]:
         if jobs:
-            with _connected(address), contextlib.closing(_execute(jobs, workers, runs_per_gpu)) as events:
-                yield from events
+            with _connected(address):
+                total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                asked = {job.name: needs(job, total.get("GPU", 0), runs_per_gpu) for job in jobs}
+                if address == "local":  # a cluster may grow
+                    _check_fit(asked, total)
+                yield from _execute(jobs, workers, asked)
 
     return execute
 
 
-def needs(job: Job, *, gpus: float, runs_per_gpu: int) -> dict[str, float]:
+def needs(job: Job, gpus: float, runs_per_gpu: int) -> dict[str, float]:
     """The resources that Ray sets aside for a job.
 
     Args:
@@ -76,14 +81,25 @@ def needs(job: Job, *, gpus: float, runs_per_gpu: int) -> dict[str, float]:
     return {"num_cpus": float(job.place.get("threads") or 1), **share}
 
 
-def _execute(jobs: Sequence[Job], workers: int, runs_per_gpu: int) -> Iterator[tuple[str, Event]]:
+def _check_fit(asked: dict[str, dict[str, float]], total: dict[str, float]) -> None:
+    """Make sure that no run waits for ever."""
+    for name, resources in asked.items():
+        for kind, remedy in (("CPU", "fewer threads"), ("GPU", "the device cpu")):
+            needed, there = resources.get(f"num_{kind.lower()}s", 0), total.get(kind, 0)
+            if needed > there:
+                raise ValueError(
+                    f"{name} needs {needed:g} {kind}s, and Ray has {there:g} on this machine: use {remedy}"
+                )
+
+
+def _execute(
+    jobs: Sequence[Job], workers: int, asked: dict[str, dict[str, float]]
+) -> Iterator[tuple[str, Event]]:
     """As `workers.execute`, in the cluster that this process is connected to."""
     import ray  # noqa: PLC0415
     from ray.util.queue import Queue  # noqa: PLC0415
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
-    gpus = ray.cluster_resources().get("GPU", 0)
-    resources = {job.name: needs(job, gpus=gpus, runs_per_gpu=runs_per_gpu) for job in jobs}
     task = ray.remote(max_retries=0)(_task)
     # Beside this process, so that no other node's end takes the line away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -94,7 +110,7 @@ def _execute(jobs: Sequence[Job], workers: int, runs_per_gpu: int) -> Iterator[t
         while waiting or under_way:
             while waiting and len(under_way) < workers:
                 job = waiting.popleft()
-                under_way[task.options(name=job.name, **resources[job.name]).remote(job, epochs)] = job
+                under_way[task.options(name=job.name, **asked[job.name]).remote(job, epochs)] = job
             done, _ = ray.wait(list(under_way), timeout=_PAUSE)
             # A task has put its epochs there before it is done.
             yield from epochs.get_nowait_batch(epochs.size())
@@ -113,7 +129,7 @@ def _execute(jobs: Sequence[Job], workers: int, runs_per_gpu: int) -> Iterator[t
 
 def _task(job: Job, epochs: Queue) -> Event:
     """One run, in a worker of Ray."""
-    # Ray cancels by this signal alone, and a sweep begun in the background has handed down that it is ignored.
+    # Ray cancels by this signal alone, which is ignored below a sweep that was begun in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return perform(job, lambda record: epochs.put((job.name, Epoch(record))))
 
@@ -156,9 +172,9 @@ def _connected(address: str) -> Iterator[None]:
     try:
         ray.init(
             address,
-            logging_level="error",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": variables},
-            **({"include_dashboard": False} if address == "local" else {}),
+            include_dashboard=False if address == "local" else None,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(f"Ray at {address!r} is not reached: {error}") from None
