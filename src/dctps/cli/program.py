@@ -15,6 +15,7 @@ from tyro.conf import subcommand
 from dctps.cli.bench import Bench
 from dctps.cli.common import FIRST, USAGE_ERROR, print_note
 from dctps.cli.evaluate import Evaluate
+from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
 from dctps.cli.recipes import Recipes
 from dctps.cli.report import Report
@@ -30,6 +31,7 @@ _STOPPED = "stopped; the same command begins again, a training run where it was 
 _Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Sweep, subcommand("sweep")]
+    | Annotated[Figure, subcommand("figure")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Recipes, subcommand("recipes")]

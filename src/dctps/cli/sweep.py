@@ -1,4 +1,4 @@
-"""`dctps sweep`."""
+"""`dctps sweep`, and what `dctps figure` shares with it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,81 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from dctps.cli.common import USAGE_ERROR, Machine, print_note
+
+if TYPE_CHECKING:
+    from dctps.experiments.grid import Runs
+    from dctps.experiments.sweep import SweepResult
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How a sweep is worked off; no part of what its runs are."""
+
+    workers: int | None = None
+    """runs at a time, each in a process of its own; several may share a GPU (None: 1; on Ray all that fit)"""
+    ray: str | None = None
+    """do the runs as tasks of Ray: local, auto (the cluster that this machine is in) or HOST:PORT"""
+    runs_per_gpu: int = 1
+    """on Ray, runs that share a GPU"""
+    tensorboard: bool = False
+    """write the metrics of each run as events for TensorBoard too"""
+    preview: bool = False
+    """only say how many runs are left and how long they will take"""
+    progress: bool = True
+    """show a bar on a terminal"""
+    machine: Machine = field(default_factory=lambda: Machine(threads=1))
+
+    def train(self, runs: Runs, out: Path) -> SweepResult:
+        """Do what is left of the runs, and say what has failed."""
+        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
+        from dctps.experiments.sweep import look_ahead, run_sweep  # noqa: PLC0415
+        from dctps.experiments.workers import execute  # noqa: PLC0415
+
+        if self.ray is None and self.runs_per_gpu != 1:
+            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
+        executor = execute if self.ray is None else on_ray(self.ray, runs_per_gpu=self.runs_per_gpu)
+        self._download(runs)
+        print_note(str(look_ahead(runs, out)))
+        result = run_sweep(
+            runs,
+            out,
+            workers=(1 if self.ray is None else len(runs)) if self.workers is None else self.workers,
+            threads=self.machine.threads or 1,
+            data_dir=self.machine.data_dir,
+            device=self.machine.device,
+            progress=self.progress,
+            tensorboard=self.tensorboard,
+            executor=executor,
+            on_note=_print_above_bar,
+        )
+        print(f"{len(result.finished)} of {len(runs)} runs are finished in {out}")
+        for name, message in result.failed.items():
+            print(f"dctps: error: {name}: {message}", file=sys.stderr)
+        return result
+
+    def look_ahead(self, runs: Runs, out: Path) -> None:
+        """Say what is left of the runs, and how long it will take."""
+        from dctps.experiments.sweep import look_ahead, timed  # noqa: PLC0415
+
+        self._download(runs)
+        trial = timed(self.machine.data_dir, self.machine.device, self.machine.threads or 1)
+        outlook = look_ahead(runs, out, trial=trial)
+        for title, names in vars(outlook).items():
+            if isinstance(names, list):
+                print(*(f"{title:<9}{name}" for name in names), sep="\n", end="\n" if names else "")
+        print(outlook)
+
+    def _download(self, runs: Runs) -> None:
+        from dctps.data import load_dataset  # noqa: PLC0415
+
+        if self.machine.download:  # once, not by every worker
+            for dataset in {config.dataset for config in runs.values()}:
+                load_dataset(dataset, self.machine.data_dir, download=True)
 
 
 @dataclass(frozen=True)
@@ -26,61 +97,18 @@ class Sweep:
     """a sweep file (TOML), whose grids these fields complete"""
     out: Path = Path("runs")
     """folder of the run folders"""
-    workers: int | None = None
-    """runs at a time, each in a process of its own; several may share a GPU (None: 1; on Ray all that fit)"""
-    ray: str | None = None
-    """do the runs as tasks of Ray: local, auto (the cluster that this machine is in) or HOST:PORT"""
-    runs_per_gpu: int = 1
-    """with Ray, runs that share a GPU"""
-    tensorboard: bool = False
-    """write the metrics of each run as events for TensorBoard too"""
-    preview: bool = False
-    """only say how many runs are left and how long they will take"""
-    progress: bool = True
-    """show a bar on a terminal"""
-    machine: Machine = field(default_factory=lambda: Machine(threads=1))
+    crew: Crew = field(default_factory=Crew)
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
-        from dctps.data import load_dataset  # noqa: PLC0415
-        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
         from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
-        from dctps.experiments.sweep import look_ahead, run_sweep, timed  # noqa: PLC0415
-        from dctps.experiments.workers import execute  # noqa: PLC0415
 
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
         runs = grid(*tables, shared=shared | parse_fields(self.fields))
-        machine, threads = self.machine, self.machine.threads or 1
-        if machine.download:  # once, not by every worker
-            for dataset in {config.dataset for config in runs.values()}:
-                load_dataset(dataset, machine.data_dir, download=True)
-        if self.preview:
-            outlook = look_ahead(runs, self.out, trial=timed(machine.data_dir, machine.device, threads))
-            for title, names in vars(outlook).items():
-                if isinstance(names, list):
-                    print(*(f"{title:<9}{name}" for name in names), sep="\n", end="\n" if names else "")
-            print(outlook)
+        if self.crew.preview:
+            self.crew.look_ahead(runs, self.out)
             return 0
-        if self.ray is None and self.runs_per_gpu != 1:
-            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
-        executor = execute if self.ray is None else on_ray(self.ray, runs_per_gpu=self.runs_per_gpu)
-        print_note(str(look_ahead(runs, self.out)))
-        result = run_sweep(
-            runs,
-            self.out,
-            workers=self.workers or (1 if self.ray is None else len(runs)),
-            threads=threads,
-            data_dir=machine.data_dir,
-            device=machine.device,
-            progress=self.progress,
-            tensorboard=self.tensorboard,
-            executor=executor,
-            on_note=_print_above_bar,
-        )
-        print(f"{len(result.finished)} of {len(runs)} runs are finished in {self.out}")
-        for name, message in result.failed.items():
-            print(f"dctps: error: {name}: {message}", file=sys.stderr)
-        return USAGE_ERROR if result.failed else 0
+        return USAGE_ERROR if self.crew.train(runs, self.out).failed else 0
 
 
 def _print_above_bar(line: str) -> None:

@@ -8,7 +8,15 @@ from dctps.data.download import download
 from dctps.data.folder import load_folder
 from dctps.data.registry import describe_dataset, list_datasets, load_dataset, register_dataset, resized
 from dctps.data.statistics import channel_statistics
-from dctps.data.tensors import DataError, Dataset, Description, ImageTensors, split_test, split_validation
+from dctps.data.tensors import (
+    DataError,
+    Dataset,
+    Description,
+    ImageTensors,
+    first_of,
+    split_test,
+    split_validation,
+)
 from dctps.data.tiny_imagenet import load_tiny_imagenet
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "channel_statistics",
     "describe_dataset",
     "download",
+    "first_of",
     "from_arrays",
     "list_datasets",
     "load_arrays",

@@ -182,6 +182,24 @@ def split_validation(
     return train.select(rest.sort().values), train.select(validation.sort().values)
 
 
+def first_of(data: ImageTensors, count: int | None, data_seed: int, purpose: str) -> ImageTensors:
+    """At most `count` images: the first in the order of `counter.permutation` under (data_seed, "", purpose).
+
+    Args:
+        data: n images.
+        count: at least 1 (None: all).
+        data_seed: any integer.
+        purpose: what they are for; another purpose takes others.
+
+    Returns:
+        These images in the original order.
+    """
+    if count is None or count >= len(data):
+        return data
+    order = counter.permutation(counter.derive_key(data_seed, "", purpose), len(data))
+    return data.select(order[:count].sort().values)
+
+
 def split_test(data: ImageTensors, share: float, data_seed: int) -> tuple[ImageTensors, ImageTensors]:
     """Split a test set off images that come without one, by class.
 

@@ -99,6 +99,10 @@ class RunConfig:
     """share of the training images held out for validation, in [0, 1)"""
     data_seed: int = 0
     """of the choice of those images, apart from the seed; also of the test images of data without any"""
+    train_images: int | None = None
+    """train on at most so many of the training images that are not held out (None: on all)"""
+    eval_images: int | None = None
+    """evaluate on at most so many validation images and as many test images (None: on all)"""
     image_size: int | None = None
     """crop all images to their middle square and resize it to this side (None: as they are)"""
     augment: bool | None = None
@@ -250,6 +254,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "weight_decay": (lambda x: 0 <= x < math.inf, "0 or more", "0.0005"),
     "milestones": (_rising_shares, "rising shares of the run in (0, 1)", "0.6 0.8"),
     "batch_size": (lambda x: x >= 1, "at least 1", "128"),
+    "train_images": (lambda x: x >= 1, "at least 1", "5000"),
+    "eval_images": (lambda x: x >= 1, "at least 1", "1000"),
     "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
     "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
     "mixup": (lambda x: 0 <= x <= 4, "from 0 to 4", "1, and 0 for none"),

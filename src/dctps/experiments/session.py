@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dctps.counter import derive_key
-from dctps.data import Dataset, ImageTensors, batches, split_validation
+from dctps.data import Dataset, ImageTensors, batches, first_of, split_validation
 from dctps.dynamic import take_sizes_
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_dynamics, build_network
@@ -89,10 +89,15 @@ class Session:
         self._processes = Processes() if processes is None else processes
         held_out = round(config.validation_size * len(dataset.train))
         train, validation = split_validation(dataset.train, held_out, config.data_seed)
+        train = first_of(train, config.train_images, config.data_seed, "train_images")
+        validation, test = (
+            first_of(part, config.eval_images, config.data_seed, "eval_images")
+            for part in (validation, dataset.test)
+        )
         flip = dataset.flip if config.flip is None else config.flip
         self._normalisation: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": flip}
         self._train, self._validation = train.to(device), validation.to(device)
-        self._test = dataset.test.to(device)
+        self._test = test.to(device)
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
         self._generator = torch.Generator().manual_seed(derive_key(config.seed, "", "batches"))
 

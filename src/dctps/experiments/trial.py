@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from pathlib import Path
 
@@ -48,6 +47,4 @@ def time_epoch(
         session = Session(config, dataset, place)
         with contextlib.suppress(_Enough):
             session.train_epoch(progress=False, between=between)
-    assert config.batch_size is not None, "resolve() fills it in"
-    steps = math.ceil(len(dataset.train) * (1 - config.validation_size) / config.batch_size)
-    return steps * (marks[-1] - marks[1]) / max(len(marks) - 2, 1)
+    return session.steps_per_epoch * (marks[-1] - marks[1]) / max(len(marks) - 2, 1)

@@ -1,0 +1,98 @@
+"""Means and standard deviations over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from dctps.analysis.runs import Run
+from dctps.experiments.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of runs that differ in the seed alone.
+
+    Attributes:
+        values: of the runs that have one, in the order of their seeds.
+        wanted: how many runs there should be.
+        note: why some are missing, where it is known.
+    """
+
+    values: tuple[float, ...]
+    wanted: int
+    note: str = ""
+
+    @property
+    def n(self) -> int:
+        """How many values there are."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean; None where there are none."""
+        return math.fsum(self.values) / self.n if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Their standard deviation, sqrt(sum (x - mean)^2 / (n - 1)); None below two."""
+        return statistics.stdev(self.values) if self.n > 1 else None
+
+    @property
+    def missing(self) -> bool:
+        """Whether there are none."""
+        return not self.values
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, scale: float = 100, digits: int = 1) -> str:
+        """For a table: `"68.4 ± 0.3"`, with `(n=2 of 3)` where runs are missing, `"missing"` where all are.
+
+        Args:
+            scale: factor before printing; 100 makes percent of a fraction.
+            digits: after the point.
+        """
+        if self.mean is None:
+            return "missing"
+        text = f"{scale * self.mean:.{digits}f}"
+        if self.std is not None:
+            text += f" ± {scale * self.std:.{digits}f}"
+        return text if self.n == self.wanted else f"{text} (n={self.n} of {self.wanted})"
+
+
+def setting(config: RunConfig) -> RunConfig:
+    """What runs over several seeds have in common: everything else; as a key, `config` with the seed 0."""
+    return replace(config, seed=0)
+
+
+def over_seeds(
+    runs: Iterable[Run],
+    value: Callable[[Run], float | None],
+    wanted: Iterable[RunConfig] = (),
+    notes: Mapping[RunConfig, str] | None = None,
+) -> dict[RunConfig, Cell]:
+    """A cell for each setting, in the order of `wanted`, then of `runs`.
+
+    Args:
+        runs: at most one of each configuration.
+        value: of a run; None where it has none, as before it is finished.
+        wanted: resolved configurations that should be there; a setting without any run is a missing cell.
+        notes: of configurations, why their runs are missing.
+    """
+    runs, wanted, notes = list(runs), list(wanted), notes or {}
+    configs = dict.fromkeys([*wanted, *(run.config for run in runs)])
+    values = {run.config: found for run in runs if (found := value(run)) is not None}
+    cells: dict[RunConfig, list[RunConfig]] = {}
+    for config in configs:
+        cells.setdefault(setting(config), []).append(config)
+    return {
+        key: Cell(
+            tuple(values[c] for c in sorted(those, key=lambda c: c.seed) if c in values),
+            len(those),
+            next((notes[c] for c in those if c in notes and c not in values), ""),
+        )
+        for key, those in cells.items()
+    }

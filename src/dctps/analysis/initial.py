@@ -1,0 +1,140 @@
+"""The network of a run before its first step, and what its Jacobian is like then and after the last.
+
+A run folder gets initial.safetensors, the network with the support that was chosen, so that no criterion is
+asked twice; initial.json, its layers and its spectrum; and trained.json, the same of model.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dctps
+from dctps.analysis.spectra import freeze_statistics_, spectrum
+from dctps.data import DataError, Dataset, first_of, load_dataset, normalize
+from dctps.experiments.config import RunConfig, resolve
+from dctps.experiments.folder import LAST, RunFolder, RunFolderError, check_data
+from dctps.experiments.grid import Runs
+from dctps.experiments.network import restore_network
+from dctps.experiments.run import torch_settings
+from dctps.experiments.session import Session
+from dctps.files import write_atomically
+
+INITIAL = "initial.json"
+TRAINED = "trained.json"
+_NETWORK = "initial.safetensors"
+_STATISTICS, _IMAGES = 128, 16
+
+
+def examine(
+    config: RunConfig,
+    out: Path,
+    *,
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> None:
+    """Write down what the network of a run is before its first step and, where it is there, after its last.
+
+    What is in the folder already is left. The batch norms have the statistics of 128 training images, the
+    same for all runs of a data set and data seed; the spectrum is of the first 16 of them.
+
+    Args:
+        config: of the run.
+        out: its folder, made where it is missing.
+        data_dir: as for `dctps.experiments.run.run`.
+        device: as for `dctps.experiments.run.run`.
+        threads: as for `dctps.experiments.run.run`.
+
+    Raises:
+        ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
+        DataError: the data files are missing or damaged.
+    """
+    config = resolve(config)
+    folder = RunFolder(out, config)
+    trained = folder.finished() is not None and not (out / TRAINED).exists()
+    if (out / INITIAL).exists() and not trained:
+        return
+    with torch_settings(device, threads, config.seed) as place, folder.writing():
+        dataset = load_dataset(
+            config.dataset, data_dir, image_size=config.image_size, data_seed=config.data_seed
+        )
+        if folder.finished() is None:
+            folder.begin(dataset.to_dict())
+        else:
+            check_data(out, dataset.to_dict())
+        if not (out / INITIAL).exists():
+            if not (out / _NETWORK).exists():
+                folder.save_model(Session(config, dataset, place).model, _NETWORK, 0)
+            _write(out / INITIAL, _describe(config, out / _NETWORK, dataset, place))
+        if trained:
+            _write(out / TRAINED, _describe(config, out / LAST, dataset, place))
+
+
+def examine_all(
+    runs: Runs, out: Path, *, on_note: Callable[[str], None] | None = None, **place: Any
+) -> dict[str, str]:
+    """`examine` each run, in the folder of its name in `out`; where one fails, the others go on.
+
+    Args:
+        runs: by name.
+        out: folder of the run folders.
+        on_note: called with a line for a person when one is done.
+        place: further arguments of `examine`.
+
+    Returns:
+        by name, why some failed.
+    """
+    failed = {}
+    for count, (name, config) in enumerate(runs.items(), 1):
+        try:
+            examine(config, out / name, **place)
+            line = f"{name} examined ({count} of {len(runs)})"
+        except (ValueError, DataError) as error:
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            line = f"{name} failed: {failed[name]}"
+        if on_note is not None:
+            on_note(line)
+    return failed
+
+
+def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
+    """What `examine` wrote into the run folder `path`; None if it has not.
+
+    Returns:
+        `spectrum`: singular values, descending; `layers`: dicts with name, weights, nnz and offset.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    if not (path / name).exists():
+        return None
+    try:
+        found = json.loads((path / name).read_text())
+        return {**found, "spectrum": [float(s) for s in found["spectrum"]], "layers": list(found["layers"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path / name} cannot be read ({error}): delete it, and draw again") from None
+
+
+def _describe(config: RunConfig, file: Path, dataset: Dataset, place: torch.device) -> dict[str, Any]:
+    model = restore_network(config, dataset.description, file, place)
+    batch = first_of(dataset.train, _STATISTICS, config.data_seed, "spectrum")
+    images = normalize(batch.images.to(place), dataset.mean, dataset.std)
+    values = spectrum(freeze_statistics_(model, images), images[:_IMAGES])
+    rows = dctps.report(model).rows
+    return {
+        "statistics_images": len(images),
+        "images": min(_IMAGES, len(images)),
+        "spectrum": [float(f"{value:.6e}") for value in values],
+        "layers": [
+            {"name": row.name, "weights": row.weights, "nnz": row.nnz, "offset": row.offset} for row in rows
+        ],
+    }
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(record) + "\n").encode())

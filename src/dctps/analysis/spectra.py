@@ -1,0 +1,94 @@
+"""Singular values of the Jacobian of a network's outputs by its inputs.
+
+With batch norms at fixed statistics no image's outputs depend on another image, and the Jacobian of a batch
+is block diagonal: its singular values are those of the images' blocks, classes x inputs each, all together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def freeze_statistics_(model: nn.Module, images: Tensor) -> nn.Module:
+    """Give every batch norm these images' mean and (unbiased) variance, and put the model in eval mode.
+
+    Args:
+        model: any.
+        images: normalised, (n, channels, height, width); one forward pass in training mode.
+
+    Returns:
+        the model.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+        model.train()
+        model(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+    return model
+
+
+def jacobian_blocks(model: nn.Module, images: Tensor) -> Tensor:
+    """dy_c / dx of each image: a backward pass to the inputs for each output.
+
+    Args:
+        model: in eval mode, outputs (n, classes); no image's outputs depend on another image.
+        images: (n, ...).
+
+    Returns:
+        (n, classes, numbers in an image), of the images' dtype.
+    """
+    with _frozen(model):
+        x = images.detach().requires_grad_(True)
+        y = model(x)
+        if not y.requires_grad:  # no path from the inputs at all
+            return torch.zeros(len(x), y.shape[1], x[0].numel(), dtype=x.dtype)
+        rows = [
+            torch.autograd.grad(y[:, c].sum(), x, retain_graph=True, materialize_grads=True)[0].flatten(1)
+            for c in range(y.shape[1])
+        ]
+    return torch.stack(rows, dim=1)
+
+
+def spectrum(model: nn.Module, images: Tensor) -> Tensor:
+    """All singular values of the Jacobian of the batch, n * min(classes, inputs) of them.
+
+    Args:
+        model: as for `jacobian_blocks`.
+        images: as for `jacobian_blocks`.
+
+    Returns:
+        float64, descending; exactly 0 where a block is.
+
+    Raises:
+        ValueError: the Jacobian is not finite.
+    """
+    blocks = jacobian_blocks(model, images).double().cpu()
+    if not blocks.isfinite().all():
+        raise ValueError("the Jacobian is not finite: the network's outputs overflow")
+    values: Tensor = torch.linalg.svdvals(blocks)
+    return values.flatten().sort(descending=True).values
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for its gradient within."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in asking:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in asking:
+            p.requires_grad_(True)

@@ -1,0 +1,105 @@
+"""Which runs a figure is of: sweep files that come with the program, in full and for a small machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dctps.experiments.config import RunConfig
+from dctps.experiments.grid import Runs, grid, parse_fields, read_tables
+from dctps.files import make_folder, write_atomically
+from dctps.names import lookup
+
+_FAILED = "failed.json"
+_SWEEPS = Path(__file__).parent / "sweeps"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a figure is made of.
+
+    Attributes:
+        trained: runs to train, by name.
+        examined: runs whose networks are looked at, before training and after it, if there is any.
+    """
+
+    trained: Runs
+    examined: Runs
+
+    @property
+    def runs(self) -> Runs:
+        """All of them."""
+        return self.trained | self.examined
+
+
+# The sweep files of each figure: of the runs that are trained, and of those that are examined.
+_PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "1": (("figure1",), ()),
+    "2": (("figure2",), ()),
+    "3": (("figure3",), ()),
+    "4": (("figure4-trained",), ("figure4", "figure4-trained")),
+    "5": (("figure2",), ("figure4",)),
+}
+
+
+def make_study(figure: str, scale: str, fields: Sequence[str] = ()) -> Study:
+    """The runs of a figure.
+
+    Args:
+        figure: `"1"` to `"5"`.
+        scale: `"full"` or `"reduced"`.
+        fields: `name=value` or `name=value,value`: of `model` and `method`, which of the files' runs; of any
+            other field, what is to stand in the place of the files' values.
+
+    Raises:
+        ValueError: no such figure, scale or field, no run is left, or a combination that no run can have.
+    """
+    chosen = parse_fields(fields)
+    only = {name: chosen.pop(name) for name in ("model", "method") if name in chosen}
+    trained, examined = (
+        {name: config for stem in stems for name, config in _runs(stem, scale, chosen).items()}
+        for stems in lookup("figure", _PARTS, figure)
+    )
+    for name, values in only.items():
+        those = values if isinstance(values, list) else [values]
+        there = {getattr(config, name) for config in (trained | examined).values()}
+        if not there.issuperset(those):
+            unknown = min(set(those) - there)
+            raise ValueError(f"figure {figure} has no {name} {unknown!r}: choose from {sorted(there)}")
+        trained, examined = (
+            {key: config for key, config in runs.items() if getattr(config, name) in those}
+            for runs in (trained, examined)
+        )
+    if not trained and not examined:
+        raise ValueError(f"no run of figure {figure} has all of {', '.join(fields)}")
+    return Study(trained, examined)
+
+
+def _runs(stem: str, scale: str, chosen: Mapping[str, Any]) -> Runs:
+    shared, tables = read_tables(_SWEEPS / f"{stem}-{scale}.toml")
+    return grid(*({**table, **chosen} for table in tables), shared=shared)
+
+
+def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:
+    """Write down in a sweep's folder why its runs failed, in the place of what was said of them before."""
+    kept = {name: reason for name, reason in _read(out).items() if name not in runs}
+    make_folder(out)
+    write_atomically(out / _FAILED, (json.dumps(kept | dict(failed), indent=1) + "\n").encode())
+
+
+def read_failures(out: Path, runs: Runs) -> dict[RunConfig, str]:
+    """Why some of the runs failed, as `keep_failures` wrote it down."""
+    return {runs[name]: reason for name, reason in _read(out).items() if name in runs}
+
+
+def _read(out: Path) -> dict[str, str]:
+    path = out / _FAILED
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): str(reason) for name, reason in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it") from None

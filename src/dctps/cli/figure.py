@@ -1,0 +1,78 @@
+"""`dctps figure`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from dctps.cli.common import USAGE_ERROR, print_note
+from dctps.cli.sweep import Crew
+
+if TYPE_CHECKING:
+    from dctps.analysis.study import Study
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Make a figure of the paper: train what its runs lack, then draw it as PNG and PDF, with a CSV.
+
+    1: LeNet-5, largest validation accuracy against the weights trained, every method; 2: test accuracy of
+    ResNet50 and VGG19; 3: of MobileNetV2 and FixupResNet110; 4: singular values of ResNet50's Jacobian before
+    training; 5: weights that train in each of its layers.
+
+    The runs go into OUT/runs, where finished ones are left and broken ones go on, as in `dctps sweep`.
+    """
+
+    name: Positional[Literal["1", "2", "3", "4", "5"]]
+    """of the figure"""
+    fields: Positional[tuple[str, ...]] = ()
+    """flags of `dctps train` as name=value or name=value,value,... in the place of the sweep file's; model
+    and method choose among its runs"""
+    scale: Literal["full", "reduced"] = "full"
+    """as in the paper, or as a small machine affords"""
+    out: Path = Path("figures")
+    """folder of the figure's files, and of the runs in runs/"""
+    draw_only: bool = False
+    """train nothing: draw what is there"""
+    crew: Crew = field(default_factory=Crew)
+
+    def perform(self, argv: Sequence[str]) -> int:
+        """Do what is left of the figure's sweep, and draw."""
+        from dctps.analysis.figures import draw_figure  # noqa: PLC0415
+        from dctps.analysis.runs import read_runs  # noqa: PLC0415
+        from dctps.analysis.study import make_study, read_failures  # noqa: PLC0415
+        from dctps.analysis.style import require_matplotlib  # noqa: PLC0415
+
+        require_matplotlib()  # better now than after the sweep
+        study, folder = make_study(self.name, self.scale, self.fields), self.out / "runs"
+        if self.crew.preview:
+            self.crew.look_ahead(study.trained, folder)
+            return 0
+        failed = {} if self.draw_only else self._work(study, folder)
+        notes = read_failures(folder, study.runs)
+        for path in draw_figure(self.name, read_runs(folder), list(study.runs.values()), notes, self.out):
+            print(path)
+        return USAGE_ERROR if failed else 0
+
+    def _work(self, study: Study, folder: Path) -> dict[str, str]:
+        """Train and examine what is left, and write down what failed."""
+        from dctps.analysis.initial import examine_all  # noqa: PLC0415
+        from dctps.analysis.study import keep_failures  # noqa: PLC0415
+
+        machine = self.crew.machine
+        failed: dict[str, str] = {}
+        if study.trained:
+            failed |= self.crew.train(study.trained, folder).failed
+        if study.examined:
+            place = {"data_dir": machine.data_dir, "device": machine.device, "threads": machine.threads}
+            missed = examine_all(study.examined, folder, on_note=print_note, **place)
+            for name, message in missed.items():
+                print(f"dctps: error: {name}: {message}", file=sys.stderr)
+            failed |= missed
+        keep_failures(folder, study.runs, failed)
+        return failed
