@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.faults import outcome
 
+import dctps
 from dctps.experiments.cluster import needs, on_ray
 from dctps.experiments.folder import RunFolder
 from dctps.experiments.grid import grid
@@ -174,7 +175,14 @@ def test_what_a_run_asks_for(tmp_path):
 def test_the_command_joins_a_cluster_and_a_signal_stops_it(instance, tmp_path, one_by_one):
     argv = [sys.executable, "-m", "dctps", "sweep", "--ray", instance, "--workers", "2", "--device", "cpu"]
     argv += ["--tensorboard", "--out", "runs", "method=dctps,dense", "seed=0,1", "density=0.05"]
-    pipes = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(Path(dctps.__file__).parents[1])}  # Ray has added to it
+    pipes = {
+        "cwd": tmp_path,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     # Ctrl-C goes to all processes of a terminal, so of this session.
     with subprocess.Popen([*argv, "epochs=300"], **pipes, start_new_session=True) as child:
         deadline = time.monotonic() + 300

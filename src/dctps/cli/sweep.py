@@ -101,6 +101,7 @@ class Sweep:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
+        from dctps.analysis.study import keep_failures, read_reasons  # noqa: PLC0415
         from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
 
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
@@ -108,7 +109,10 @@ class Sweep:
         if self.crew.preview:
             self.crew.look_ahead(runs, self.out)
             return 0
-        return USAGE_ERROR if self.crew.train(runs, self.out).failed else 0
+        failed = self.crew.train(runs, self.out).failed
+        if failed or read_reasons(self.out):
+            keep_failures(self.out, runs, failed)
+        return USAGE_ERROR if failed else 0
 
 
 def _print_above_bar(line: str) -> None:
