@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 # The page in a frame of each width, which script of its own parent measures; the page itself may run none.
-_FRAMES = """<!DOCTYPE html><meta charset="utf-8"><title>frames</title><link rel="icon" href="data:,"><body><script>
+_FRAMES = """<!DOCTYPE html><meta charset="utf-8"><title>frames</title><link rel="icon" href="data:,">
+<body><script>
 const page = PAGE, found = {};
 for (const width of WIDTHS) {
   const frame = document.createElement("iframe");
   frame.style = `width: ${width}px; height: 3000px; border: 0`;
-  frame.onload = async () => {
+  frame.onload = () => {
     const inner = frame.contentDocument, root = inner.documentElement;
     const images = [...inner.images];
-    await Promise.all(images.map(image => image.decode().catch(() => null)));
     const right = element => element.getBoundingClientRect().right;
     found[width] = {
       scrolls: root.scrollWidth - root.clientWidth,
