@@ -1,75 +1,76 @@
-"""LeNet-5 on CIFAR-10: DCTpS, sDCTpS, Random (EPL) and the dense network, mean and spread over seeds.
+"""LeNet-5 on CIFAR-10: the offsets over three seeds, and every method with one.
 
-    DCTPS_DATA=... python benchmarks/lenet_cifar10.py --runs runs/lenet_cifar10 --workers 2
+    DCTPS_DATA=... python benchmarks/lenet_cifar10.py offsets --out runs/lenet_cifar10 --workers 2
+    DCTPS_DATA=... python benchmarks/lenet_cifar10.py methods --out runs/lenet_methods --workers 2
 
-Finished runs are kept, so that the command goes on where it was stopped. Each worker is one process
-with one thread.
+The first writes results/lenet_cifar10.json, the second results/lenet_methods.json. Each is a sweep of runs of
+one thread that goes on where it was stopped: with all runs finished nothing is trained, and the table is made
+again.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import statistics
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from dctps.benchmarking.record import commit, processor
-from dctps.experiments.config import RunConfig, run_name
+from dctps.experiments.folder import RunFolder, read_summary
+from dctps.experiments.grid import Runs, grid
+from dctps.experiments.methods import METHODS
+from dctps.experiments.sweep import run_sweep
 
-METHODS = ("dctps", "sdctps", "random-epl")
-DENSITIES = (0.05, 0.005)
-SEEDS = (0, 1, 2)
-RESULT = Path(__file__).parent / "results" / "lenet_cifar10.json"
+RESULTS = Path(__file__).parent / "results"
+ALL = {"model": "lenet5", "dataset": "cifar10"}
+IMP_LEVELS = 8  # a training for each, where 20% at a time would be 18 and 24
+STUDIES: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "offsets": (
+        "lenet_cifar10",
+        [
+            {
+                "seed": [0, 1, 2],
+                "density": [0.05, 0.005],
+                "method": ["dctps", "sdctps", "random-epl", "dense"],
+            }
+        ],
+    ),
+    "methods": (
+        "lenet_methods",
+        [
+            {"method": [name for name in METHODS if name != "imp"], "density": [0.02, 0.005]},
+            {"method": "imp", "density": [0.02, 0.005], "levels": IMP_LEVELS},
+        ],
+    ),
+}
 
 
-def configurations(epochs: int) -> list[RunConfig]:
-    """Every run of the study."""
-    common: dict[str, Any] = {"model": "lenet5", "dataset": "cifar10", "epochs": epochs}
-    sparse = [
-        RunConfig(**common, method=method, density=density, seed=seed)
-        for seed, density, method in itertools.product(SEEDS, DENSITIES, METHODS)
-    ]
-    return sparse + [RunConfig(**common, method="dense", density=None, seed=seed) for seed in SEEDS]
-
-
-def train(config: RunConfig, runs: Path) -> dict[str, Any]:
-    """One run, in a worker."""
-    from dctps.experiments.run import run  # noqa: PLC0415 (the parent process never needs torch)
-
-    return run(config, out=runs / run_name(config), threads=1)
-
-
-def summarise(configs: list[RunConfig], summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each method and density; sizes are those of the networks as this version saves them."""
-    from dctps.experiments.network import describe  # noqa: PLC0415
-
+def summarise(runs: Runs, out: Path) -> list[dict[str, Any]]:
+    """One row for each method and density, from the run folders; sizes are the first seed's network's."""
+    cells: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    for name, config in runs.items():
+        cells.setdefault((config.method, config.density), []).append(read_summary(out / name))
     rows = []
-    cells: dict[tuple[str, float | None], list[tuple[RunConfig, dict[str, Any]]]] = {}
-    for config, summary in zip(configs, summaries, strict=True):
-        density = None if config.method == "dense" else config.density
-        cells.setdefault((config.method, density), []).append((config, summary))
-    for (method, density), runs in cells.items():
-        found = [summary for _, summary in runs]
+    for (method, density), found in cells.items():
         accuracy = [summary["last_test_accuracy"] for summary in found]
-        report = describe(runs[0][0]).to_dict()
+        report = found[0]["report"]
         rows.append(
             {
                 "method": method,
                 "density": density,
                 "test_accuracy_mean": statistics.mean(accuracy),
-                "test_accuracy_std": statistics.stdev(accuracy),
+                "test_accuracy_std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
                 "test_accuracy": accuracy,
                 "test_accuracy_at_best_validation": [s["best_test_accuracy"] for s in found],
+                "best_validation_accuracy": [s["best_val_accuracy"] for s in found],
                 "trainable": report["trainable"],
+                "epochs_trained": [s["last_epoch"] for s in found],
                 "memory_bytes": report["memory_bytes"],
                 "disk_bytes": report["disk_bytes"],
                 "seconds": [round(s["seconds"], 1) for s in found],
+                "versions": found[0]["versions"],
             }
         )
     return rows
@@ -77,32 +78,39 @@ def summarise(configs: list[RunConfig], summaries: list[dict[str, Any]]) -> list
 
 def main() -> None:
     """Run what is missing, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/lenet_cifar10"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--out", type=Path, help="folder of the runs; default runs/ and the result's name")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--finished", action="store_true", help="train nothing: a table of the finished runs")
+    parser.add_argument("--result", type=Path)
     parser.add_argument("--note", help="what else to say of how the runs were made")
     arguments = parser.parse_args()
-    configs = configurations(arguments.epochs)
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        summaries = list(pool.map(train, configs, itertools.repeat(arguments.runs)))
-    rows = summarise(configs, summaries)
+    name, tables = STUDIES[arguments.study]
+    runs = grid(*tables, shared=ALL | {"epochs": arguments.epochs})
+    out = arguments.out or Path("runs") / name
+    if not arguments.finished:
+        done = run_sweep(runs, out, workers=arguments.workers, progress=True, on_note=print)
+        if done.failed:
+            raise SystemExit("\n".join(f"{run} failed: {error}" for run, error in done.failed.items()))
+    missing = [run for run, config in runs.items() if RunFolder(out / run, config).finished() is None]
+    rows = summarise({run: config for run, config in runs.items() if run not in missing}, out)
     result = {
-        "command": f"python benchmarks/lenet_cifar10.py --epochs {arguments.epochs}",
+        "command": f"python benchmarks/lenet_cifar10.py {arguments.study} --epochs {arguments.epochs}",
         "commit": commit(),
         "hardware": f"{platform.machine()}, {processor()}, {arguments.workers} workers of one thread",
-        "versions": summaries[0]["versions"],
-        "seeds": list(SEEDS),
+        "versions": rows[0]["versions"],
+        "seeds": sorted({config.seed for config in runs.values()}),
         "epochs": arguments.epochs,
+        "imp_levels": IMP_LEVELS,
+        "missing": missing,
         "note": arguments.note,
         "rows": rows,
     }
-    arguments.result.parent.mkdir(exist_ok=True)
-    arguments.result.write_text(json.dumps(result, indent=1) + "\n")
+    (arguments.result or RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
-        mean, std = row["test_accuracy_mean"], row["test_accuracy_std"]
-        print(f"{row['method']:12} {row['density']!s:8} {mean:.4f} +- {std:.4f}", file=sys.stdout)
+        print(f"{row['method']:12} {row['density']!s:8} {row['test_accuracy_mean']:.4f}")
 
 
 if __name__ == "__main__":

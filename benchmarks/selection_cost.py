@@ -1,21 +1,22 @@
 """Time and memory to a support: the criteria on whole networks.
 
-    python benchmarks/selection_cost.py --models vgg19 resnet50 --criteria epl snip grasp force synflow
+    python benchmarks/selection_cost.py
 
 Each cell is a process of its own: it builds the dense network, chooses the weights that train, and states the
 seconds of that and how far the process's resident memory rose above what it was with the network built, in
 bytes for each weight too. `force` and `iter-snip` take `--steps` of their 60 steps, `synflow` as large a part
-of its 100 rounds; the seconds of all of them are then in proportion.
+of its 100 rounds; the seconds of all of them are then in proportion. Each cell notes the machine's load
+before it, the CPU seconds of its threads together, and the commit. Cells of the same hardware and torch that
+are not asked for stay in the result.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -24,35 +25,14 @@ from typing import Any
 import torch
 
 import dctps
-from dctps.benchmarking.record import commit, processor
+from dctps.benchmarking.record import provenance
+from dctps.benchmarking.resident import peak_resident, reset_peak, resident
+from dctps.files import write_atomically
 from dctps.models import build_model
 
 RESULT = Path(__file__).parent / "results" / "selection_cost.json"
+CRITERIA = ["epl", "magnitude", "snip", "grasp", "force", "synflow"]
 FULL = {"force": 60, "iter-snip": 60, "synflow": 100}
-
-
-class Peak:
-    """The most resident memory of this process while it is open, above what it was at its opening."""
-
-    def __enter__(self) -> Peak:
-        self._before = self.bytes = _resident()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.005):
-            self.bytes = max(self.bytes, _resident())
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.bytes -= self._before
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def built(model: str) -> tuple[torch.nn.Module, tuple[int, ...]]:
@@ -78,10 +58,12 @@ def cell(model: str, criterion: str, density: float, images: int, batch: int, st
         scored = partial(getattr(dctps.criteria, criterion.replace("-", "_")), **{name: taken})
     options = {"allocation": "epl"} if criterion == "epl" else {"criterion": scored, "batches": data}
     on_offset = criterion.startswith("offset")
-    with Peak() as peak:
-        started = time.perf_counter()
-        dctps.sparsify_(network, density, offset="dct" if on_offset else "zero", **options)
-        seconds = time.perf_counter() - started
+    before, load = resident(), os.getloadavg()[0]
+    reset_peak()
+    started, used = time.perf_counter(), time.process_time()
+    dctps.sparsify_(network, density, offset="dct" if on_offset else "zero", **options)
+    seconds, used = time.perf_counter() - started, time.process_time() - used
+    peak = peak_resident() - before
     return {
         "model": model,
         "criterion": criterion,
@@ -92,8 +74,11 @@ def cell(model: str, criterion: str, density: float, images: int, batch: int, st
         "looks": taken,
         "seconds": seconds,
         "seconds_of_all_looks": seconds / taken * FULL.get(criterion, 1),
-        "peak_bytes": peak.bytes,
-        "peak_bytes_per_weight": peak.bytes / weights,
+        "cpu_seconds": used,
+        "cpu_seconds_of_all_looks": used / taken * FULL.get(criterion, 1),
+        "peak_bytes": peak,
+        "peak_bytes_per_weight": peak / weights,
+        "load": load,
     }
 
 
@@ -101,12 +86,13 @@ def main() -> None:
     """Measure each cell in a process of its own, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["vgg19", "resnet50"])
-    parser.add_argument("--criteria", nargs="+", default=["epl", "snip", "grasp", "force", "synflow"])
+    parser.add_argument("--criteria", nargs="+", default=CRITERIA)
     parser.add_argument("--density", type=float, default=0.01)
     parser.add_argument("--images", type=int, default=100, help="to score on, in each look")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--steps", type=int, default=60, help="of force and iter-snip; synflow in proportion")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--note", help="what else to say of how it was measured")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -115,23 +101,21 @@ def main() -> None:
         sizes = (arguments.density, arguments.images, arguments.batch, arguments.steps)
         print(json.dumps(cell(*arguments.cell, *sizes)))
         return
-    rows = []
+    made = provenance("python benchmarks/selection_cost.py", arguments.threads) | {"note": arguments.note}
+    old = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
+    same = all(old.get(name) == made[name] for name in ("hardware", "threads", "versions"))
+    rows = [
+        row
+        for row in (old["rows"] if same else [])
+        if row["model"] not in arguments.models or row["criterion"] not in arguments.criteria
+    ]
     for model in arguments.models:
         for criterion in arguments.criteria:
             command = [sys.executable, *sys.argv, "--cell", model, criterion]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            rows.append(json.loads(done.stdout))
+            rows.append(json.loads(done.stdout) | {"commit": made["commit"]})
             print(rows[-1], flush=True)
-    result = {
-        "command": f"python {' '.join(sys.argv)}",
-        "hardware": processor(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "commit": commit(),
-        "rows": rows,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+            write_atomically(arguments.out, (json.dumps(made | {"rows": rows}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -38,6 +38,101 @@ def lenet(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def methods(result: dict[str, Any]) -> str:
+    """Accuracy and cost of every method at each density, by accuracy."""
+    lines = [
+        "| method | density | test accuracy, last epoch | best validation | weights that train "
+        "| trained numbers | epochs in all | seconds |",
+        "| --- " * 8 + "|",
+    ]
+    for row in sorted(result["rows"], key=lambda row: (-(row["density"] or 1), -row["test_accuracy_mean"])):
+        numbers = row["trainable"]
+        weights = numbers["values"] + numbers["dense"] + numbers.get("dimensions", 0)
+        cells = (
+            row["method"],
+            "all" if row["density"] is None else f"{row['density']:.1%}",
+            f"{row['test_accuracy_mean']:.1%}",
+            f"{row['best_validation_accuracy'][0]:.1%}",
+            f"{weights:,}",
+            f"{sum(numbers.values()):,}",
+            str(row["epochs_trained"][0]),
+            f"{row['seconds'][0]:,.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def methods_section(result: dict[str, Any]) -> str:
+    """The part of the page on every method."""
+    missing = len(result["missing"])
+    left_out = f"\n{missing} more runs were not trained when this table was made.\n" if missing else ""
+    return f"""
+## Every method on one budget
+
+LeNet-5 on CIFAR-10, seed {result["seeds"][0]}, {result["epochs"]} epochs: the same data, order, optimizer
+and schedule for all ([training](training.md)); a hyperplane's rate is ten times that of the others, and it
+has no weight decay. The best of each density stands first. With one seed, differences of two points say
+little. `imp` trains {result["imp_levels"]} more networks after the dense one, each as long. A hyperplane
+has dimensions in place of weights. Seconds are those of a run on one thread, several at a time.
+
+{methods(result)}
+{left_out}
+{source(result)}
+"""
+
+
+def selection_cost(result: dict[str, Any]) -> str:
+    """Time and memory to a support of whole networks."""
+    lines = [
+        "| network | criterion | looks | seconds | CPU seconds | of them measured "
+        "| memory beside the model, MB | bytes for each weight |",
+        "| --- " * 8 + "|",
+    ]
+    full = {"force": 60, "iter-snip": 60, "synflow": 100}
+    for row in result["rows"]:
+        looks = full.get(row["criterion"], 1)
+        measured = "all" if row["looks"] == looks else f"those of {row['looks']} looks"
+        cells = (
+            row["model"],
+            "random, EPL" if row["criterion"] == "epl" else row["criterion"],
+            "" if row["criterion"] == "epl" else str(looks),
+            f"{row['seconds_of_all_looks']:.1f}",
+            f"{row['cpu_seconds_of_all_looks']:.1f}",
+            measured,
+            f"{row['peak_bytes'] / 1e6:,.0f}",
+            f"{row['peak_bytes_per_weight']:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    first = result["rows"][0]
+    return "\n".join(
+        [
+            f"To a support of density {first['density']:.0%}, on {result['threads']} threads, with "
+            f"{first['images']} images of 32 x 32 in one batch for each look (`synflow` one of ones). The "
+            f"seconds of criteria that were given fewer looks are in proportion. Memory is the largest "
+            f"resident one above that with the dense network built, activations included.",
+            "",
+            *lines,
+            "",
+            source(result),
+        ]
+    )
+
+
+def kill_sweep(result: dict[str, Any]) -> str:
+    """What became of a sweep that was killed again and again."""
+    finished = [moment["finished_runs"] for moment in result["moments"]]
+    epochs = [moment["recorded_epochs"] for moment in result["moments"]]
+    sweeps = "One sweep" if result["sweeps"] == 1 else f"{result['sweeps']} sweeps"
+    return (
+        f"{sweeps} of {result['runs_of_a_sweep']} runs and {result['epochs_of_a_sweep']} epochs, with all of "
+        f"its processes killed {result['kills']} times at random moments ({min(finished)} to {max(finished)} "
+        f"runs finished, {min(epochs)} to {max(epochs)} epochs recorded): {result['recorded_epochs_lost']} "
+        f"recorded epochs were lost, {result['finished_runs_done_again']} finished runs done again, and "
+        f"{result['runs_that_differed']} runs ended otherwise than in a sweep that was left alone.\n\n"
+        f"{source(result)}"
+    )
+
+
 def depthwise(result: dict[str, Any]) -> str:
     """Filters and channels of MobileNetV2's depthwise layers under each offset."""
     runs = {run["offset"]: run for run in result["runs"] if run["network"] == "mobilenetv2"}
@@ -117,12 +212,16 @@ def rigl_memory(result: dict[str, Any]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     most = f"{result['most_that_rigl_adds'] / 1e6:.1f} MB"
+    whole = {name: f"{value / 1e6:,.1f} MB" for name, value in result["whole_network"].items()}
     return "\n".join(
         [
-            f"ResNet50's largest layers at density {result['density']:.1%}, batch {result['batch']}, each by "
-            f"itself in a process of one thread; MB of resident memory above that before the step. Over all "
-            f"{len(result['rows'])} different layers RigL adds {most} at most, of which up to "
-            f"{result['block_bytes'] / 1e6:.1f} MB are the block, the rest what torch's kernel takes for it.",
+            f"The whole of ResNet50 at density {result['density']:.1%}, batch {result['batch']}, one "
+            f"thread: an ordinary step takes {whole['peak_of_a_step']} of resident memory above that before "
+            f"it, one in which RigL moves weights {whole['peak_of_an_update_step']}; its dense gradient "
+            f"would be {whole['dense_gradient']}. Its largest layers, each by itself in a process, in MB "
+            f"above that before the step: over all {len(result['rows'])} different ones RigL adds {most} at "
+            f"most, of which up to {result['block_bytes'] / 1e6:.1f} MB are the block, the rest what torch's "
+            f"kernel takes for it.",
             "",
             *lines,
             "",
@@ -144,6 +243,8 @@ def main() -> None:
         json.loads((RESULTS / f"{name}.json").read_text())
         for name in ("lenet_cifar10", "moments", "networks_learn", "hyperplane")
     )
+    path = RESULTS / "lenet_methods.json"
+    every = json.loads(path.read_text()) if path.exists() else None
     page = f"""# Measurements
 
 Every figure here was written by `benchmarks/tables.py` from `benchmarks/results/`.
@@ -156,7 +257,7 @@ test accuracy after the last epoch. Memory is parameters and buffers, without gr
 {lenet(lenet5)}
 
 {source(lenet5)}
-
+{methods_section(every) if every else ""}
 ## A hyperplane's projections
 
 P v in the forward and P^T g in the backward pass, float32, once for each step whatever the batch: LeNet-5 at
@@ -173,6 +274,10 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(networks, "learn", f"{learn(learnt)}\n\n{source(learnt)}")
     memory = json.loads((RESULTS / "rigl_memory.json").read_text())
     fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
+    cost = json.loads((RESULTS / "selection_cost.json").read_text())
+    fill(ROOT / "docs" / "selection.md", "selection_cost", selection_cost(cost))
+    killed = json.loads((RESULTS / "kill_sweep.json").read_text())
+    fill(ROOT / "docs" / "sweeps.md", "kill_sweep", kill_sweep(killed))
     bench = RESULTS / "bench.json"
     (ROOT / "docs" / "performance.md").write_text(performance.page(bench))
     fill(ROOT / "README.md", "speed", performance.short_table(bench))

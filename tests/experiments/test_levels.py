@@ -15,6 +15,7 @@ from dctps.experiments.levels import LevelSession, level_nnz
 from dctps.experiments.run import evaluate_run, run
 from dctps.experiments.session import Session
 from dctps.experiments.state import read_state, write_state
+from dctps.experiments.sweep import look_ahead
 from dctps.nn import DpSLayer
 
 IMP = replace(TINY, method="imp", levels=3, density=0.1, epochs=3)
@@ -170,3 +171,17 @@ def test_a_state_that_does_not_fit(tmp_path, change):
     with pytest.raises(RunFolderError, match=r"state\.safetensors cannot be used") as info:
         train_tiny(tmp_path / "run", IMP)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("rewind", [0, 2])
+def test_a_sweep_counts_the_epochs_of_all_levels(tmp_path, rewind):
+    config = resolve(replace(IMP, rewind_epoch=rewind))
+    runs = {"imp": config}
+    before = look_ahead(runs, tmp_path, trial=lambda config: 2.0)
+    stop_after(17, tmp_path / "imp", config=config)
+    done = len((tmp_path / "imp" / "metrics.jsonl").read_text().splitlines())
+    begun = look_ahead(runs, tmp_path)
+    assert (begun.begun, begun.epochs) == (["imp"], before.epochs - done)
+    assert before.seconds == 2.0 * before.epochs
+    summary = run(config, out=tmp_path / "imp", threads=1)
+    assert summary["imp"]["epochs_trained"] == before.epochs == 3 + 3 * (3 - rewind)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import grad, jvp
 
 GAP = 1e-9
+ROUNDING = 1e-13
 LAYERS = ("conv", "grouped", "depthwise", "hidden", "head")
 
 
@@ -94,13 +95,17 @@ class TieError(Exception):
     """Two scores at a boundary are too close for either computation to be held to."""
 
 
-def kept_of(scores, keep, earlier=None):
+def kept_of(scores, keep, earlier=None, scale=0.0):
     """Masks of the `keep` largest of the network (a number) or of each layer (a dict).
 
-    A zero stands below every other score; zeros are ranked by `earlier`, and -inf by nothing.
+    A zero stands below every other score; zeros are ranked by `earlier`, and -inf by nothing. Gaps are
+    measured against the largest score of the whole network, `scale` or more. What a layer that has lost its
+    signal is left with is rounding, in which no two computations agree what is zero.
     """
     if isinstance(keep, dict):
-        return {n: kept_of({n: scores[n]}, keep[n], earlier)[n] for n in scores}
+        finite = [s.abs()[s > -torch.inf] for s in (*scores.values(), *(earlier or {}).values())]
+        scale = max(float(s.max()) for s in finite if s.numel())
+        return {n: kept_of({n: scores[n]}, keep[n], earlier, scale)[n] for n in scores}
     entries = []
     for layer, name in enumerate(scores):
         before = (earlier or scores)[name].flatten().tolist()
@@ -111,7 +116,9 @@ def kept_of(scores, keep, earlier=None):
     order = sorted(entries, key=lambda e: (0 if signed else -e[0], -e[1], e[2], e[3]))
     if 0 < keep < len(order):
         (rank, inside, _, _), (below, outside, _, _) = order[keep - 1 : keep + 1]
-        scale = max(abs(value) for r, value, _, _ in order if r >= 0)
+        scale = max(scale, *(abs(value) for r, value, _, _ in order if r >= 0))
+        if not signed and any(r == 1 and value <= ROUNDING * scale for r, value, _, _ in order[:keep]):
+            raise TieError
         zeros = rank == below == 0 and inside == outside == 0  # told apart by position alone, here as there
         if below >= 0 and not zeros and (inside - outside if rank == below else inside) <= GAP * scale:
             raise TieError

@@ -197,6 +197,22 @@ def test_synflow_conserves_flow_and_empties_no_layer_of_a_chain():
     assert all(mask.any() for mask in kept.values())
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    widths=st.lists(st.integers(4, 12), min_size=3, max_size=8),
+    each=st.integers(10, 12),
+    seed=st.integers(0, 99),
+)
+def test_synflow_empties_no_layer_with_ten_weights_for_each(widths, each, seed):
+    torch.manual_seed(seed)
+    model = chain(widths)
+    layers = layers_of(model)
+    keep = each * len(layers)
+    kept = choose("synflow", model, layers, None, [torch.ones(1, widths[0])], keep)
+    assert sum(int(mask.sum()) for mask in kept.values()) == keep
+    assert all(mask.any() for mask in kept.values())
+
+
 def test_synflow_is_finite_where_float32_overflows_and_leaves_every_bit():
     torch.manual_seed(0)
     model = chain([64] * 101)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def draw_layers(found: Sequence[Layers]) -> Figure:
             axes.legend(fontsize=6, loc="upper left", ncols=2, handlelength=2.6, columnspacing=1.0)
         axes_row[0].set_ylabel(f"weights that train\n({title})", fontsize=9)
     largest = max(max(nnz) for nnz in means.values())
-    grid[0, 0].set_ylim(-600, largest * 300)
+    grid[0, 0].set_ylim(-600, largest * 300)  # room for the insets below 0 and the legends above
+    grid[0, 0].set_yticks([0, *(10**power for power in range(math.ceil(math.log10(largest)) + 1))])
     for axes, density in zip(grid[0], densities, strict=True):
         axes.set_title(f"density {100 * density:g}%", fontsize=10)
     for axes in grid[-1]:

@@ -33,9 +33,13 @@ class Recipes:
             return 0
         config = resolve(build_recipe(self.name, model=self.model, dataset=self.dataset, method=self.method))
         print("\n".join(recipe_text(self.name)), end="\n\n")
-        fields = {name: value for name, value in to_dict(config).items() if value is not None}
+        fields = {name: value for name, value in to_dict(config).items() if value not in (None, [])}
         width = max(map(len, fields))
         for name, value in fields.items():
-            shown = " ".join(f"{share:.6g}" for share in value) if isinstance(value, list) else value
+            shown = " ".join(map(_short, value)) if isinstance(value, list) else value
             print(f"{name:<{width}}  {shown}")
         return 0
+
+
+def _short(entry: float | str) -> str:
+    return entry if isinstance(entry, str) else f"{entry:.6g}"

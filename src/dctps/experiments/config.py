@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from dctps.experiments.methods import METHODS
+from dctps.experiments.options import resolve_options
 from dctps.names import lookup
 
 _MOVING: dict[str, float | None] = {"update_interval": 100, "drop_fraction": 0.3, "dynamics_end": 0.75}
@@ -124,6 +125,9 @@ class RunConfig:
     """prunings of imp, each followed by a training (None: so many that each takes at most 20%)"""
     rewind_epoch: int | None = None
     """epoch at whose end imp's weights are taken up again (None: 0, the initialisation)"""
+    options: tuple[str, ...] = ()
+    """what else criterion and dynamics let one choose, as name=value: steps, rounds, temperature, mode, loss,
+    images_per_class, shuffle; decay, at_least_one, regrow_dropped, drop, threshold"""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -170,12 +174,14 @@ def resolve(config: RunConfig) -> RunConfig:
         **_BY_DATASET.get(config.dataset, {}),
     }
     left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
-    return _resolve_dynamics(replace(config, **left_open, **chosen))
+    scoring = () if chosen["dynamics"] == "imp" else (chosen["criterion"], chosen["allocation"])
+    options = resolve_options(config.options, (*scoring, chosen["dynamics"]))
+    return _resolve_dynamics(replace(config, options=options, **left_open, **chosen))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The fields as JSON holds them."""
-    return asdict(config) | {"milestones": list(config.milestones)}
+    return asdict(config) | {"milestones": list(config.milestones), "options": list(config.options)}
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
@@ -189,7 +195,8 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
         raise ValueError(f"unknown field {min(unknown)!r}: was this written by a newer version of dctps?")
     try:
         config = RunConfig(**values)
-        config = replace(config, milestones=tuple(config.milestones))
+        options = (config.options,) if isinstance(config.options, str) else tuple(config.options)
+        config = replace(config, milestones=tuple(config.milestones), options=options)
         resolve(config)
     except TypeError as error:
         raise ValueError(f"a value is of the wrong type ({error})") from None
@@ -215,9 +222,19 @@ def run_name(config: RunConfig) -> str:
     named = ("model", "dataset", "method", "density", "seed", "optimizer")
     usual = resolve(RunConfig(**{name: getattr(config, name) for name in named}))
     for name, (value, _) in differences(config, usual).items():
+        if name == "options":
+            parts += [option.replace("_", "").replace("=", "") for option in value]
+            continue
         text = "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"{name.replace('_', '')}{text}")
     return "-".join(parts)
+
+
+def total_epochs(config: RunConfig) -> int:
+    """Passes through the training images until the run is finished, those of all of imp's levels together."""
+    config = resolve(config)
+    again = config.epochs - (config.rewind_epoch or 0)
+    return config.epochs + (config.levels or 0) * again
 
 
 def _resolve_dynamics(config: RunConfig) -> RunConfig:

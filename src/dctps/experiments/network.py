@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from dctps.checkpoint import load_state
 from dctps.data import Description, describe_dataset, list_datasets
 from dctps.dynamic import DSR, SET, Dynamics, RigL
 from dctps.experiments.config import RunConfig, resolve
+from dctps.experiments.options import arguments_of, option_of_run
 from dctps.models import build_model
 from dctps.nn import plain_norms_, remove_biases_, share_norms_
 from dctps.nn.explanation import Explanation
 from dctps.reporting import Report
+from dctps.selection.criteria.registry import CRITERIA
 from dctps.training import Precision, Processes
 
 # Neither the weights nor any data decide with these.
@@ -63,18 +67,28 @@ def build_network(
         return _plain_network(config, data, "cpu").to(device)
     scored = is_scored(config)
     model = _plain_network(config, data, "cpu" if scored else "meta")
-    return dctps.sparsify_(
+    shuffled = supports is None and option_of_run(config.options, "shuffle")
+    dense = copy.deepcopy(model).to(device) if shuffled else None
+    model = dctps.sparsify_(
         model.to(device) if scored else model,
         config.density,
         offset=config.offset,
-        allocation=config.allocation,
-        criterion=config.criterion if supports is None else supports,
+        allocation=_with_options(config, config.allocation),
+        criterion=_with_options(config, config.criterion) if supports is None else supports,
         alpha=config.alpha,
         alpha_trainable=config.alpha_trainable,
+        loss=getattr(dctps.criteria, option_of_run(config.options, "loss")),
         batches=batches,
         seed=config.seed,
         device=device,
     )
+    return dctps.shuffle_(model, dense, seed=config.seed) if shuffled else model
+
+
+def _with_options(config: RunConfig, name: str | None) -> Any:
+    """The criterion or allocation called `name`, as the run's options have it."""
+    chosen = arguments_of(config.options, name)
+    return partial(CRITERIA[name], **chosen) if chosen and name is not None else name
 
 
 def restore_network(config: RunConfig, data: Description, file: Path, device: torch.device) -> nn.Module:
@@ -125,7 +139,7 @@ def build_dynamics(
     if config.dynamics is None or config.update_interval is None or config.drop_fraction is None:
         return None
     assert config.dynamics_end is not None, "resolve() fills it in"
-    when: dict[str, Any] = {
+    when: dict[str, Any] = arguments_of(config.options, config.dynamics) | {
         "update_interval": config.update_interval,
         "drop_fraction": config.drop_fraction,
         "end": round(config.dynamics_end * total_steps),

@@ -104,7 +104,9 @@ def force(model: str = "resnet50", dataset: str = "cifar10", method: str = "forc
     """De Jorge et al. 2021 (FORCE): SGD at 0.1, a tenth at 150 and 250 of 350 epochs; Tiny ImageNet 300.
 
     Batches of 128, weight decay 5e-4, a tenth of the training images held out. On Tiny ImageNet 300 epochs
-    with steps at 150 and 225.
+    with steps at 150 and 225. The authors' supports come from the logits without a softmax, and from 1, 10 or
+    20 batches in each step (CIFAR-10, CIFAR-100, Tiny ImageNet): `--options loss=nll_on_logits
+    images_per_class=13` is that, but for their augmentation.
 
     Reference: "Progressive Skeletonization", ICLR 2021; https://github.com/naver/force.
     """

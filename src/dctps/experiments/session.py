@@ -18,6 +18,7 @@ from dctps.data import Dataset, ImageTensors, batches, first_of, split_validatio
 from dctps.dynamic import take_sizes_
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_dynamics, build_network
+from dctps.experiments.options import option_of_run
 from dctps.experiments.scoring import ScoringBatches
 from dctps.experiments.state import State, StateError
 from dctps.nn import tune_
@@ -105,7 +106,13 @@ class Session:
             config,
             dataset.description,
             device,
-            batches=ScoringBatches(self._train, config.seed, dataset.mean, dataset.std),
+            batches=ScoringBatches(
+                self._train,
+                config.seed,
+                dataset.mean,
+                dataset.std,
+                per_class=option_of_run(config.options, "images_per_class"),
+            ),
             supports=supports,
         )
         self._precision = Precision(config.amp, device.type)

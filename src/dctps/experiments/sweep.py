@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import RunConfig, total_epochs
 from dctps.experiments.folder import METRICS, RunFolder
 from dctps.experiments.grid import Runs
 from dctps.experiments.tensorboard import write_events
@@ -85,7 +85,7 @@ def look_ahead(runs: Runs, out: Path | str, *, trial: Callable[[RunConfig], floa
     seconds = {name: _epoch_seconds(out / name) for name in runs}
     finished = [name for name, config in runs.items() if RunFolder(out / name, config).finished() is not None]
     left = {name: config for name, config in runs.items() if name not in finished}
-    epochs = {name: config.epochs - len(seconds[name]) for name, config in left.items()}
+    epochs = {name: total_epochs(config) - len(seconds[name]) for name, config in left.items()}
 
     recorded: dict[tuple[str, ...], list[float]] = {}
     for name, config in runs.items():

@@ -20,7 +20,7 @@ from dctps.selection.choose import choose
 from dctps.selection.criteria import Criterion, Loss
 from dctps.selection.criteria.offset import choose_on_offset
 from dctps.selection.criteria.ranking import Counts
-from dctps.selection.criteria.registry import CRITERIA, ON_OFFSET, name_of
+from dctps.selection.criteria.registry import ON_OFFSET, is_criterion, name_of
 from dctps.sparse import budget
 
 Filter = Callable[[nn.Module, str], bool]
@@ -54,7 +54,8 @@ def sparsify_(
         density: fraction of the prunable weights that train, in (0, 1].
         offset: name of D.
         allocation: how many train in each layer: `"uniform"`, `"epl"`, `"epf"`, `"erk"`, shares by
-            layer name, a function, or a criterion's name (`"synflow"`): as many as that one keeps there.
+            layer name, a function, or a criterion (`"synflow"`, `partial(criteria.synflow, rounds=10)`): as
+            many as that one keeps there.
             None: `"epl"` for random, else `"global"`, the whole network ranked as one.
         criterion: which train: `"random"`; a score's name (`"magnitude"`, `"snip"`, `"grasp"`, `"force"`,
             `"iter-snip"`, `"synflow"`; under an offset `"offset-snip"`, `"offset-gradient"`) or function;
@@ -116,8 +117,8 @@ def sparsify_(
             batches = list(batches) if isinstance(batches, Iterator) else batches
             total = budget(density, sum(map(math.prod, shapes.values())))
             counts: Counts = total
-            if isinstance(allocation, str) and allocation in CRITERIA:
-                _refuse_meta(layers, f"allocation {allocation!r}")
+            if is_criterion(allocation):
+                _refuse_meta(layers, f"allocation {name_of(allocation)!r}")
                 kept = choose(allocation, model, layers, loss, batches, total)
                 counts = {name: int(mask.sum()) for name, mask in kept.items()}
             elif criterion == "random" and allocation == "global":

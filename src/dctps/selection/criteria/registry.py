@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -54,8 +54,22 @@ def find_criterion(criterion: str | Criterion) -> Criterion:
     return criterion
 
 
+def is_criterion(choice: object) -> TypeGuard[str | Criterion]:
+    """Whether it is a registered criterion or its name, also one that `functools.partial` gave options."""
+    choice = _bare(choice)
+    return choice in CRITERIA if isinstance(choice, str) else any(choice is f for f in CRITERIA.values())
+
+
 def name_of(criterion: str | Criterion) -> str:
     """What to call a criterion in messages."""
-    while isinstance(criterion, functools.partial):
-        criterion = criterion.func
-    return criterion if isinstance(criterion, str) else getattr(criterion, "__name__", repr(criterion))
+    bare = _bare(criterion)
+    if isinstance(bare, str):
+        return bare
+    registered = (name for name, function in CRITERIA.items() if function is bare)
+    return next(registered, getattr(bare, "__name__", repr(bare)))
+
+
+def _bare(choice: object) -> object:
+    while isinstance(choice, functools.partial):
+        choice = choice.func
+    return choice
