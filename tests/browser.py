@@ -21,7 +21,7 @@ for (const width of WIDTHS) {
     const right = element => element.getBoundingClientRect().right;
     found[width] = {
       scrolls: root.scrollWidth - root.clientWidth,
-      beyond: [...inner.querySelectorAll("body *")].filter(e => !e.closest(".scroll table"))
+      beyond: [...inner.querySelectorAll("body *")].filter(e => !e.parentElement.closest(".scroll"))
         .filter(e => right(e) > root.clientWidth + 0.5).map(e => e.outerHTML.slice(0, 200)),
       images: images.map(image => image.naturalWidth),
       shown: images.map(image => image.getBoundingClientRect().width),

@@ -78,7 +78,7 @@ def _overview(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapp
     begun = {run.name for run in runs} - done
     failed = set(reasons) - done
     missing = set(names.values()) - done - begun - failed
-    seconds = sum(run.summary["seconds"] for run in runs if run.summary is not None)
+    seconds = sum(run.summary.get("seconds", 0) for run in runs if run.summary is not None)
     counts = {"finished": done, "unfinished": begun - failed, "failed": failed, "missing": missing}
     told = ", ".join(f"{len(those)} {state}" for state, those in counts.items() if those)
     total = len(done | begun | failed | missing)
@@ -122,7 +122,7 @@ def _results(
             held_out = quantity == "validation accuracy"
             those = [run for run in runs if panel.holds(run.config)]
             lines = learning_lines([run for run in those if (run.config.validation_size > 0) == held_out])
-            if lines:
+            if any(len(line) > 1 for methods in lines.values() for line in methods.values()):
                 name = f"{quantity.capitalize()} after each epoch: {_name(panel, label)}"
                 figure = draw_learning(lines, quantity)
                 parts += [heading(name), picture(image(figure, "png", _DPI), name)]
@@ -161,7 +161,9 @@ def _cell(cell: Cell | None) -> str:
         return ""
     if cell.missing and cell.note:
         return lacking("failed")
-    return text(cell) if cell.n == cell.wanted else lacking(cell)
+    if cell.n == cell.wanted:
+        return text(cell)
+    return lacking(cell).replace(" (n=", "<br>(n=")  # the column stays narrow
 
 
 def _run_table(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapping[str, str]) -> str:
@@ -180,7 +182,7 @@ def _run_table(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Map
                 *(text(name), text("finished"), *numbers),
                 *(text(f"{count:,}") for count in (run.weights_trained, run.numbers_trained)),
                 text("" if size is None else f"{size:,}"),
-                text(f"{run.summary['seconds']:,.0f}"),
+                text(f"{run.summary.get('seconds', 0):,.0f}"),
             ]
         )
     header = [
