@@ -1,9 +1,11 @@
 """Sweeps on a real Ray instance of this machine."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import groupby
 from pathlib import Path
@@ -12,10 +14,12 @@ import pytest
 from tests.faults import outcome
 
 import dctps
+from dctps.cli import main
 from dctps.experiments.cluster import needs, on_ray
 from dctps.experiments.folder import RunFolder
 from dctps.experiments.grid import grid
 from dctps.experiments.run import run
+from dctps.experiments.signals import Stopped, sigterm_raises
 from dctps.experiments.sweep import run_sweep
 from dctps.experiments.workers import Epoch, Finished, Job
 
@@ -41,24 +45,36 @@ def instance():
 
 
 @pytest.fixture(scope="module")
-def one_by_one(tmp_path_factory):
-    """The outcome of each run, done alone in this process."""
+def alone(tmp_path_factory):
+    """The folder of the runs, done one by one in this process."""
     root = tmp_path_factory.mktemp("alone")
     for name, config in RUNS.items():
         run(config, out=root / name, threads=1)
-    return {name: outcome(root / name) for name in RUNS}
+    return root
+
+
+@pytest.fixture(scope="module")
+def one_by_one(alone):
+    return outcomes(alone)
 
 
 def outcomes(root):
     return {name: outcome(root / name) for name in RUNS}
 
 
-def test_two_ray_workers_do_what_one_process_does(tmp_path, one_by_one):
+def timeless(path):
+    """A file's bytes without the times in them."""
+    return re.sub(rb'"seconds": [0-9.e-]+', b"", path.read_bytes())
+
+
+def test_two_ray_workers_do_what_one_process_does(tmp_path, alone, one_by_one):
     notes = []
     result = run_sweep(RUNS, tmp_path, workers=2, device="cpu", executor=on_ray(), on_note=notes.append)
     assert result.finished == list(RUNS) and not result.failed
     assert len(notes) == 4 and "test accuracy" in notes[0]
     assert outcomes(tmp_path) == one_by_one
+    for name in RUNS:
+        assert timeless(tmp_path / name / "metrics.jsonl") == timeless(alone / name / "metrics.jsonl")
 
 
 def test_a_run_that_fails_stops_no_other(tmp_path):
@@ -170,6 +186,27 @@ def test_what_a_run_asks_for(tmp_path):
         needs(job, gpus=2, runs_per_gpu=1)
     with pytest.raises(ValueError, match="got 0"):
         on_ray(runs_per_gpu=0)
+
+
+def test_flags_that_cannot_be(monkeypatch, tmp_path, capsys):
+    argv = ["sweep", "epochs=1", "--out", str(tmp_path)]
+    assert main([*argv, "--runs-per-gpu", "2"]) == 2
+    assert "add --ray" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([*argv, "--ray", "local"]) == 2
+    assert "pip install dctps[ray]" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_is_told_from_ctrl_c_where_ray_puts_another_exception_in_its_place():
+    @ray.remote
+    def wait():
+        time.sleep(5)
+
+    with pytest.raises(Stopped) as caught, sigterm_raises("stopped"):
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        ray.wait([wait.remote()])
+    assert caught.value.status == 143
 
 
 def test_the_command_joins_a_cluster_and_a_signal_stops_it(instance, tmp_path, one_by_one):

@@ -1,11 +1,14 @@
 """Events, read back by TensorBoard itself."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 from tests.faults import TINY, train_tiny
 
+from dctps.cli import main
+from dctps.experiments.grid import grid
 from dctps.experiments.sweep import run_sweep
 from dctps.experiments.tensorboard import EVENTS, write_events
 
@@ -72,11 +75,21 @@ def test_levels_are_one_series(tmp_path):
 
 
 def test_a_sweep_writes_those_of_finished_runs_too(tmp_path):
-    from dctps.experiments.grid import grid
-
     runs = grid({"seed": [0, 1]}, shared={"epochs": 1, "density": 0.05})
     run_sweep(dict(list(runs.items())[:1]), tmp_path)
     assert not list(tmp_path.glob(f"*/{EVENTS}"))
     assert run_sweep(runs, tmp_path, tensorboard=True).finished == list(runs)
     for name in runs:
         assert_agrees(tmp_path / name)
+
+
+def test_the_flag_of_train(tmp_path, monkeypatch, capsys):
+    argv = ["train", "--epochs", "1", "--threads", "1", "--out", str(tmp_path / "run")]
+    assert main(argv) == 0
+    assert not (tmp_path / "run" / EVENTS).exists()
+    assert main([*argv, "--tensorboard"]) == 0  # finished: it only gets its events
+    assert_agrees(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
+    assert main([*argv[:-1], str(tmp_path / "other"), "--tensorboard"]) == 2
+    assert "pip install dctps[tensorboard]" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
