@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -186,8 +187,6 @@ def _work(line: Connection) -> None:
         watch.start()
         try:
             for name, event in _done(jobs, lambda name, event: line.send((name, event))):
-                if isinstance(event, Busy):
-                    over.wait(_PAUSE)
                 line.send((name, event))
         except (Stopped, OSError):  # asked to, or nobody hears
             return
@@ -198,26 +197,41 @@ def _work(line: Connection) -> None:
 
 def _done(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[tuple[str, Event]]:
     """Do the jobs, and say what becomes of each; `tell` hears of epochs meanwhile."""
-    from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
-    from dctps.experiments.run import run  # noqa: PLC0415
+    if len(jobs) == 1:
+        (job,) = jobs
+        yield job.name, perform(job, lambda record: tell(job.name, Epoch(record)))
+        return
     from dctps.experiments.stacked import run_stacked  # noqa: PLC0415
 
-    if len(jobs) > 1:
-        yield from run_stacked(jobs)
-        return
-    (job,) = jobs
+    for name, event in run_stacked(jobs):
+        if isinstance(event, Busy):
+            time.sleep(_PAUSE)
+        yield name, event
+
+
+def perform(job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> Finished | Failed | Busy:
+    """Do one job in this process.
+
+    Args:
+        job: to do.
+        on_epoch: called with each epoch's record, once the epoch is saved.
+
+    Returns:
+        how it ended; `Busy` after a pause, so that whoever tries again at once does not spin.
+
+    Raises:
+        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
+    """
+    from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
+    from dctps.experiments.run import run  # noqa: PLC0415
+
     try:
-        summary = run(
-            job.config, out=job.out, on_epoch=lambda record: tell(job.name, Epoch(record)), **job.place
-        )
-    except BrokenPipeError:
-        raise
+        return Finished(run(job.config, out=job.out, on_epoch=on_epoch, **job.place))
     except RunFolderBusy:
-        yield job.name, Busy()
+        time.sleep(_PAUSE)
+        return Busy()
     except Exception as error:  # whatever it is, the other runs go on
-        yield job.name, Failed.of(error)
-    else:
-        yield job.name, Finished(summary)
+        return Failed.of(error)
 
 
 def _stop_when_alone(over: threading.Event) -> None:

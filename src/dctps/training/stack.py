@@ -60,7 +60,7 @@ class Stack:
         self.lay_out()
 
     def lay_out(self) -> None:
-        """Take up the parameters and supports of the models; to be called again after a support has changed."""
+        """Take up the parameters and supports of the models, again after a support has changed."""
         self._by_shape: dict[tuple[int, int, int], NativeStack | None] = {}
         self.__dict__.pop("_weights", None)
 
