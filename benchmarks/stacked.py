@@ -5,8 +5,8 @@
 
 Both sides load, augment, step, and evaluate as a run does, on one thread, from real images. An epoch's
 seconds are those of its fastest step among some and of the test images, scaled to 352 steps and 15,000 images
-of evaluation. A stack has sixteen networks of the cell, of as many seeds (hyperplanes four), and its seconds are
-divided by their number.
+of evaluation. A stack has sixteen networks of the cell, of as many seeds (hyperplanes four), and its seconds
+are divided by their number.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ def stacked(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             "LeNet-5 on CIFAR-10, batch 128, one thread: seconds of one run's epoch, validation and test "
-            f"included. The rows together take {total['stacked']:.1f} s in stacks and {total['alone']:.1f} s run "
-            f"by run, {total['alone'] / total['stacked']:.1f} times as long.",
+            f"included. The rows together take {total['stacked']:.1f} s in stacks and {total['alone']:.1f} s "
+            f"run by run, {total['alone'] / total['stacked']:.1f} times as long.",
             "",
             *lines,
             "",
