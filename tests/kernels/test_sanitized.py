@@ -31,6 +31,23 @@ PROGRAM = """
                 linear_forward(d.x, d.values, d.support, d.alpha, d.bias, d.form, m)
                 for needs in ((1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 1), (0, 0, 1, 0)):
                     linear_backward(d.g, d.x, d.values, d.support, d.alpha, d.form, tuple(map(bool, needs)))
+    import dctps.kernels.stack
+    from torch import nn
+    from dctps import project_, sparsify_
+    from dctps.training import Stack
+    for variant in loader.runnable_variants():
+        dctps.kernels.stack.function = lambda name: loader.function(name, variant)
+        for m, density in ((1, 0.9), (7, 0.02), (9, 0.2)):
+            def build(m=m):
+                first = nn.Conv2d(2, m, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(m, 3, 2), nn.ReLU()
+                last = nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3, bias=False)
+                return nn.Sequential(*first, nn.Flatten(), *last)
+            networks = [sparsify_(build(), density, offset=offset) for offset in ("zero", "dct", "sdct")]
+            stack = Stack([*networks, build(), project_(build(), 2)])
+            x, y = torch.randn(70, 2, 9, 9), torch.randint(3, (70,))
+            assert stack._native(x) is not None
+            stack.step(x, y)
+            stack.evaluate([(x, y), (x[:1], y[:1])])
     print("clean")
 """
 
