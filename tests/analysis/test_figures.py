@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from dctps.analysis import style as style_module
 from dctps.analysis.costs import measure_cost
-from dctps.analysis.curves import FAMILIES, draw_families, make_panels
+from dctps.analysis.curves import FAMILIES, draw_families, draw_panels, make_panels
 from dctps.analysis.figures import FIGURES, draw_figure
 from dctps.analysis.initial import examine, read_examined
 from dctps.analysis.runs import read_runs
@@ -116,6 +116,19 @@ def test_test_accuracy_of_several_networks(tmp_path, write_run, name):
     draw_figure(name, read_runs(tmp_path / "runs"), wanted, {}, tmp_path)
     rows = rows_in(tmp_path / f"figure{name}.csv")
     assert len(rows) == 3 * 3 and {row["mean"] for row in rows} == {"0.6"}
+
+
+def test_a_reason_stands_above_its_panel(tmp_path, write_run):
+    wanted = configurations(["dctps", "snip"])
+    for config in wanted[:4]:
+        write_run(tmp_path, config, [0.5])
+    notes = dict.fromkeys(
+        wanted[4:], "ValueError: criterion 'snip' cannot rank this network: all is zero" + 90 * "!"
+    )
+    panels = make_panels(read_runs(tmp_path), wanted, notes, lambda run: run.test_accuracy)
+    title = draw_panels(panels, "accuracy").axes[0].get_title()
+    assert title.startswith("LeNet-5, digits, 20 epochs\nno SNIP: criterion 'snip' cannot rank this network")
+    assert len(title.splitlines()[1]) < 90 and title.endswith("...")
 
 
 def test_figure_5_joins_emptied_layers_with_accuracy(tmp_path, write_run):

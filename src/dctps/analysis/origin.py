@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dctps.analysis.initial import read_examined
 from dctps.analysis.runs import read_runs
 from dctps.benchmarking.record import commit, processor
 from dctps.experiments.grid import Runs
@@ -35,6 +36,7 @@ def write_origin(name: str, out: Path, command: str, runs: Runs) -> Path:
         "hardware": processor(),
         "runs": len(wanted),
         "finished": len(places),
+        "examined": sum(read_examined(run.path) is not None for run in found),
         "trained_on": [place for i, place in enumerate(places) if place not in places[:i]],
     }
     path = out / (f"{name}.json" if name.startswith("table") else f"figure{name}.json")
