@@ -3,21 +3,24 @@
 import csv
 import io
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from dctps.analysis import style as style_module
+from dctps.analysis.costs import measure_cost
 from dctps.analysis.curves import FAMILIES, draw_families, make_panels
 from dctps.analysis.figures import FIGURES, draw_figure
-from dctps.analysis.initial import examine_all, read_examined
+from dctps.analysis.initial import examine, read_examined
 from dctps.analysis.runs import read_runs
-from dctps.analysis.study import keep_failures, make_study, read_failures
+from dctps.analysis.study import for_all, keep_failures, make_study, read_failures
 from dctps.analysis.style import STYLES, Style, save, style, to_csv
 from dctps.cli import main
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.methods import METHODS
+from dctps.experiments.run import run
 
 SPARSE = [method for method in METHODS if method != "dense"]
 
@@ -231,7 +234,7 @@ def test_a_run_that_fails_is_missing_with_its_reason(tmp_path, capfd):
 def test_figures_4_and_5_from_networks_before_their_training(tmp_path):
     wanted = configurations(["dctps", "random-epl", "snip"], densities=(0.05, 0.0005))
     runs = {f"run{i}": config for i, config in enumerate(wanted)}
-    failed = examine_all(runs, tmp_path / "runs", threads=1)
+    failed = for_all(examine, runs, tmp_path / "runs", print, threads=1)
     assert not failed
     found = read_runs(tmp_path / "runs")
     draw_figure("4", found, wanted, {}, tmp_path)
@@ -255,9 +258,36 @@ def test_what_cannot_be_examined_does_not_stop_the_rest(tmp_path):
     bad = resolve(RunConfig(method="snip", model="fixup-resnet20"))
     runs = {"bad": bad, "good": resolve(RunConfig(density=0.05))}
     notes = []
-    (name,) = failed = examine_all(runs, tmp_path, on_note=notes.append, threads=1)
+    (name,) = failed = for_all(examine, runs, tmp_path, notes.append, threads=1)
     assert name == "bad" and "score" in failed["bad"] and len(notes) == 2
     assert read_examined(tmp_path / "good") is not None
+
+
+def test_table_1_has_what_is_lost_and_what_was_measured(tmp_path):
+    wanted = configurations(["dctps", "snip", "dense"], densities=(0.05, 0.01), seeds=(0,))
+    for i, config in enumerate(dict.fromkeys(wanted)):
+        write = {"epochs": 1, "train_images": 64, "eval_images": 32}
+        config = resolve(replace(config, **write))
+        run(config, out=tmp_path / "runs" / str(i), threads=1)
+        measure_cost(config, tmp_path / "runs" / str(i), threads=1)
+    found = read_runs(tmp_path / "runs")
+    wanted = [run.config for run in found]
+    files = draw_figure("table1", found, wanted, {}, tmp_path)
+    assert [file.name for file in files] == ["table1.csv", "table1.md"]
+    rows = {(row["method"], row["density"]): row for row in rows_in(files[0])}
+    accuracy = {run.config.method: run.test_accuracy for run in found if run.config.density in (None, 0.01)}
+    lost = float(rows["snip", "0.01"]["accuracy_drop"])
+    assert lost == pytest.approx(accuracy["dense"] - accuracy["snip"])
+    trained = {run.config.method: run for run in found if run.config.density in (None, 0.01)}
+    for method, run_ in trained.items():
+        row = rows[method, "0.01" if method != "dense" else ""]
+        # values, gradients and Adam's two slots are float32 each; step counters come on top
+        assert float(row["train_bytes"]) >= 16 * run_.numbers_trained
+        assert float(row["step_seconds"]) > 0 and float(row["begin_seconds"]) > 0
+        assert float(row["final_bytes"]) == run_.summary["report"]["disk_bytes"]
+    assert float(rows["dctps", "0.01"]["train_bytes"]) < 0.2 * float(rows["dense", ""]["train_bytes"])
+    table = files[1].read_text()
+    assert "| SNIP |" in table and "O(N + F)" in table and "missing" not in table
 
 
 def test_toml_is_as_written():

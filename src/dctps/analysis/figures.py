@@ -10,6 +10,7 @@ from dctps.analysis.jacobians import figure4
 from dctps.analysis.layers import figure5
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save
+from dctps.analysis.table1 import table1
 from dctps.experiments.config import RunConfig
 
 MANY = 8  # methods in one panel beyond which families are drawn apart
@@ -45,7 +46,14 @@ def figure3(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out:
     return _test_accuracy("figure3", runs, wanted, notes, out)
 
 
-FIGURES: dict[str, Draw] = {"1": figure1, "2": figure2, "3": figure3, "4": figure4, "5": figure5}
+FIGURES: dict[str, Draw] = {
+    "1": figure1,
+    "2": figure2,
+    "3": figure3,
+    "4": figure4,
+    "5": figure5,
+    "table1": table1,
+}
 
 
 def draw_figure(

@@ -7,7 +7,6 @@ asked twice; initial.json, its layers and its spectrum; and trained.json, the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import torch
 
 import dctps
 from dctps.analysis.spectra import freeze_statistics_, spectrum
-from dctps.data import DataError, Dataset, first_of, load_dataset, normalize
+from dctps.data import Dataset, first_of, load_dataset, normalize
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder, RunFolderError, check_data
-from dctps.experiments.grid import Runs
 from dctps.experiments.network import restore_network
 from dctps.experiments.run import torch_settings
 from dctps.experiments.session import Session
@@ -73,33 +71,6 @@ def examine(
             _write(out / INITIAL, _describe(config, out / _NETWORK, dataset, place))
         if trained:
             _write(out / TRAINED, _describe(config, out / LAST, dataset, place))
-
-
-def examine_all(
-    runs: Runs, out: Path, *, on_note: Callable[[str], None] | None = None, **place: Any
-) -> dict[str, str]:
-    """`examine` each run, in the folder of its name in `out`; where one fails, the others go on.
-
-    Args:
-        runs: by name.
-        out: folder of the run folders.
-        on_note: called with a line for a person when one is done.
-        place: further arguments of `examine`.
-
-    Returns:
-        by name, why some failed.
-    """
-    failed = {}
-    for count, (name, config) in enumerate(runs.items(), 1):
-        try:
-            examine(config, out / name, **place)
-            line = f"{name} examined ({count} of {len(runs)})"
-        except (ValueError, DataError) as error:
-            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            line = f"{name} failed: {failed[name]}"
-        if on_note is not None:
-            on_note(line)
-    return failed
 
 
 def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:

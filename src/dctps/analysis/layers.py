@@ -86,6 +86,7 @@ def draw_layers(found: Sequence[Layers]) -> Figure:
                     _draw(axes, method, nnz, label=_label(method, found, density))
                     _draw(inset, method, nnz, label="")
             axes.set_yscale("symlog", linthresh=1)
+            axes.minorticks_off()
             inset.set_ylim(-1, _FEW)
             inset.tick_params(labelsize=6)
             inset.set_xticks([])

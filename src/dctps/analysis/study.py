@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dctps.data import DataError
 from dctps.experiments.config import RunConfig
 from dctps.experiments.grid import Runs, grid, parse_fields, read_tables
 from dctps.files import make_folder, write_atomically
@@ -24,24 +25,27 @@ class Study:
     Attributes:
         trained: runs to train, by name.
         examined: runs whose networks are looked at, before training and after it, if there is any.
+        costed: runs whose costs are measured.
     """
 
     trained: Runs
     examined: Runs
+    costed: Runs
 
     @property
     def runs(self) -> Runs:
         """All of them."""
-        return self.trained | self.examined
+        return self.trained | self.examined | self.costed
 
 
-# The sweep files of each figure: of the runs that are trained, and of those that are examined.
-_PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "1": (("figure1",), ()),
-    "2": (("figure2",), ()),
-    "3": (("figure3",), ()),
-    "4": (("figure4-trained",), ("figure4", "figure4-trained")),
-    "5": (("figure2",), ("figure4",)),
+# The sweep files of each figure: of the runs that are trained, examined, and costed.
+_PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "1": (("figure1",), (), ()),
+    "2": (("figure2",), (), ()),
+    "3": (("figure3",), (), ()),
+    "4": (("figure4-trained",), ("figure4", "figure4-trained"), ()),
+    "5": (("figure2",), ("figure4",), ()),
+    "table1": (("figure2",), (), ("figure2",)),
 }
 
 
@@ -49,7 +53,7 @@ def make_study(figure: str, scale: str, fields: Sequence[str] = ()) -> Study:
     """The runs of a figure.
 
     Args:
-        figure: `"1"` to `"5"`.
+        figure: `"1"` to `"5"`, or `"table1"`.
         scale: `"full"` or `"reduced"`.
         fields: `name=value` or `name=value,value`: of `model` and `method`, which of the files' runs; of any
             other field, what is to stand in the place of the files' values.
@@ -59,28 +63,58 @@ def make_study(figure: str, scale: str, fields: Sequence[str] = ()) -> Study:
     """
     chosen = parse_fields(fields)
     only = {name: chosen.pop(name) for name in ("model", "method") if name in chosen}
-    trained, examined = (
-        {name: config for stem in stems for name, config in _runs(stem, scale, chosen).items()}
-        for stems in lookup("figure", _PARTS, figure)
+    study = Study(
+        *(
+            {name: config for stem in stems for name, config in _runs(stem, scale, chosen).items()}
+            for stems in lookup("figure", _PARTS, figure)
+        )
     )
     for name, values in only.items():
         those = values if isinstance(values, list) else [values]
-        there = {getattr(config, name) for config in (trained | examined).values()}
+        there = {getattr(config, name) for config in study.runs.values()}
         if not there.issuperset(those):
             unknown = min(set(those) - there)
             raise ValueError(f"figure {figure} has no {name} {unknown!r}: choose from {sorted(there)}")
-        trained, examined = (
-            {key: config for key, config in runs.items() if getattr(config, name) in those}
-            for runs in (trained, examined)
+        study = Study(
+            *(
+                {key: config for key, config in runs.items() if getattr(config, name) in those}
+                for runs in (study.trained, study.examined, study.costed)
+            )
         )
-    if not trained and not examined:
+    if not study.runs:
         raise ValueError(f"no run of figure {figure} has all of {', '.join(fields)}")
-    return Study(trained, examined)
+    return study
 
 
 def _runs(stem: str, scale: str, chosen: Mapping[str, Any]) -> Runs:
     shared, tables = read_tables(_SWEEPS / f"{stem}-{scale}.toml")
     return grid(*({**table, **chosen} for table in tables), shared=shared)
+
+
+def for_all(
+    work: Callable[..., None], runs: Runs, out: Path, on_note: Callable[[str], None], **place: Any
+) -> dict[str, str]:
+    """Do the work for each run, in the folder of its name in `out`; where it fails, the others go on.
+
+    Args:
+        work: called with a configuration and its folder, such as `examine` or `measure_cost`.
+        runs: by name.
+        out: folder of the run folders.
+        on_note: called with a line for a person when one is done.
+        place: further arguments of `work`.
+
+    Returns:
+        by name, why some failed.
+    """
+    failed = {}
+    for count, (name, config) in enumerate(runs.items(), 1):
+        try:
+            work(config, out / name, **place)
+            on_note(f"{name} done ({count} of {len(runs)})")
+        except (ValueError, DataError) as error:
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            on_note(f"{name} failed: {failed[name]}")
+    return failed
 
 
 def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-GREY = "#B0B0B0"
+GREY = "#C8C8C8"
 
 Line = str | tuple[int, tuple[float, ...]]
 _DASHDOTDOT = (0, (4.0, 1.2, 1.0, 1.2, 1.0, 1.2))

@@ -23,12 +23,13 @@ class Figure:
 
     1: LeNet-5, largest validation accuracy against the weights trained, every method; 2: test accuracy of
     ResNet50 and VGG19; 3: of MobileNetV2 and FixupResNet110; 4: singular values of ResNet50's Jacobian before
-    training; 5: weights that train in each of its layers.
+    training; 5: weights that train in each of its layers; table1: accuracy lost and measured cost, of the
+    runs of figure 2.
 
     The runs go into OUT/runs, where finished ones are left and broken ones go on, as in `dctps sweep`.
     """
 
-    name: Positional[Literal["1", "2", "3", "4", "5"]]
+    name: Positional[Literal["1", "2", "3", "4", "5", "table1"]]
     """of the figure"""
     fields: Positional[tuple[str, ...]] = ()
     """flags of `dctps train` as name=value or name=value,value,... in the place of the sweep file's; model
@@ -61,18 +62,19 @@ class Figure:
 
     def _work(self, study: Study, folder: Path) -> dict[str, str]:
         """Train and examine what is left, and write down what failed."""
-        from dctps.analysis.initial import examine_all  # noqa: PLC0415
-        from dctps.analysis.study import keep_failures  # noqa: PLC0415
+        from dctps.analysis.costs import measure_cost  # noqa: PLC0415
+        from dctps.analysis.initial import examine  # noqa: PLC0415
+        from dctps.analysis.study import for_all, keep_failures  # noqa: PLC0415
 
         machine = self.crew.machine
         failed: dict[str, str] = {}
         if study.trained:
             failed |= self.crew.train(study.trained, folder).failed
-        if study.examined:
-            place = {"data_dir": machine.data_dir, "device": machine.device, "threads": machine.threads}
-            missed = examine_all(study.examined, folder, on_note=print_note, **place)
-            for name, message in missed.items():
-                print(f"dctps: error: {name}: {message}", file=sys.stderr)
-            failed |= missed
+        place = {"data_dir": machine.data_dir, "device": machine.device, "threads": machine.threads}
+        missed = for_all(examine, study.examined, folder, print_note, **place)
+        missed |= for_all(measure_cost, study.costed, folder, print_note, **place)
+        for name, message in missed.items():
+            print(f"dctps: error: {name}: {message}", file=sys.stderr)
+        failed |= missed
         keep_failures(folder, study.runs, failed)
         return failed

@@ -47,6 +47,8 @@ class RunConfig:
     """trained share of the weights, in (0, 1]; of a hyperplane, dimensions over weights; dense has none"""
     seed: int = 0
     """of the initialisation, the supports, the order of the data and its augmentation"""
+    batch_seed: int | None = None
+    """of the order of the data and its augmentation alone (None: the seed)"""
     epochs: int = 20
     """passes through the training images"""
 
@@ -264,6 +266,7 @@ def _rising_shares(shares: tuple[float, ...]) -> bool:
 _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "density": (lambda x: 0 < x <= 1, "in (0, 1]", "0.01 trains one weight in a hundred"),
     "seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
+    "batch_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
     "epochs": (lambda x: x >= 1, "at least 1", "20"),
     "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number", "one"),
     "lr": (lambda x: 0 < x < math.inf, "above 0", "0.006 with adam"),

@@ -60,13 +60,13 @@ def build_network(
     """
     if config.projection is not None:
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
-        model = _plain_network(config, data, "cpu").to(device)
+        model = plain_network(config, data, "cpu").to(device)
         return dctps.project_(model, density=config.density, projection=config.projection, seed=config.seed)
     # Of the others a resolved configuration has all three or, for the dense network, none.
     if config.density is None or config.offset is None or config.criterion is None:
-        return _plain_network(config, data, "cpu").to(device)
+        return plain_network(config, data, "cpu").to(device)
     scored = is_scored(config)
-    model = _plain_network(config, data, "cpu" if scored else "meta")
+    model = plain_network(config, data, "cpu" if scored else "meta")
     shuffled = supports is None and option_of_run(config.options, "shuffle")
     dense = copy.deepcopy(model).to(device) if shuffled else None
     model = dctps.sparsify_(
@@ -104,14 +104,14 @@ def restore_network(config: RunConfig, data: Description, file: Path, device: to
         ValueError: a damaged file, or one of another network.
     """
     if config.projection is None:
-        model = _plain_network(config, data, "meta")
+        model = plain_network(config, data, "meta")
     else:
         model = build_network(config, data, torch.device("cpu"))
     load_state(model, file)
     return model.to(device)
 
 
-def _plain_network(config: RunConfig, data: Description, device: str) -> nn.Module:
+def plain_network(config: RunConfig, data: Description, device: str) -> nn.Module:
     """The dense network, with the norms and biases that `config` leaves it."""
     with torch.device(device):
         model = build_model(config.model, data.classes, data.channels, data.image_size)

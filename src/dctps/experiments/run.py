@@ -108,7 +108,7 @@ def run(
         if processes.from_first(folder.finished) is not None:
             return processes.from_first(lambda: read_summary(folder.path))
         with processes.together():
-            dataset = _data(config, data_dir, download, dataset)
+            dataset = data_of(config, data_dir, download, dataset)
             data = dataset.to_dict()
             session: Session | LevelSession
             if config.dynamics == "imp":
@@ -124,10 +124,10 @@ def run(
             if processes.from_first(folder.finished) is None:
                 recorded = processes.from_first(lambda: _backends(folder, given, session, place, tune))
                 environment = {
-                    **_environment(place, processes, config),
+                    **environment_of(place, processes, config),
                     "backends": apply_backends_(session.model, recorded, place),
                 }
-                work = _Work(session, folder, request, environment, processes, recorded)
+                work = Work(session, folder, request, environment, processes, recorded)
                 work.resume(data, on_note or (lambda line: None))
                 work.complete(checkpoint_interval, progress, on_epoch or (lambda record: None))
         # Read back, so that the first call and one that finds the run finished return the same.
@@ -161,7 +161,7 @@ def evaluate_run(
     config = resolve(read_config(path))
     summary = read_summary(path)
     with torch_settings(device, threads, config.seed) as place:
-        dataset = _data(config, data_dir, download, dataset)
+        dataset = data_of(config, data_dir, download, dataset)
         check_data(path, dataset.to_dict())
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
@@ -208,7 +208,7 @@ def _network_of(path: Path) -> tuple[RunConfig, nn.Module, Description]:
     return config, *network_for_report(config, data=shape, file=file)
 
 
-class _Work:
+class Work:
     """A session and the locked folder that it is saved in: steps 2 to 5 of `dctps.experiments.folder`."""
 
     def __init__(
@@ -268,12 +268,16 @@ class _Work:
 
         while not self.session.finished:
             record = self.session.train_epoch(progress=progress, between=between)
-            self.save()
-            self.publish(best_too=self.session.best == record)
+            self.save_epoch(record)
             on_epoch(record)
         if self.processes.rank == 0:
             self.folder.finish(self.summary())
         self.stop_if_asked("finished")
+
+    def save_epoch(self, record: Record) -> None:
+        """Write all that an epoch leaves, `record` of it among that."""
+        self.save()
+        self.publish(best_too=self.session.best == record)
 
     def save(self) -> None:
         """Write the state."""
@@ -323,7 +327,8 @@ class _Work:
         }
 
 
-def _data(config: RunConfig, data_dir: Path | str | None, download: bool, given: Dataset | None) -> Dataset:
+def data_of(config: RunConfig, data_dir: Path | str | None, download: bool, given: Dataset | None) -> Dataset:
+    """The data set of `config`, read, or the one given."""
     if given is None:
         return load_dataset(
             config.dataset,
@@ -358,7 +363,7 @@ def _backends(
     return given if recorded is None else recorded
 
 
-def _environment(device: torch.device, processes: Processes, config: RunConfig) -> Record:
+def environment_of(device: torch.device, processes: Processes, config: RunConfig) -> Record:
     """Where a process runs, as far as its numbers may depend on it."""
     native = device.type == "cpu" and config.offset is not None
     return {

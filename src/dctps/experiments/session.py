@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from dctps.training import (
     Tally,
     build_optimizer,
     build_schedule,
+    check_finite,
     evaluate,
     parameter_groups,
     train_epoch,
@@ -54,6 +55,31 @@ class _Epoch:
     tally: Tally = field(default_factory=Tally)
 
 
+class Parts(NamedTuple):
+    """A data set's images as a run takes them, on its device."""
+
+    train: ImageTensors
+    validation: ImageTensors
+    test: ImageTensors
+
+
+def split(config: RunConfig, dataset: Dataset, device: torch.device) -> Parts:
+    """The parts of `dataset` that the resolved `config` trains, chooses and tests with."""
+    held_out = round(config.validation_size * len(dataset.train))
+    train, validation = split_validation(dataset.train, held_out, config.data_seed)
+    train = first_of(train, config.train_images, config.data_seed, "train_images")
+    judged = (
+        first_of(p, config.eval_images, config.data_seed, "eval_images") for p in (validation, dataset.test)
+    )
+    return Parts(*(part.to(device) for part in (train, *judged)))
+
+
+def scoring_batches(config: RunConfig, train: ImageTensors, dataset: Dataset) -> ScoringBatches:
+    """What criteria look at, of the images that a run trains on."""
+    per_class = option_of_run(config.options, "images_per_class")
+    return ScoringBatches(train, config.seed, dataset.mean, dataset.std, per_class=per_class)
+
+
 class Session:
     """A run in memory: what it was, what it is, and how it goes on.
 
@@ -67,6 +93,7 @@ class Session:
         processes: that share the batches (None: this one alone).
         model: to train, on `device` (None: the network that `config` describes).
         supports: of a new network's layers, where a criterion has chosen them already.
+        parts: of the data set, where they were made already.
 
     Attributes:
         model: the network.
@@ -85,34 +112,24 @@ class Session:
         *,
         model: nn.Module | None = None,
         supports: Mapping[str, Tensor] | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.config = config
         self._processes = Processes() if processes is None else processes
-        held_out = round(config.validation_size * len(dataset.train))
-        train, validation = split_validation(dataset.train, held_out, config.data_seed)
-        train = first_of(train, config.train_images, config.data_seed, "train_images")
-        validation, test = (
-            first_of(part, config.eval_images, config.data_seed, "eval_images")
-            for part in (validation, dataset.test)
-        )
         flip = dataset.flip if config.flip is None else config.flip
         self._normalisation: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": flip}
-        self._train, self._validation = train.to(device), validation.to(device)
-        self._test = test.to(device)
+        self.parts = split(config, dataset, device) if parts is None else parts
+        self._train, self._validation, self._test = self.parts
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
-        self._generator = torch.Generator().manual_seed(derive_key(config.seed, "", "batches"))
+        seed = config.seed if config.batch_seed is None else config.batch_seed
+        self._generator = torch.Generator().manual_seed(derive_key(seed, "", "batches"))
+        self._sharers = 1
 
         self.model = model or build_network(
             config,
             dataset.description,
             device,
-            batches=ScoringBatches(
-                self._train,
-                config.seed,
-                dataset.mean,
-                dataset.std,
-                per_class=option_of_run(config.options, "images_per_class"),
-            ),
+            batches=scoring_batches(config, self._train, dataset),
             supports=supports,
         )
         self._precision = Precision(config.amp, device.type)
@@ -129,7 +146,7 @@ class Session:
         )
         assert config.batch_size is not None, "resolve() fills it in"
         self._batch_size = config.batch_size
-        self._steps = math.ceil(len(train) / self._batch_size)
+        self._steps = math.ceil(len(self._train) / self._batch_size)
         self._schedule = build_schedule(
             config.schedule,
             self._optimizer,
@@ -200,7 +217,7 @@ class Session:
         number, epoch = len(self.records) + 1, self._epoch
         # disable=None is tqdm's way to say: off where standard error is no terminal.
         bar = tqdm(
-            self._batches(self._train, self._batch_size, between, training=True),
+            self.training_batches(between),
             desc=f"epoch {number}/{self.config.epochs}",
             total=self._steps,
             initial=epoch.tally.steps,
@@ -224,14 +241,18 @@ class Session:
         self._processes.average_statistics_(self.model)
         validation = self._evaluate(self._validation, between) if len(self._validation) else None
         test = self._evaluate(self._test, between)
+        return self.close_epoch(train, validation, test)
+
+    def close_epoch(self, train: Metrics, validation: Metrics | None, test: Metrics) -> Record:
+        """Make the epoch's record of what it has come to, and stand before the next; as `train_epoch`."""
         record = {
-            "epoch": number,
+            "epoch": len(self.records) + 1,
             "train_loss": train.loss,
             "train_accuracy": train.accuracy,
             "val_loss": validation and validation.loss,
             "val_accuracy": validation and validation.accuracy,
             "test_accuracy": test.accuracy,
-            "lr": epoch.lr,
+            "lr": self._epoch.lr,
             "seconds": self._seconds(),
         }
         self.records.append(record)
@@ -242,6 +263,52 @@ class Session:
             }
         self._begin_epoch()
         return record
+
+    def join(self, others: int, leader: Session) -> None:
+        """Train in step with `others` sessions, on the batches that `leader` draws for all.
+
+        Args:
+            others: beside this one, which share the time that an epoch takes.
+            leader: a session at the same position, with the same batches.
+        """
+        self._generator = leader._generator
+        self._epoch_generator: Tensor = leader._epoch_generator
+        self._sharers = 1 + others
+        self._resumed_at = time.perf_counter()
+
+    def take_step(self, loss: float, correct: int, images: int) -> None:
+        """Step along the gradients that the parameters hold, as `train_epoch` does.
+
+        Args:
+            loss: summed over the images of the batch.
+            correct: of them.
+            images: their number.
+
+        Raises:
+            NonFiniteLoss: the loss is not finite; nothing has changed.
+        """
+        tally = self._epoch.tally
+        check_finite(loss / images, len(self.records) + 1, tally.steps + 1, self._optimizer, self._precision)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        tally.add(loss, correct, images)
+
+    @property
+    def tally(self) -> Tally:
+        """Of the epoch under way."""
+        return self._epoch.tally
+
+    def training_batches(self, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rest of the epoch's batches; `between` as for `train_epoch`."""
+        return self._batches(self._train, self._batch_size, between, training=True)
+
+    def evaluation_batches(
+        self, data: ImageTensors, between: Callable[[], None]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of `data`, one of `parts`, as they are."""
+        return self._batches(data, _EVALUATION_BATCH, between, training=False)
 
     def tune(self) -> dict[str, Measured]:
         """Measure the paths of the layers on a batch as in training, and fix each at its fastest."""
@@ -346,8 +413,8 @@ class Session:
         self._resumed_at = time.perf_counter()
 
     def _seconds(self) -> float:
-        """What the epoch under way has taken, in this process and in those before."""
-        return self._epoch.seconds + time.perf_counter() - self._resumed_at
+        """What the epoch under way has taken, in this process and in those before; its share in a stack."""
+        return self._epoch.seconds + (time.perf_counter() - self._resumed_at) / self._sharers
 
     @property
     def _device(self) -> torch.device:
@@ -356,7 +423,7 @@ class Session:
     def _evaluate(self, data: ImageTensors, between: Callable[[], None]) -> Metrics:
         return evaluate(
             self.model,
-            self._batches(data, _EVALUATION_BATCH, between, training=False),
+            self.evaluation_batches(data, between),
             precision=self._precision,
         )
 

@@ -63,6 +63,11 @@ class Failed:
 
     message: str
 
+    @classmethod
+    def of(cls, error: Exception) -> Failed:
+        """What `error` says, on one line."""
+        return cls(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
 
 @dataclass(frozen=True)
 class Busy:
@@ -84,28 +89,41 @@ def execute(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Event]]:
     Yields:
         The name of a job and what has happened to it; `Finished` or `Failed` comes last of each.
     """
-    waiting = deque(jobs)
+    return execute_groups([(job,) for job in jobs], workers)
+
+
+def execute_groups(groups: Sequence[Sequence[Job]], workers: int) -> Iterator[tuple[str, Event]]:
+    """Do all jobs of all groups, `workers` groups at a time, those of one group together as a stack.
+
+    Args:
+        groups: in the order in which they are begun; several jobs together must be ones that
+            `dctps.experiments.stacked.run_stacked` takes.
+        workers: processes.
+
+    Yields:
+        As `execute`.
+    """
+    waiting = deque(tuple(group) for group in groups)
     crew: dict[Connection, _Worker] = {}
     try:
-        while waiting or any(worker.job for worker in crew.values()):
+        while waiting or any(worker.jobs for worker in crew.values()):
             for worker in crew.values():
-                if worker.job is None and waiting:
+                if not worker.jobs and waiting:
                     worker.begin(waiting.popleft())
             while waiting and len(crew) < workers:
                 worker = _Worker()
                 crew[worker.line] = worker
                 worker.begin(waiting.popleft())
-            for line in wait([line for line, worker in crew.items() if worker.job]):
+            for line in wait([line for line, worker in crew.items() if worker.jobs]):
                 worker = crew[line]  # type: ignore[index]
-                name = worker.job.name  # type: ignore[union-attr]
-                event = worker.hear()
-                if isinstance(event, Busy):
-                    waiting.append(worker.job)  # type: ignore[arg-type]
-                if not isinstance(event, Epoch):
-                    worker.job = None
+                for name, event in worker.hear():
+                    if isinstance(event, Busy):
+                        waiting.append((worker.jobs[name],))
+                    if not isinstance(event, Epoch):
+                        del worker.jobs[name]
+                    yield name, event
                 if worker.is_dead:
                     del crew[line]  # type: ignore[arg-type]
-                yield name, event
     finally:
         for worker in crew.values():
             worker.dismiss()
@@ -114,37 +132,42 @@ def execute(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Event]]:
 
 
 class _Worker:
-    """A process that does one job at a time."""
+    """A process that does one group of jobs at a time.
+
+    Attributes:
+        jobs: by name, those that are not done.
+    """
 
     def __init__(self) -> None:
         self.line, theirs = _SPAWN.Pipe()
         self.process: BaseProcess = _SPAWN.Process(target=_work, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()  # so that their death cuts the line
-        self.job: Job | None = None
+        self.jobs: dict[str, Job] = {}
         self.is_dead = False
 
-    def begin(self, job: Job) -> None:
-        self.job = job
+    def begin(self, jobs: Sequence[Job]) -> None:
+        self.jobs = {job.name: job for job in jobs}
         with contextlib.suppress(OSError):  # it is dead, as `hear` will find
-            self.line.send(job)
+            self.line.send(jobs)
 
-    def hear(self) -> Event:
-        """What the worker says next; its death is the failure of its job."""
+    def hear(self) -> list[tuple[str, Event]]:
+        """What the worker says next; its death is the failure of its jobs."""
         try:
-            event: Event = self.line.recv()
+            said: tuple[str, Event] = self.line.recv()
         except (EOFError, OSError):
             self.process.join()
             self.is_dead = True
             status = self.process.exitcode
             reason = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
             hint = " (out of memory? Use fewer workers)" if status == -signal.SIGKILL else ""
-            return Failed(f"its process ended with {reason}{hint}; it goes on where it was last saved")
-        return event
+            message = f"its process ended with {reason}{hint}; it goes on where it was last saved"
+            return [(name, Failed(message)) for name in self.jobs]
+        return [said]
 
     def dismiss(self) -> None:
         self.line.close()
-        if self.job is not None and self.process.is_alive():
+        if self.jobs and self.process.is_alive():
             self.process.terminate()
 
 
@@ -152,50 +175,65 @@ def _work(line: Connection) -> None:
     """A worker's life: take jobs until the line is cut."""
     # Ctrl-C reaches every process of a terminal: the sweep hears it, and tells the workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from dctps.experiments.signals import Stopped  # noqa: PLC0415
+
     while True:
         try:
-            job: Job = line.recv()
+            jobs: tuple[Job, ...] = line.recv()
         except (EOFError, OSError):
             return
         over = threading.Event()
         watch = threading.Thread(target=_stop_when_alone, args=(over,), daemon=True)
         watch.start()
         try:
-            outcome = perform(job, lambda record: line.send(Epoch(record)))
-        except KeyboardInterrupt:
+            for name, event in perform(jobs, lambda name, event: line.send((name, event))):
+                line.send((name, event))
+        except (Stopped, OSError):  # asked to, or nobody hears
             return
         finally:
             over.set()
             watch.join()
-        try:
-            line.send(outcome)
-        except OSError:
-            return
 
 
-def perform(job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> Finished | Failed | Busy:
-    """Do one job in this process.
+def perform(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[tuple[str, Event]]:
+    """Do the jobs of one group in this process.
 
     Args:
-        job: to do.
-        on_epoch: called with each epoch's record, once the epoch is saved.
+        jobs: of the group; several are trained as a stack.
+        tell: called with the name of a job and each of its epochs, once that is saved.
 
-    Returns:
-        how it ended; `Busy` after a pause, so that whoever tries again at once does not spin.
+    Yields:
+        The name of a job and what has happened to it; of a stack all epochs too. `Busy` comes after a pause,
+        so that whoever tries again at once does not spin.
 
     Raises:
-        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
+        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the runs are saved.
+        BrokenPipeError: from `tell`.
     """
     from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
     from dctps.experiments.run import run  # noqa: PLC0415
+    from dctps.experiments.stacked import run_stacked  # noqa: PLC0415
 
+    if len(jobs) > 1:
+        for name, event in run_stacked(jobs):
+            if isinstance(event, Busy):
+                time.sleep(_PAUSE)
+            yield name, event
+        return
+    (job,) = jobs
     try:
-        return Finished(run(job.config, out=job.out, on_epoch=on_epoch, **job.place))
+        summary = run(
+            job.config, out=job.out, on_epoch=lambda record: tell(job.name, Epoch(record)), **job.place
+        )
+    except BrokenPipeError:
+        raise
     except RunFolderBusy:
         time.sleep(_PAUSE)
-        return Busy()
+        yield job.name, Busy()
     except Exception as error:  # whatever it is, the other runs go on
-        return Failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        yield job.name, Failed.of(error)
+    else:
+        yield job.name, Finished(summary)
 
 
 def _stop_when_alone(over: threading.Event) -> None:

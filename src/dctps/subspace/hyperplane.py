@@ -67,6 +67,11 @@ class Hyperplane(Mergeable):
             moved[name] = start + piece.reshape(start.shape).to(start.device, start.dtype)
         return moved
 
+    @property
+    def moved(self) -> list[str]:
+        """Names of the network's parameters that P moves, in P's order."""
+        return list(self._sizes)
+
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """A copy of the network as a plain one, which trains all of theta_0 + P theta_d."""

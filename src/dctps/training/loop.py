@@ -142,8 +142,7 @@ def train_epoch(
             # The mean over no image would not be a number.
             loss = _loss(logits, labels, processes.share(all_others), weight) * part if part else logits.sum()
         step_loss, correct = processes.sums(loss.item(), _correct(logits, labels))
-        if not math.isfinite(step_loss):
-            raise _non_finite(step_loss, epoch, tally.steps + 1, optimizer, precision)
+        check_finite(step_loss, epoch, tally.steps + 1, optimizer, precision)
 
         optimizer.zero_grad(set_to_none=True)
         scaler = precision.scaler
@@ -186,6 +185,23 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, prec
     return tally.metrics()
 
 
+def check_finite(loss: float, epoch: int, step: int, optimizer: Optimizer, precision: Precision) -> None:
+    """Refuse a loss that is infinite or not a number.
+
+    Raises:
+        NonFiniteLoss: it is, at `step` of `epoch`, both counted from 1.
+    """
+    if math.isfinite(loss):
+        return
+    lr = optimizer.param_groups[0]["lr"]
+    remedies = "a lower --lr, or --clip-norm 1"
+    if precision.dtype is not None:
+        remedies += ", or --amp off"
+    raise NonFiniteLoss(
+        f"the loss became {loss} at epoch {epoch}, step {step}, learning rate {lr:.3g}: try {remedies}"
+    )
+
+
 def _loss(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> Tensor:
     loss = F.cross_entropy(logits, labels)
     return loss if weight == 1 else torch.lerp(F.cross_entropy(logits, others), loss, weight)
@@ -193,15 +209,3 @@ def _loss(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> Tens
 
 def _correct(logits: Tensor, labels: Tensor) -> int:
     return int((logits.argmax(dim=1) == labels).sum())
-
-
-def _non_finite(
-    loss: float, epoch: int, step: int, optimizer: Optimizer, precision: Precision
-) -> NonFiniteLoss:
-    lr = optimizer.param_groups[0]["lr"]
-    remedies = "a lower --lr, or --clip-norm 1"
-    if precision.dtype is not None:
-        remedies += ", or --amp off"
-    return NonFiniteLoss(
-        f"the loss became {loss} at epoch {epoch}, step {step}, learning rate {lr:.3g}: try {remedies}"
-    )

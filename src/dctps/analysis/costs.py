@@ -1,0 +1,134 @@
+"""What a run costs: to begin, to train, and when it is done. Measured, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import dctps
+from dctps.benchmarking.record import processor
+from dctps.benchmarking.resident import peak_resident, reset_peak, resident
+from dctps.data import load_dataset
+from dctps.experiments.config import RunConfig, resolve
+from dctps.experiments.folder import LAST, RunFolder, RunFolderError, check_data
+from dctps.experiments.network import build_network
+from dctps.experiments.run import torch_settings
+from dctps.experiments.session import Session, scoring_batches, split
+from dctps.files import write_atomically
+
+COST = "cost.json"
+_STEPS = 4  # the first one warms up
+
+
+class _Enough(Exception):  # noqa: N818
+    """All steps are seen."""
+
+
+def measure_cost(
+    config: RunConfig,
+    out: Path,
+    *,
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> None:
+    """Write cost.json into the folder of a run, if it is not there.
+
+    Args:
+        config: of the run.
+        out: its folder, made where it is missing.
+        data_dir: as for `dctps.experiments.run.run`.
+        device: as for `dctps.experiments.run.run`.
+        threads: as for `dctps.experiments.run.run`.
+
+    Raises:
+        ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
+        DataError: the data files are missing or damaged.
+    """
+    config = resolve(config)
+    folder = RunFolder(out, config)
+    finished = folder.finished() is not None
+    if (out / COST).exists():
+        return
+    with torch_settings(device, threads, config.seed) as place, folder.writing():
+        dataset = load_dataset(
+            config.dataset, data_dir, image_size=config.image_size, data_seed=config.data_seed
+        )
+        if finished:
+            check_data(out, dataset.to_dict())
+        else:
+            folder.begin(dataset.to_dict())
+        batches = scoring_batches(config, split(config, dataset, place).train, dataset)
+        reset_peak()
+        before, started, used = resident(), time.perf_counter(), time.process_time()
+        model = build_network(config, dataset.description, place, batches=batches)
+        begin = {
+            "begin_seconds": time.perf_counter() - started,
+            "begin_cpu_seconds": time.process_time() - used,
+            "begin_peak_bytes": peak_resident() - before,
+        }
+        session = Session(config, dataset, place, model=model)
+        seconds, cpu_seconds = _step(session)
+        cost = {
+            **begin,
+            "step_seconds": seconds,
+            "step_cpu_seconds": cpu_seconds,
+            "batch_size": config.batch_size,
+            "train_bytes": _held(session),
+            "final_bytes": dctps.report(session.model).disk_bytes,
+            "file_bytes": (out / LAST).stat().st_size if (out / LAST).exists() else None,
+            "hardware": processor(),
+            "threads": threads,
+        }
+        write_atomically(out / COST, (json.dumps(cost, indent=1) + "\n").encode())
+
+
+def read_cost(path: Path) -> dict[str, Any] | None:
+    """What `measure_cost` wrote into the run folder `path`; None if it has not.
+
+    Returns:
+        `begin_seconds`, `begin_cpu_seconds` and `begin_peak_bytes`: of building the network and choosing its
+        weights, memory above what was there before; `step_seconds` and `step_cpu_seconds` of a training step
+        at `batch_size`; `train_bytes`: parameters, gradients, the optimizer's state, buffers and tables;
+        `final_bytes`: the file of `save_pretrained`.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    if not (path / COST).exists():
+        return None
+    try:
+        found = dict(json.loads((path / COST).read_text()))
+        float(found["begin_seconds"] + found["step_seconds"] + found["train_bytes"])
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path / COST} cannot be read ({error}): delete it, and draw again") from None
+
+
+def _step(session: Session) -> tuple[float, float]:
+    """Seconds, and seconds of the CPU, of a training step; the session is afterwards some steps on."""
+    marks: list[tuple[float, float]] = []
+
+    def between() -> None:
+        marks.append((time.perf_counter(), time.process_time()))
+        if len(marks) > _STEPS:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        session.train_epoch(progress=False, between=between)
+    (wall, cpu), (last_wall, last_cpu) = marks[1], marks[-1]
+    steps = max(len(marks) - 2, 1)
+    return (last_wall - wall) / steps, (last_cpu - cpu) / steps
+
+
+def _held(session: Session) -> int:
+    """Bytes that live across steps."""
+    tensors = [p.grad for p in session.parameters if p.grad is not None]
+    for slots in session.state()["slots"].values():
+        tensors += [slot for slot in slots.values() if isinstance(slot, Tensor)]
+    return dctps.report(session.model).memory_bytes + sum(t.numel() * t.element_size() for t in tensors)

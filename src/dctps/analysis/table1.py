@@ -1,0 +1,157 @@
+"""Table 1: what each method loses in accuracy, and what it costs to begin, to train and to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dctps.analysis.aggregate import Cell, over_seeds, setting
+from dctps.analysis.costs import read_cost
+from dctps.analysis.curves import Panel, make_panels
+from dctps.analysis.runs import Run
+from dctps.analysis.style import save, style
+from dctps.experiments.config import RunConfig
+from dctps.files import write_atomically
+
+# To begin, in a step of training, and when done. N: weights; K: those that train; F: operations of a dense
+# step; T: looks of a criterion; n: inputs of a layer, over whose outputs D costs n log n each time.
+_RANDOM = ("O(K)", "O(K)", "O(K)")
+_ONCE = ("O(N + F)", "O(K)", "O(K)")
+_OFTEN = ("O(N + T F)", "O(K)", "O(K)")
+_OFFSET = ("O(K)", "O(K + n log n)", "O(K)")
+ORDERS: dict[str, tuple[str, str, str]] = {
+    "dctps": _OFFSET,
+    "sdctps": _OFFSET,
+    "dctps-rigl": _OFFSET,
+    "sdctps-rigl": _OFFSET,
+    "random-uniform": _RANDOM,
+    "random-epl": _RANDOM,
+    "random-epf": _RANDOM,
+    "random-erk": _RANDOM,
+    "magnitude": ("O(N)", "O(K)", "O(K)"),
+    "snip": _ONCE,
+    "grasp": _ONCE,
+    "synflow": _OFTEN,
+    "force": _OFTEN,
+    "iter-snip": _OFTEN,
+    "rigl": _RANDOM,
+    "set": _RANDOM,
+    "dsr": _RANDOM,
+    "hyperplane": ("O(N)", "O(N)", "O(N)"),
+    "dense": ("O(N)", "O(N)", "O(N)"),
+}
+
+
+def table1(
+    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], out: Path
+) -> list[Path]:
+    """Write table1.csv, and table1.md with the costs at the lowest density."""
+    panels = make_panels(runs, wanted, notes, lambda run: run.test_accuracy)
+    costs = {run.config: cost for run in runs if (cost := read_cost(run.path)) is not None}
+    mean_costs = {
+        name: over_seeds(runs, lambda run, name=name: (costs.get(run.config) or {}).get(name), wanted)  # type: ignore[misc]
+        for name in _COSTS
+    }
+    rows = [
+        _row(config, panels, {name: cells[config] for name, cells in mean_costs.items()})
+        for config in dict.fromkeys(map(setting, wanted))
+    ]
+    files = save(out, "table1", rows)
+    hardware = sorted({f"{c['hardware']}, {c['threads']} thread(s)" for c in costs.values()})
+    write_atomically(out / "table1.md", _markdown(panels, rows, hardware).encode())
+    return [*files, out / "table1.md"]
+
+
+_COSTS = (
+    "begin_seconds", "begin_cpu_seconds", "begin_peak_bytes", "step_seconds", "step_cpu_seconds",
+    "train_bytes", "final_bytes",
+)  # fmt: skip
+
+
+def drop(panel: Panel, cell: Cell) -> float | None:
+    """Accuracy that the dense network has more than these runs, a fraction; None without one of the two."""
+    if panel.dense is None or panel.dense.mean is None or cell.mean is None:
+        return None
+    return panel.dense.mean - cell.mean
+
+
+def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) -> dict[str, Any]:
+    key = (config.model, config.dataset, config.epochs, config.train_images)
+    (panel,) = (p for p in panels if (p.model, p.dataset, p.epochs, p.images) == key)
+    if config.density is None:
+        cell = panel.dense or Cell((), 0)
+    else:
+        cell = next(p.cell for p in panel.curves[config.method] if p.density == config.density)
+    begin, train, final = ORDERS.get(config.method, ("", "", ""))
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        "method": config.method,
+        "density": config.density,
+        "test_accuracy_mean": cell.mean,
+        "test_accuracy_std": cell.std,
+        "n": cell.n,
+        "wanted": cell.wanted,
+        "accuracy_drop": drop(panel, cell),
+        "order_begin": begin,
+        "order_step": train,
+        "order_final": final,
+        "batch_size": config.batch_size,
+        **{name: costs[name].mean for name in _COSTS},
+        "missing": "" if cell.n == cell.wanted else cell.note or "not run yet",
+    }
+
+
+def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardware: Sequence[str]) -> str:
+    lines = []
+    for panel in panels:
+        densities = sorted({p.density for curve in panel.curves.values() for p in curve}, reverse=True)
+        lowest = densities[-1] if densities else None
+        lines += [
+            f"**{panel.title}, {panel.effort}**: test accuracy below the dense network's in points"
+            + ("" if panel.dense is None else f" ({panel.dense.text()}%)")
+            + f"; costs at density {100 * (lowest or 1):g}%",
+            "",
+            "| method | "
+            + " | ".join(f"{100 * d:g}%" for d in densities)
+            + " | begin | CPU s | peak MB | step | CPU s | MB | final | kB |",
+            "| --- |" + " --- |" * (len(densities) + 8),
+        ]
+        those = [row for row in rows if (row["model"], row["dataset"]) == (panel.model, panel.dataset)]
+        for method in dict.fromkeys([*panel.curves, "dense"]):
+            cells = {p.density: p.cell for p in panel.curves.get(method, [])}
+            at = [row for row in those if row["method"] == method]
+            if not at:
+                continue
+            cost = next((row for row in at if row["density"] in (lowest, None)), at[-1])
+            drops = [_drop_text(panel, cells.get(d)) if method != "dense" else "" for d in densities]
+            begin, step, final = ORDERS.get(method, ("", "", ""))
+            cost_cells = [
+                begin,
+                _number(cost["begin_cpu_seconds"], 1, 2),
+                _number(cost["begin_peak_bytes"], 1e-6, 0),
+                step,
+                _number(cost["step_cpu_seconds"], 1, 3),
+                _number(cost["train_bytes"], 1e-6, 2),
+                final,
+                _number(cost["final_bytes"], 1e-3, 1),
+            ]
+            lines.append("| " + " | ".join([style(method).label, *drops, *cost_cells]) + " |")
+        lines.append("")
+    lines += [f"Measured on {place}." for place in hardware]
+    return "\n".join(lines) + "\n"
+
+
+def _drop_text(panel: Panel, cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    lost = drop(panel, cell)
+    if lost is None:
+        return "missing"
+    text = f"{100 * lost:.1f}"
+    return text if cell.std is None else f"{text} ± {100 * cell.std:.1f}"
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "missing" if value is None else f"{value * scale:,.{digits}f}"

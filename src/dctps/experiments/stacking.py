@@ -1,0 +1,94 @@
+"""Which runs of a sweep can be one stack, and the executor that trains them so."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+from dctps.data import Description, describe_dataset, list_datasets
+from dctps.experiments.config import RunConfig, resolve, to_dict
+from dctps.experiments.network import plain_network
+from dctps.experiments.workers import Event, Job, execute_groups
+from dctps.training import NotAChain, chain_of
+
+# In these the runs of a stack may differ: each has its own network, optimizer and schedule.
+_OWN = (
+    *("method", "density", "seed", "batch_seed", "offset", "allocation", "criterion", "alpha"),
+    *("alpha_trainable", "projection", "optimizer", "lr", "momentum", "nesterov", "weight_decay"),
+    *("decay_alpha", "decay_norm_bias", "schedule", "milestones", "clip_norm"),
+)
+_USUAL = Description(classes=10, channels=3, image_size=32)  # where only a data set's files say
+
+
+def stacked(size: int) -> Callable[[Sequence[Job], int], Iterator[tuple[str, Event]]]:
+    """An executor for `run_sweep` that trains up to `size` runs at a time in each worker, as one stack.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"a stack needs at least 1 run, got {size}")
+    return lambda jobs, workers: execute_groups(grouped(jobs, size, workers), workers)
+
+
+def grouped(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
+    """The jobs in groups of at most `size` that can be one stack; those that cannot are alone, and last.
+
+    Jobs on one offset stay together, as they share its product with the images; the slowest, hyperplanes,
+    come first. The stacks of like jobs are as equal as can be, and fewer jobs than `size` times the workers
+    are spread over all workers.
+
+    Args:
+        jobs: of a sweep.
+        size: of a stack at most.
+        workers: that the groups are for.
+    """
+    alike: dict[str, list[Job]] = {}
+    alone = []
+    for job in jobs:
+        if why_not(job.config) is None:
+            alike.setdefault(_shared(job), []).append(job)
+        else:
+            alone.append([job])
+    groups = []
+    for those in alike.values():
+        those.sort(key=_order)
+        count = max(-(-len(those) // size), min(workers, len(those)))
+        groups += [those[len(those) * i // count : len(those) * (i + 1) // count] for i in range(count)]
+    return groups + alone
+
+
+def why_not(config: RunConfig) -> str | None:
+    """Why a run cannot be trained in a stack; None if it can."""
+    config = resolve(config)
+    if config.dynamics is not None:
+        return f"its supports move ({config.dynamics})"
+    if config.mixup:
+        return "mixup draws by the run's seed"
+    if config.amp != "off":
+        return f"it is in mixed precision ({config.amp})"
+    return _no_chain(config.model, config.dataset, config.image_size, config.norm, config.bias)
+
+
+@functools.cache
+def _no_chain(model: str, dataset: str, image_size: int | None, norm: str, bias: bool) -> str | None:
+    config = RunConfig(model=model, dataset=dataset, norm=norm, bias=bias)  # type: ignore[arg-type]
+    found = describe_dataset(dataset, image_size) if dataset in list_datasets() else None
+    try:
+        chain_of(plain_network(config, found or _USUAL, "meta"))
+    except NotAChain as error:
+        return str(error)
+    return None
+
+
+def _shared(job: Job) -> str:
+    """Equal for jobs that may be one stack."""
+    config = resolve(job.config)
+    fields = {name: value for name, value in to_dict(config).items() if name not in _OWN}
+    seed = config.seed if config.batch_seed is None else config.batch_seed
+    return repr((fields, seed, job.place))
+
+
+def _order(job: Job) -> tuple[bool, bool, str, int, str]:
+    config = resolve(job.config)
+    return config.projection is None, config.density is not None, config.offset or "", config.seed, job.name

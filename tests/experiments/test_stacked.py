@@ -1,0 +1,138 @@
+"""Sweeps whose runs are trained in stacks, in real worker processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.faults import outcome
+
+import dctps
+from dctps.experiments.config import RunConfig
+from dctps.experiments.grid import grid
+from dctps.experiments.run import evaluate_run, run
+from dctps.experiments.stacking import grouped, stacked, why_not
+from dctps.experiments.sweep import run_sweep
+from dctps.experiments.workers import Job
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dctps.__file__).parents[1])}
+SHARED = {"epochs": 2, "batch_seed": 0, "model": "lenet5"}
+RUNS = grid(
+    {"method": ["dctps", "snip", "hyperplane"], "density": [0.05, 0.01], "seed": [0, 1]},
+    {"method": ["dense", "rigl"], "density": 0.05},
+    shared=SHARED,
+)
+
+
+@pytest.fixture(scope="module")
+def in_stacks(tmp_path_factory):
+    """The runs in stacks of up to eight, and how the sweep ended."""
+    out = tmp_path_factory.mktemp("stacks")
+    return out, run_sweep(RUNS, out, executor=stacked(8))
+
+
+def outcomes(root, names=RUNS):
+    return {name: outcome(root / name) for name in names}
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_folders_are_those_of_separate_runs(in_stacks, tmp_path):
+    out, result = in_stacks
+    assert result.finished == list(RUNS) and not result.failed
+    for name in [name for name in RUNS if "seed1" in name or "rigl" in name]:
+        run(RUNS[name], out=tmp_path / name, threads=1)
+        assert {f.name for f in (tmp_path / name).iterdir()} == {f.name for f in (out / name).iterdir()}
+        for file in ("config.json", "data.json"):
+            assert (tmp_path / name / file).read_bytes() == (out / name / file).read_bytes()
+        for alone, together in zip(records(tmp_path / name), records(out / name), strict=True):
+            assert alone.keys() == together.keys()
+            assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
+            assert together["lr"] == alone["lr"]
+            assert together["test_accuracy"] == pytest.approx(alone["test_accuracy"], abs=0.03)
+    rigl = next(name for name in RUNS if "rigl" in name)  # it ran by itself
+    assert outcome(tmp_path / rigl) == outcome(out / rigl)
+
+
+def test_saved_networks_are_those_that_were_measured(in_stacks):
+    out, _ = in_stacks
+    for name in list(RUNS)[::3]:
+        summary = json.loads((out / name / "summary.json").read_text())
+        found = evaluate_run(out / name, threads=1)
+        assert found["last"].accuracy == pytest.approx(summary["last_test_accuracy"], abs=0.003)
+        assert found["best"].accuracy == pytest.approx(summary["best_test_accuracy"], abs=0.003)
+
+
+def test_stopped_stacks_go_on_bit_for_bit(in_stacks, tmp_path):
+    """Stopped twice, in the middle of epochs; the second time the workers' sweep is killed."""
+    command = [sys.executable, "-m", "dctps", "sweep", "--file", tmp_path / "runs.toml", "--stack", "8"]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in SHARED.items()]
+    lines += [
+        "[[runs]]",
+        'method = ["dctps", "snip", "hyperplane"]',
+        "density = [0.05, 0.01]",
+        "seed = [0, 1]",
+    ]
+    (tmp_path / "runs.toml").write_text("\n".join(lines))
+    names = [name for name in RUNS if "dense" not in name and "rigl" not in name]
+    out = tmp_path / "runs"
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with subprocess.Popen(
+            [*command, "--out", out], env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ) as child:
+            deadline = time.monotonic() + 100
+            before = set(out.glob("*/state.safetensors"))
+            while set(out.glob("*/state.safetensors")) <= before and child.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            child.send_signal(number)
+        time.sleep(2)
+    subprocess.run([*command, "--out", out], env=ENVIRONMENT, check=True, timeout=120)
+    assert outcomes(out, names) == outcomes(in_stacks[0], names)
+
+
+def test_a_run_that_fails_leaves_the_stack(tmp_path):
+    runs = grid({"lr": [1e30, 1e-3, 1e-2], "epochs": 2, "optimizer": "sgd", "model": "lenet5"})
+    bad, *good = runs
+    result = run_sweep(runs, tmp_path, executor=stacked(3))
+    assert result.finished == good
+    assert "NonFiniteLoss" in result.failed[bad]
+    again = tmp_path / "again"
+    run_sweep({name: runs[name] for name in good}, again, executor=stacked(3))
+    assert outcomes(again, good) == outcomes(tmp_path, good)
+
+
+def test_groups_are_of_runs_that_can_be_one_stack(tmp_path):
+    runs = grid(
+        {"method": ["dctps", "hyperplane", "rigl"], "seed": [0, 1, 2, 3], "batch_seed": [None, 5]},
+        {"model": "vgg11"},
+        shared={"epochs": 1},
+    )
+    jobs = [Job(name, config, tmp_path, {}) for name, config in runs.items()]
+    groups = grouped(jobs, 3)
+    assert sorted(job.name for group in groups for job in group) == sorted(runs)
+    for group in groups:
+        seeds = {job.config.seed if job.config.batch_seed is None else job.config.batch_seed for job in group}
+        assert len(group) <= 3 and len(seeds) == 1
+        assert len(group) == 1 or all(job.config.method != "rigl" for job in group)
+    assert sum(len(group) > 1 for group in groups) == 7
+    many = [
+        Job(name, config, tmp_path, {})
+        for name, config in grid({"seed": list(range(10)), "batch_seed": 1}).items()
+    ]
+    assert sorted(len(group) for group in grouped(many, 16, workers=2)) == [5, 5]
+
+
+def test_what_cannot_be_stacked_says_why():
+    assert why_not(RunConfig()) is None
+    assert "BatchNorm2d" in why_not(RunConfig(model="vgg11"))
+    assert "mixup" in why_not(RunConfig(mixup=1.0))
+    assert "rigl" in why_not(RunConfig(method="rigl"))
+    with pytest.raises(ValueError, match="at least 1"):
+        stacked(0)
