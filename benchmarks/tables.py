@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import figure_tables
 import performance
 
 ROOT = Path(__file__).parent.parent
@@ -278,6 +279,7 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "selection.md", "selection_cost", selection_cost(cost))
     killed = json.loads((RESULTS / "kill_sweep.json").read_text())
     fill(ROOT / "docs" / "sweeps.md", "kill_sweep", kill_sweep(killed))
+    figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
     bench = RESULTS / "bench.json"
     (ROOT / "docs" / "performance.md").write_text(performance.page(bench))
     fill(ROOT / "README.md", "speed", performance.short_table(bench))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import tomllib
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from matplotlib.image import imread
 
 from dctps.analysis import style as style_module
 from dctps.analysis.costs import measure_cost
-from dctps.analysis.curves import FAMILIES, draw_families, make_panels
+from dctps.analysis.curves import FAMILIES, draw_families, draw_panels, make_panels
 from dctps.analysis.figures import FIGURES, draw_figure
 from dctps.analysis.initial import examine, read_examined
 from dctps.analysis.runs import read_runs
@@ -117,6 +118,19 @@ def test_test_accuracy_of_several_networks(tmp_path, write_run, name):
     assert len(rows) == 3 * 3 and {row["mean"] for row in rows} == {"0.6"}
 
 
+def test_a_reason_stands_above_its_panel(tmp_path, write_run):
+    wanted = configurations(["dctps", "snip"])
+    for config in wanted[:4]:
+        write_run(tmp_path, config, [0.5])
+    notes = dict.fromkeys(
+        wanted[4:], "ValueError: criterion 'snip' cannot rank this network: all is zero" + 90 * "!"
+    )
+    panels = make_panels(read_runs(tmp_path), wanted, notes, lambda run: run.test_accuracy)
+    title = draw_panels(panels, "accuracy").axes[0].get_title()
+    assert title.startswith("LeNet-5, digits, 20 epochs\nno SNIP: criterion 'snip' cannot rank this network")
+    assert len(title.splitlines()[1]) < 90 and title.endswith("...")
+
+
 def test_figure_5_joins_emptied_layers_with_accuracy(tmp_path, write_run):
     layers = [{"name": "a", "nnz": 3, "offset": "zero"}, {"name": "b", "nnz": 0, "offset": "zero"}]
     under = [{"name": "a", "nnz": 0, "offset": "dct"}, {"name": "b", "nnz": 3, "offset": "dct"}]
@@ -207,6 +221,9 @@ def test_one_command_trains_what_is_missing_and_draws(tmp_path, capfd):
     assert str(tmp_path / "figure1.png") in capfd.readouterr().out
     rows = rows_in(tmp_path / "figure1.csv")
     assert [(row["method"], row["n"]) for row in rows] == [("dctps", "2"), ("dctps", "2"), ("dense", "2")]
+    origin = json.loads((tmp_path / "figure1.json").read_text())
+    assert origin["command"] == f"dctps figure 1 {' '.join(TOY)} method=dctps,dense --scale reduced"
+    assert (origin["runs"], origin["finished"]) == (6, 6) and origin["trained_on"][0]["threads"] == 1
     before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     assert main([*argv, "--draw-only"]) == 0
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
+_LONGEST_REASON = 70  # letters, beside a panel
+
 # Figure 1 has too many curves for one panel: each panel has a family, and all others in grey behind it.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "dense offset": ("dctps", "sdctps", "hyperplane"),
@@ -192,7 +194,8 @@ def draw_panels(panels: Sequence[Panel], quantity: str, *, with_weights: bool = 
         axes.set_axis_off()
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel.curves, panel.dense)
-        axes.set_title(f"{panel.title}, {panel.effort}", fontsize=10)
+        reasons = "".join(f"\n{reason}" for reason in _reasons(panel))
+        axes.set_title(f"{panel.title}, {panel.effort}{reasons}", fontsize=9 if reasons else 10)
         _label(figure, [axes], [axes], panel, quantity, with_weights=with_weights)
     figure.legend(
         *_legend(list(grid.flat)), loc="outside lower center", ncols=4, fontsize=8, handlelength=3.2
@@ -274,6 +277,18 @@ def _lacking(curve: Sequence[Point]) -> str:
     if len(missing) == len(curve):
         return " (missing)"
     return f" (no {', '.join(f'{100 * d:g}%' for d in missing)})"
+
+
+def _reasons(panel: Panel) -> list[str]:
+    """Why methods have no point at all, where it is known, each in a line."""
+    lines = []
+    for method, curve in panel.curves.items():
+        notes = [point.cell.note for point in curve if point.cell.note]
+        if notes and all(point.cell.missing for point in curve):
+            reason = notes[0].split(": ", 1)[-1]  # without the class of the error
+            short = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
+            lines.append(f"no {style(method).label}: {short}")
+    return lines
 
 
 def _label(

@@ -63,7 +63,8 @@ def figure5(
     The trained ones are those among `wanted` with an accuracy; the others are drawn by layer.
     """
     by_config = {run.config: run for run in runs}
-    found = [layers for c in wanted if c in by_config and (layers := layers_of(by_config[c])) is not None]
+    sparse = [by_config[c] for c in wanted if c in by_config and c.density is not None]
+    found = [layers for run in sparse if (layers := layers_of(run)) is not None]
     untrained = [layers for layers in found if layers.run.summary is None]
     trained = [layers for layers in found if layers.run.summary is not None]
     files = save(out, "figure5", _layer_rows(untrained), draw_layers(untrained)) if untrained else []

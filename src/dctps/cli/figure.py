@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Figure:
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the figure's sweep, and draw."""
         from dctps.analysis.figures import draw_figure  # noqa: PLC0415
+        from dctps.analysis.origin import write_origin  # noqa: PLC0415
         from dctps.analysis.runs import read_runs  # noqa: PLC0415
         from dctps.analysis.study import make_study, read_failures  # noqa: PLC0415
         from dctps.analysis.style import require_matplotlib  # noqa: PLC0415
@@ -56,9 +58,14 @@ class Figure:
             return 0
         failed = {} if self.draw_only else self._work(study, folder)
         notes = read_failures(folder, study.runs)
-        for path in draw_figure(self.name, read_runs(folder), list(study.runs.values()), notes, self.out):
-            print(path)
+        files = draw_figure(self.name, read_runs(folder), list(study.runs.values()), notes, self.out)
+        files.append(write_origin(self.name, self.out, self._command(), study.runs))
+        print(*files, sep="\n")
         return USAGE_ERROR if failed else 0
+
+    def _command(self) -> str:
+        """The command without what says where: that makes the same figure elsewhere."""
+        return shlex.join(["dctps", "figure", self.name, *self.fields, "--scale", self.scale])
 
     def _work(self, study: Study, folder: Path) -> dict[str, str]:
         """Train and examine what is left, and write down what failed."""
