@@ -20,6 +20,7 @@ from dctps.experiments.folder import RunFolder
 from dctps.experiments.grid import grid
 from dctps.experiments.run import run
 from dctps.experiments.signals import Stopped, sigterm_raises
+from dctps.experiments.stacking import stacked
 from dctps.experiments.sweep import run_sweep
 from dctps.experiments.workers import Epoch, Finished, Job
 
@@ -75,6 +76,19 @@ def test_two_ray_workers_do_what_one_process_does(tmp_path, alone, one_by_one):
     assert outcomes(tmp_path) == one_by_one
     for name in RUNS:
         assert timeless(tmp_path / name / "metrics.jsonl") == timeless(alone / name / "metrics.jsonl")
+
+
+def test_stacks_are_the_same_on_ray(tmp_path):
+    runs = grid(
+        {"method": ["dctps", "dense"], "seed": [0, 1], "batch_seed": 0}, shared={"epochs": 1, "density": 0.05}
+    )
+    assert run_sweep(runs, tmp_path / "here", workers=2, executor=stacked(4)).finished == list(runs)
+    executor = on_ray(stack=4)
+    assert run_sweep(runs, tmp_path / "ray", workers=2, device="cpu", executor=executor).finished == list(
+        runs
+    )
+    for name in runs:
+        assert outcome(tmp_path / "ray" / name) == outcome(tmp_path / "here" / name)
 
 
 def test_a_run_that_fails_stops_no_other(tmp_path):
@@ -179,7 +193,7 @@ def test_what_a_run_asks_for(tmp_path):
     assert needs(job, gpus=8, runs_per_gpu=4) == {"num_cpus": 1, "num_gpus": 0.25}
     (job,) = jobs(grid({"seed": 0}), tmp_path, device="cuda", threads=3)
     assert needs(job, gpus=0, runs_per_gpu=1) == {"num_cpus": 3, "num_gpus": 1}
-    with pytest.raises(ValueError, match="needs 3 CPUs, and Ray has 2"):
+    with pytest.raises(ValueError, match="needs 3 CPU and 1 GPU, and Ray has 2 CPU and 1 GPU"):
         list(on_ray()([job], 1))
     (job,) = jobs(grid({"seed": 0}), tmp_path, device="cuda:1")
     with pytest.raises(ValueError, match="give cuda"):

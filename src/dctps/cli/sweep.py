@@ -14,7 +14,7 @@ from dctps.cli.common import USAGE_ERROR, Machine, print_note
 
 if TYPE_CHECKING:
     from dctps.experiments.grid import Runs
-    from dctps.experiments.sweep import SweepResult
+    from dctps.experiments.sweep import Executor, SweepResult
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Crew:
 
     workers: int | None = None
     """runs at a time, each in a process of its own; several may share a GPU (None: 1; on Ray all that fit)"""
-    ray: str | None = None
-    """do the runs as tasks of Ray: local, auto (the cluster that this machine is in) or HOST:PORT"""
-    runs_per_gpu: int = 1
-    """on Ray, runs that share a GPU"""
-    tensorboard: bool = False
-    """write the metrics of each run as events for TensorBoard too"""
     stack: int = 1
     """runs that each process trains together on shared batches, where their networks allow it: many times
     faster for small ones; runs of different seeds share batches with batch_seed=0"""
+    ray: str | None = None
+    """do the runs as tasks of Ray: local, auto (the cluster that this machine is in) or HOST:PORT"""
+    runs_per_gpu: int = 1
+    """on Ray, runs, or stacks of them, that share a GPU"""
+    tensorboard: bool = False
+    """write the metrics of each run as events for TensorBoard too"""
     preview: bool = False
     """only say how many runs are left and how long they will take"""
     progress: bool = True
@@ -40,18 +40,9 @@ class Crew:
 
     def train(self, runs: Runs, out: Path) -> SweepResult:
         """Do what is left of the runs, and say what has failed."""
-        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
-        from dctps.experiments.stacking import stacked  # noqa: PLC0415
         from dctps.experiments.sweep import look_ahead, run_sweep  # noqa: PLC0415
-        from dctps.experiments.workers import execute  # noqa: PLC0415
 
-        if self.ray is None and self.runs_per_gpu != 1:
-            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
-        if self.ray is not None and self.stack != 1:
-            raise ValueError("a stack is trained by one process of this machine: leave --stack or --ray out")
-        executor = execute if self.stack == 1 else stacked(self.stack)
-        if self.ray is not None:
-            executor = on_ray(self.ray, runs_per_gpu=self.runs_per_gpu)
+        executor = self._executor()
         self._download(runs)
         print_note(str(look_ahead(runs, out)))
         result = run_sweep(
@@ -70,6 +61,17 @@ class Crew:
         for name, message in result.failed.items():
             print(f"dctps: error: {name}: {message}", file=sys.stderr)
         return result
+
+    def _executor(self) -> Executor:
+        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
+        from dctps.experiments.stacking import stacked  # noqa: PLC0415
+        from dctps.experiments.workers import execute  # noqa: PLC0415
+
+        if self.ray is not None:
+            return on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)
+        if self.runs_per_gpu != 1:
+            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
+        return execute if self.stack == 1 else stacked(self.stack)
 
     def look_ahead(self, runs: Runs, out: Path) -> None:
         """Say what is left of the runs, and how long it will take."""

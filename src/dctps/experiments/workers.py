@@ -186,7 +186,7 @@ def _work(line: Connection) -> None:
         watch = threading.Thread(target=_stop_when_alone, args=(over,), daemon=True)
         watch.start()
         try:
-            for name, event in _done(jobs, lambda name, event: line.send((name, event))):
+            for name, event in perform(jobs, lambda name, event: line.send((name, event))):
                 line.send((name, event))
         except (Stopped, OSError):  # asked to, or nobody hears
             return
@@ -195,43 +195,45 @@ def _work(line: Connection) -> None:
             watch.join()
 
 
-def _done(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[tuple[str, Event]]:
-    """Do the jobs, and say what becomes of each; `tell` hears of epochs meanwhile."""
-    if len(jobs) == 1:
-        (job,) = jobs
-        yield job.name, perform(job, lambda record: tell(job.name, Epoch(record)))
-        return
-    from dctps.experiments.stacked import run_stacked  # noqa: PLC0415
-
-    for name, event in run_stacked(jobs):
-        if isinstance(event, Busy):
-            time.sleep(_PAUSE)
-        yield name, event
-
-
-def perform(job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> Finished | Failed | Busy:
-    """Do one job in this process.
+def perform(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[tuple[str, Event]]:
+    """Do the jobs of one group in this process.
 
     Args:
-        job: to do.
-        on_epoch: called with each epoch's record, once the epoch is saved.
+        jobs: of the group; several are trained as a stack.
+        tell: called with the name of a job and each of its epochs, once that is saved.
 
-    Returns:
-        how it ended; `Busy` after a pause, so that whoever tries again at once does not spin.
+    Yields:
+        The name of a job and what has happened to it; of a stack all epochs too. `Busy` comes after a pause,
+        so that whoever tries again at once does not spin.
 
     Raises:
-        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
+        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the runs are saved.
+        BrokenPipeError: from `tell`.
     """
     from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
     from dctps.experiments.run import run  # noqa: PLC0415
+    from dctps.experiments.stacked import run_stacked  # noqa: PLC0415
 
+    if len(jobs) > 1:
+        for name, event in run_stacked(jobs):
+            if isinstance(event, Busy):
+                time.sleep(_PAUSE)
+            yield name, event
+        return
+    (job,) = jobs
     try:
-        return Finished(run(job.config, out=job.out, on_epoch=on_epoch, **job.place))
+        summary = run(
+            job.config, out=job.out, on_epoch=lambda record: tell(job.name, Epoch(record)), **job.place
+        )
+    except BrokenPipeError:
+        raise
     except RunFolderBusy:
         time.sleep(_PAUSE)
-        return Busy()
+        yield job.name, Busy()
     except Exception as error:  # whatever it is, the other runs go on
-        return Failed.of(error)
+        yield job.name, Failed.of(error)
+    else:
+        yield job.name, Finished(summary)
 
 
 def _stop_when_alone(over: threading.Event) -> None:
