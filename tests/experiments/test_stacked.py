@@ -25,7 +25,7 @@ from dctps.experiments.workers import Job
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dctps.__file__).parents[1])}
 SHARED = {"epochs": 2, "batch_seed": 0, "model": "lenet5"}
 RUNS = grid(
-    {"method": ["dctps", "snip", "hyperplane"], "density": [0.05, 0.01], "seed": [0, 1]},
+    {"method": ["dctps", "snip", "hyperplane"], "density": 0.02, "seed": [0, 1]},
     {"method": ["dense", "rigl"], "density": 0.05},
     shared=SHARED,
 )
