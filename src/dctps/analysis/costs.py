@@ -1,4 +1,4 @@
-"""What a run costs: to begin, to train, and when it is done. Measured, on this machine."""
+"""What a run costs: to begin, to train, and when it is done. Measured, on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -34,16 +34,14 @@ def measure_cost(
     out: Path,
     *,
     data_dir: Path | str | None = None,
-    device: str = "auto",
     threads: int | None = None,
 ) -> None:
-    """Write cost.json into the folder of a run, if it is not there.
+    """Write cost.json into the folder of a run, if it is not there; on the CPU, and on Linux alone.
 
     Args:
         config: of the run.
         out: its folder, made where it is missing.
         data_dir: as for `dctps.experiments.run.run`.
-        device: as for `dctps.experiments.run.run`.
         threads: as for `dctps.experiments.run.run`.
 
     Raises:
@@ -55,7 +53,7 @@ def measure_cost(
     finished = folder.finished() is not None
     if (out / COST).exists():
         return
-    with torch_settings(device, threads, config.seed) as place, folder.writing():
+    with torch_settings("cpu", threads, config.seed) as place, folder.writing():
         dataset = load_dataset(
             config.dataset, data_dir, image_size=config.image_size, data_seed=config.data_seed
         )

@@ -85,7 +85,7 @@ def draw_layers(found: Sequence[Layers]) -> Figure:
             for (method, at), nnz in means.items():
                 if method in family and at == density:
                     _draw(axes, method, nnz, label=_label(method, found, density))
-                    _draw(inset, method, nnz, label="")
+                    _draw(inset, method, nnz, label="", linestyle="")
             axes.set_yscale("symlog", linthresh=1)
             axes.minorticks_off()
             inset.set_ylim(-1, _FEW)
@@ -146,15 +146,9 @@ def draw_accuracy(found: Sequence[Layers]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, method: str, nnz: Sequence[float], label: str) -> None:
-    axes.plot(
-        range(1, len(nnz) + 1),
-        nnz,
-        **style(method).of_line() | {"label": label},
-        markersize=3,
-        linewidth=0.9,
-        markeredgewidth=0.7,
-    )
+def _draw(axes: Axes, method: str, nnz: Sequence[float], **line: Any) -> None:
+    usual = style(method).of_line() | {"markersize": 3, "linewidth": 0.5, "markeredgewidth": 0.7}
+    axes.plot(range(1, len(nnz) + 1), nnz, **usual | line)
 
 
 def _label(method: str, found: Sequence[Layers], density: float) -> str:

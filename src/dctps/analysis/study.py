@@ -111,7 +111,7 @@ def for_all(
         try:
             work(config, out / name, **place)
             on_note(f"{name} done ({count} of {len(runs)})")
-        except (ValueError, DataError) as error:
+        except (ValueError, OSError, DataError) as error:
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
             on_note(f"{name} failed: {failed[name]}")
     return failed

@@ -77,8 +77,8 @@ class Figure:
         failed: dict[str, str] = {}
         if study.trained:
             failed |= self.crew.train(study.trained, folder).failed
-        place = {"data_dir": machine.data_dir, "device": machine.device, "threads": machine.threads}
-        missed = for_all(examine, study.examined, folder, print_note, **place)
+        place = {"data_dir": machine.data_dir, "threads": machine.threads}
+        missed = for_all(examine, study.examined, folder, print_note, device=machine.device, **place)
         missed |= for_all(measure_cost, study.costed, folder, print_note, **place)
         for name, message in missed.items():
             print(f"dctps: error: {name}: {message}", file=sys.stderr)
