@@ -29,27 +29,28 @@ INLINE void store(float *p, V v) { *(in_memory *)p = v; }
 
 #if LANES == 16
 
-/* Four columns (one 128-bit quarter of each row) to four vectors; lane i holds row i. */
-INLINE void quarter_in(const float *const *row, ptrdiff_t at, float *const *out)
-{
-    __m512 t[4];
-    for (int a = 0; a < 4; a++) {
-        t[a] = _mm512_castps128_ps512(_mm_loadu_ps(row[a] + at));
-        t[a] = _mm512_mask_broadcast_f32x4(t[a], 0x00F0, _mm_loadu_ps(row[a + 4] + at));
-        t[a] = _mm512_mask_broadcast_f32x4(t[a], 0x0F00, _mm_loadu_ps(row[a + 8] + at));
-        t[a] = _mm512_mask_broadcast_f32x4(t[a], 0xF000, _mm_loadu_ps(row[a + 12] + at));
-    }
-    __m512d u0 = _mm512_castps_pd(_mm512_unpacklo_ps(t[0], t[1])), u1 = _mm512_castps_pd(_mm512_unpackhi_ps(t[0], t[1]));
-    __m512d u2 = _mm512_castps_pd(_mm512_unpacklo_ps(t[2], t[3])), u3 = _mm512_castps_pd(_mm512_unpackhi_ps(t[2], t[3]));
-    _mm512_store_pd((double *)out[0], _mm512_unpacklo_pd(u0, u2));
-    _mm512_store_pd((double *)out[1], _mm512_unpackhi_pd(u0, u2));
-    _mm512_store_pd((double *)out[2], _mm512_unpacklo_pd(u1, u3));
-    _mm512_store_pd((double *)out[3], _mm512_unpackhi_pd(u1, u3));
-}
-
+/* Sixteen columns to sixteen vectors; lane i holds row i. A row's line is read at once: the lines of rows that
+ * are a power of two apart would drive each other out of the cache. */
 INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *out)
 {
-    for (int quarter = 0; quarter < 4; quarter++) quarter_in(row, at + 4 * quarter, out + 4 * quarter);
+    __m512 t[4][4];
+    for (int a = 0; a < 4; a++)
+        for (int quarter = 0; quarter < 4; quarter++) {
+            const ptrdiff_t from = at + 4 * quarter;
+            __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(row[a] + from));
+            v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(row[a + 4] + from));
+            v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(row[a + 8] + from));
+            t[quarter][a] = _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(row[a + 12] + from));
+        }
+    for (int quarter = 0; quarter < 4; quarter++, out += 4) {
+        const __m512 *c = t[quarter];
+        __m512d u0 = _mm512_castps_pd(_mm512_unpacklo_ps(c[0], c[1])), u1 = _mm512_castps_pd(_mm512_unpackhi_ps(c[0], c[1]));
+        __m512d u2 = _mm512_castps_pd(_mm512_unpacklo_ps(c[2], c[3])), u3 = _mm512_castps_pd(_mm512_unpackhi_ps(c[2], c[3]));
+        _mm512_store_pd((double *)out[0], _mm512_unpacklo_pd(u0, u2));
+        _mm512_store_pd((double *)out[1], _mm512_unpackhi_pd(u0, u2));
+        _mm512_store_pd((double *)out[2], _mm512_unpacklo_pd(u1, u3));
+        _mm512_store_pd((double *)out[3], _mm512_unpackhi_pd(u1, u3));
+    }
 }
 
 INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows)
