@@ -482,19 +482,15 @@ static void gradient_in(const job *j, const float *const *row, float *t, float *
     for (int64_t r = 0; r < m; r += LANES) {
         const int count = m - r < LANES ? (int)(m - r) : LANES;
         V v[LANES];
-        float *out[LANES];
-        for (int i = 0; i < LANES; i++) out[i] = t ? t + (r + i) * LANES : (float *)(v + i);
         if (count == LANES)
-            transpose_in(row, r, out);
+            transpose(row, r, v);
         else
-            for (int i = 0; i < count; i++) store(out[i], column_of(row, r + i));
-        if (z)
-            for (int i = 0; i < count; i++) store(z + j->source[r + i], load(out[i]));
-        if (bias) {
-            for (int i = 0; i < LANES; i++) v[i] = i < count ? load(out[i]) : (V){0};
-            V sums = lane_sums(v);
-            for (int i = 0; i < count; i++) bias[r + i] += sums[i];
-        }
+            for (int i = 0; i < LANES; i++) v[i] = i < count ? column_of(row, r + i) : (V){0};
+        for (int i = 0; t && i < count; i++) store(t + (r + i) * LANES, v[i]);
+        for (int i = 0; z && i < count; i++) store(z + j->source[r + i], v[i]);
+        if (!bias) continue;
+        const V sums = lane_sums(v);
+        for (int i = 0; i < count; i++) bias[r + i] += sums[i];
     }
 }
 
