@@ -19,6 +19,7 @@
 #ifndef INLINE /* the sanitizers' build takes minutes over what is inlined, and defines it away */
 #define INLINE static inline __attribute__((always_inline))
 #endif
+#define LOCAL static __attribute__((unused)) /* in a header, for those who want it */
 #define EXPORT __attribute__((visibility("default")))
 
 typedef float V __attribute__((vector_size(4 * LANES)));
