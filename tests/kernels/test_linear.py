@@ -106,7 +106,7 @@ def test_lengths_with_large_primes_have_no_plan() -> None:
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize(
     ("m", "n", "batch", "nnz"),
-    [(96, 200, 500, 4000), (520, 130, 210, 30000), (3000, 2900, 9, 90000), (3000, 2900, 30, 90000)],
+    [(96, 200, 500, 4000), (520, 130, 210, 30000), (700, 600, 9, 125000), (700, 600, 30, 125000)],
 )
 def test_results_do_not_depend_on_the_threads(
     variant: str, threads, offset: str, m: int, n: int, batch: int, nnz: int

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ _KINDS = {"none": 0, "dct": 1, "hadamard": 2}
 _SERIAL = 1 << 17  # numbers below which one thread does it all
 
 
-@dataclass(frozen=True, slots=True)
-class NativeOffset:
+class NativeOffset(NamedTuple):
     """D as the kernel knows it: outputs pick among the frequencies of `rounds` transforms of the inputs.
 
     Attributes:
@@ -180,7 +178,7 @@ def _call(
 
 
 def _variant_for(rows: int) -> str:
-    """The variant in use, or of its kind one with fewer lanes: tiles are computed whole, however few their rows."""
+    """The variant in use, or of its kind one with fewer lanes: a tile costs the same however few its rows."""
     which = variant()
     lanes = 4 if rows <= 4 else 8
     return f"{which}x{lanes}" if rows <= lanes < LANES[which] else which
