@@ -41,7 +41,13 @@ def rows(cells: dict[str, list[Cell]]) -> Iterator[Row]:
         if min(LINEAR) <= cell["n"] <= max(LINEAR):
             for name, asked in TRANSFORM.items():
                 if {name, "native"} <= cell["candidates"].keys():
-                    yield f"transform, n = {cell['n']}", f"over {name}", asked, _ratio(cell, name, "native"), False
+                    yield (
+                        f"transform, n = {cell['n']}",
+                        f"over {name}",
+                        asked,
+                        _ratio(cell, name, "native"),
+                        False,
+                    )
     for cell in cells.get("conv", []):
         yield from _conv(cell)
     for cell in cells.get("network", []):

@@ -31,12 +31,14 @@ COMMANDS = (
 
 
 def main() -> None:
-    """Run the commands one after the other; those that fail are named at the end."""
+    """Run the commands one after the other, into a new file; those that fail are named at the end."""
+    root = Path(__file__).parent.parent
+    (root / RESULT).unlink(missing_ok=True)
     failed = []
     for command in COMMANDS:
         begun = time.perf_counter()
         full = [sys.executable, "-m", "dctps", "bench", *shlex.split(command), "--json", RESULT]
-        done = subprocess.run(full, cwd=Path(__file__).parent.parent, check=False)
+        done = subprocess.run(full, cwd=root, check=False)
         print(f"{time.perf_counter() - begun:.0f} s: dctps bench {command}", flush=True)
         if done.returncode:
             failed.append(command)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import asked
+
 from dctps.benchmarking.record import read_runs
 
 Cell = dict[str, Any]
