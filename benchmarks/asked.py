@@ -1,4 +1,4 @@
-"""What was asked of the kernels' speed before they were written, beside what was measured; see performance.py."""
+"""What was asked of the kernels' speed, beside what was measured; for performance.py."""
 
 from __future__ import annotations
 
@@ -34,36 +34,10 @@ Row = tuple[str, str, float, float, bool]  # what, which, asked, measured, wheth
 
 def rows(cells: dict[str, list[Cell]]) -> Iterator[Row]:
     """Everything that was asked and measured."""
-    for cell in cells.get("linear", []):
-        yield from _linear(cell)
+    for part, found in PARTS.items():
+        for cell in cells.get(part, []):
+            yield from found(cell)
     yield from _slopes(cells.get("slope", []))
-    for cell in cells.get("transform", []):
-        if min(LINEAR) <= cell["n"] <= max(LINEAR):
-            for name, asked in TRANSFORM.items():
-                if {name, "native"} <= cell["candidates"].keys():
-                    yield (
-                        f"transform, n = {cell['n']}",
-                        f"over {name}",
-                        asked,
-                        _ratio(cell, name, "native"),
-                        False,
-                    )
-    for cell in cells.get("conv", []):
-        yield from _conv(cell)
-    for cell in cells.get("network", []):
-        if cell["what"] == "training step":
-            for offset in ("dct", "sdct"):
-                asked = STEPS.get(cell["model"], {}).get(offset, NEVER_SLOWER)
-                what = f"{cell['model']}, training step"
-                yield what, offset, asked, _ratio(cell, "dense", offset), False
-    for cell in cells.get("layers", []):
-        for name in cell["candidates"]:
-            if name != "dense":
-                what = f"{cell['model']} {cell['layer']}"
-                yield what, name, NEVER_SLOWER, _ratio(cell, "dense", name), False
-    for cell in cells.get("memory", []):
-        if cell["offset"] != "dense":
-            yield f"{cell['model']}, memory", cell["offset"], MEMORY, cell["share"], True
 
 
 def tables(cells: dict[str, list[Cell]]) -> str:
@@ -78,8 +52,10 @@ def tables(cells: dict[str, list[Cell]]) -> str:
             continue
         sign = "at most " if most else ""
         lines.append(f"| {what} | {which} | {sign}{asked:.3g} | {measured:.3g} | {'yes' if good else 'no'} |")
-    text = f"{sum(reached)} of {len(found)} are reached; layers and networks that need only keep up with dense are "
-    return text + "listed where they do not.\n\n" + "\n".join(lines)
+    text = (
+        f"{sum(reached)} of {len(found)} are reached. Layers and networks that need only keep up with dense "
+    )
+    return text + "are listed where they do not.\n\n" + "\n".join(lines)
 
 
 def _linear(cell: Cell) -> Iterator[Row]:
@@ -109,9 +85,44 @@ def _conv(cell: Cell) -> Iterator[Row]:
             yield what, offset, asked * share, _ratio(cell, "nn.Conv2d", offset), False
 
 
+def _transform(cell: Cell) -> Iterator[Row]:
+    for name, asked in TRANSFORM.items() if min(LINEAR) <= cell["n"] <= max(LINEAR) else ():
+        if {name, "native"} <= cell["candidates"].keys():
+            what = f"transform, n = {cell['n']}"
+            yield what, f"over {name}", asked, _ratio(cell, name, "native"), False
+
+
+def _step(cell: Cell) -> Iterator[Row]:
+    for offset in ("dct", "sdct") if cell["what"] == "training step" else ():
+        asked = STEPS.get(cell["model"], {}).get(offset, NEVER_SLOWER)
+        yield f"{cell['model']}, training step", offset, asked, _ratio(cell, "dense", offset), False
+
+
+def _layer(cell: Cell) -> Iterator[Row]:
+    for name in cell["candidates"]:
+        if name != "dense":
+            what = f"{cell['model']} {cell['layer']}"
+            yield what, name, NEVER_SLOWER, _ratio(cell, "dense", name), False
+
+
+def _memory(cell: Cell) -> Iterator[Row]:
+    if cell["offset"] != "dense":
+        yield f"{cell['model']}, memory", cell["offset"], MEMORY, cell["share"], True
+
+
 def _median(cell: Cell, name: str) -> float:
     return float(cell["candidates"][name]["median_ms"])
 
 
 def _ratio(cell: Cell, base: str, name: str) -> float:
     return _median(cell, base) / _median(cell, name)
+
+
+PARTS = {
+    "linear": _linear,
+    "transform": _transform,
+    "conv": _conv,
+    "network": _step,
+    "layers": _layer,
+    "memory": _memory,
+}

@@ -4,8 +4,8 @@
     transform   D by its fast transform, S by its nonzeros, in torch operations
     native      the same by the native kernel, on the CPU, where it was compiled; then torch's is no choice
 
-The costs are nanoseconds for each input row on one core, forward and backward, fitted to measurements of square
-and narrow layers of 10 to 2048 outputs, 1 to 256 rows, densities of 0.01% to 50%, on an AMD EPYC (Zen 4,
+The costs are nanoseconds for each input row on one core, forward and backward, fitted to measurements of
+square and narrow layers of 10 to 2048 outputs, 1 to 256 rows, densities of 0.01% to 50%, on an AMD EPYC (Zen 4,
 AVX-512, 1 MB of L2 for each core); only their ratios matter.
 """
 
