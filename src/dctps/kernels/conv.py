@@ -14,7 +14,7 @@ from dctps.kernels.loader import function
 from dctps.kernels.plans import dct_indices, dct_twiddles
 
 _CPU = torch.device("cpu")
-_NONE, _PLAIN, _PRODUCT, _COSINE = range(4)
+_NONE, _PLAIN, _PRODUCT, _COSINE, _ROWS = range(5)
 _CACHE = 260_000  # floats of one thread's strips, to stay in L2
 _SERIAL = 1 << 15  # numbers below which one thread does it all
 
@@ -155,13 +155,13 @@ def _call(
             *((0,) * 4 if dx is None else dx.stride()),
             x.data_ptr(),
             y.data_ptr(),
-            _address(dx),
-            _address(dvalues),
-            _address(dalpha),
+            address(dx),
+            address(dvalues),
+            address(dalpha),
             values.shape[0],
             support.data_ptr(),
             values.data_ptr(),
-            _address(alpha),
+            address(alpha),
             kind,
             maps,
             rank,
@@ -170,11 +170,11 @@ def _call(
             second,
             filters.cosine,
             signs,
-            _address(plan),
-            _address(tables),
-            filters.source.data_ptr(),
-            filters.filter.data_ptr(),
-            filters.bank.data_ptr(),
+            address(plan),
+            address(tables),
+            address(filters.source),
+            address(filters.filter),
+            address(filters.bank),
             cache,
             torch.get_num_threads() if x.numel() + y.numel() > _SERIAL else 1,
         ),
@@ -188,10 +188,12 @@ def mix_arguments(filters: Filters, alpha: Tensor | None) -> tuple[int, ...]:
     if alpha is None:
         return _NONE, 0, 0, 0, 0, 0, 0
     first, second = (*filters.mix, None, None)[:2]
-    kind = _COSINE if filters.cosine else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)]
+    if filters.rows:
+        kind = _ROWS
+    else:
+        kind = _COSINE if filters.cosine else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)]
     rank = 0 if first is None or second is None else first.shape[0]
-    matrices = (_address(t) for t in (first, second, filters.signs))
-    return kind, filters.maps, rank, filters.source.shape[1], *matrices
+    return kind, filters.maps, rank, filters.terms, address(first), address(second), address(filters.signs)
 
 
 def _format(x: Tensor) -> torch.memory_format:
@@ -200,5 +202,6 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _address(t: Tensor | None) -> int:
+def address(t: Tensor | None) -> int:
+    """Where its numbers lie; 0 for none."""
     return 0 if t is None else t.data_ptr()

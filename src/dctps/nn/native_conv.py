@@ -79,7 +79,8 @@ def native_weight(x: Tensor, values: Tensor, alpha: Tensor | None, support: Tens
     """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
-    made = conv_weight(single(values), support, single(alpha), offset.filters(), offset.shape, layout)
+    filters = offset.weight_filters()
+    made = conv_weight(single(values), support, single(alpha), filters, offset.shape, layout)
     return made.to(x.dtype)
 
 
@@ -97,7 +98,7 @@ def native_weight_backward(
         single(values),
         support,
         single(alpha),
-        offset.filters(),
+        offset.weight_filters(),
         needs_values=needs[0],
         needs_alpha=needs[1],
     )

@@ -103,17 +103,20 @@ class DCTOffset(Offset):
         if channels == 1:
             bank = _depthwise_filters((m, kh * kw), torch.float32, _CPU)
             return depthwise_filters(bank, self.groups, torch.arange(m, dtype=torch.int32))
-        outputs = torch.arange(m, dtype=torch.int32)[:, None]
         if kh * kw == 1:
-            return Filters(outputs, torch.zeros_like(outputs), torch.ones(1, 1), self.size, cosine=self.size)
+            outputs = torch.arange(m, dtype=torch.int32)
+            return Filters(1, torch.ones(1, 1), self.size, outputs, cosine=self.size)
         size = (m, channels, kh * kw)
         basis = _channel_basis(size, torch.float32, _CPU)
-        factors = _channel_factors(size, torch.float32, _CPU)
-        mix: tuple[Tensor, ...] = (factors,)
         if basis.shape[0] * (2 * m + channels) < 2 * m * channels:
-            mix = (basis, _channel_coordinates(size, torch.float32, _CPU))
-        maps = torch.arange(2 * m, dtype=torch.int32).reshape(m, 2)
-        return Filters(maps, maps, _spatial_filters(size, torch.float32, _CPU), 2 * m, mix)
+            mix: tuple[Tensor, ...] = (basis, _channel_coordinates(size, torch.float32, _CPU))
+        else:
+            mix = (_channel_factors(size, torch.float32, _CPU),)
+        return Filters(2, _spatial_filters(size, torch.float32, _CPU), 2 * m, mix=mix)
+
+    def weight_filters(self) -> Filters:
+        """W's rows are D's, read with the channel fastest."""
+        return Filters(1, rows=self.size)
 
     def _above(self, group: int) -> int:
         """Transform rows above those of `group`."""

@@ -24,7 +24,7 @@ typedef struct {
     int64_t nnz;
     const int64_t *support;
     const float *values;
-    /* alpha * D: output o is the sum over its terms of filter[o, term] on map source[o, term] */
+    /* alpha * D: output o is the sum of its terms, each a filter on a map, see terms.h */
     const float *alpha;
     int64_t mix, maps, rank, terms;
     const float *first;  /* (maps, channels), or (rank, channels) of a product */

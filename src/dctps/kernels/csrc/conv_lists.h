@@ -3,10 +3,16 @@
 #define DCTPS_CONV_LISTS_H
 
 #include "conv_mixing.h"
+#include "terms.h"
 
 typedef struct {
     int64_t output, channel, tap;
 } place;
+
+static inline term term_of(const conv_call *c, int64_t i)
+{
+    return find_term(c->source, c->filter, c->kernel[0] * c->kernel[1], c->cosine, i);
+}
 
 static inline place find_place(const conv_call *c, int64_t position) {
     const uint32_t taps = (uint32_t)(c->kernel[0] * c->kernel[1]);
@@ -30,14 +36,15 @@ static int list_outputs(job *j) {
     place at = c->nnz ? find_place(c, c->support[0]) : (place){-1, 0, 0};
     for (int64_t o = 0; o < c->outputs; o++) {
         j->starts[o] = e - j->entries;
-        for (int64_t i = o * c->terms; i < (o + 1) * c->terms; i++)
+        for (int64_t i = o * c->terms; i < (o + 1) * c->terms; i++) {
+            const term d = term_of(c, i);
             for (int64_t t = 0; t < g->taps; t++) {
-                const int64_t row = c->mix == MIX_NONE ? g->phase[t] * c->channels + c->source[i]
-                                                       : map_row(c, g->phase[t], c->source[i]);
+                const int64_t row = c->mix == MIX_NONE ? g->phase[t] * c->channels + d.map : map_row(c, g->phase[t], d.map);
                 const int64_t from = c->mix == MIX_NONE ? j->at.x : j->at.z;
-                const float by = *c->alpha * c->bank[c->filter[i] * g->taps + t];
+                const float by = *c->alpha * c->bank[d.filter * g->taps + t];
                 *e++ = (entry){(int32_t)(from + row * stride + g->guard + g->shift[t]), by};
             }
+        }
         while (k < c->nnz && at.output == o) {
             const int64_t row = g->phase[at.tap] * c->channels + at.channel;
             *e++ = (entry){(int32_t)(j->at.x + row * stride + g->guard + g->shift[at.tap]), c->values[k]};
@@ -62,15 +69,19 @@ static int list_maps(job *j) {
     j->back_entries = take(sizeof(entry) * (c->outputs * c->terms * g->taps + 1));
     if (!j->back_starts || !j->back_entries) return 1;
     int64_t *starts = j->back_starts + 1;
-    for (int64_t i = 0; i < c->outputs * c->terms; i++)
-        for (int64_t t = 0; t < g->taps; t++) starts[g->phase[t] * c->maps + c->source[i] + 1]++;
+    for (int64_t i = 0; i < c->outputs * c->terms; i++) {
+        const int64_t map = term_of(c, i).map;
+        for (int64_t t = 0; t < g->taps; t++) starts[g->phase[t] * c->maps + map + 1]++;
+    }
     add_up(starts, buckets);
-    for (int64_t i = 0; i < c->outputs * c->terms; i++)
+    for (int64_t i = 0; i < c->outputs * c->terms; i++) {
+        const term d = term_of(c, i);
         for (int64_t t = 0; t < g->taps; t++) {
             const int64_t from = j->at.g + i / c->terms * g->stride + g->guard - g->shift[t];
-            const float by = c->bank[c->filter[i] * g->taps + t];
-            j->back_entries[starts[g->phase[t] * c->maps + c->source[i]]++] = (entry){(int32_t)from, by};
+            const float by = c->bank[d.filter * g->taps + t];
+            j->back_entries[starts[g->phase[t] * c->maps + d.map]++] = (entry){(int32_t)from, by};
         }
+    }
     return 0;
 }
 

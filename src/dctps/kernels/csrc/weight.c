@@ -3,7 +3,7 @@
  * output o is a sum of outer products of a filter and a row of the mixing. Outputs are independent, and alpha's sum
  * runs over them in order.
  */
-#include "vec.h"
+#include "terms.h"
 #include "common/runtime.h"
 
 #define BLOCK 8 /* outputs of an item */
@@ -137,7 +137,8 @@ static void make_output(const arguments *a, int64_t o, float *made, float *row)
         return;
     }
     for (int64_t i = o * a->terms; i < (o + 1) * a->terms; i++) {
-        const float *channel = mixing_row(a, a->source[i], row), *filter = a->bank + a->filter[i] * a->taps;
+        const term d = find_term(a->source, a->filter, a->taps, a->cosine, i);
+        const float *channel = mixing_row(a, d.map, row), *filter = a->bank + d.filter * a->taps;
         for (int64_t t = 0; t < a->taps; t++) {
             const float by = *a->alpha * filter[t];
             float *out = made + t * a->channels;
@@ -176,7 +177,8 @@ static double read_output(const arguments *a, int64_t o, const float *g, float *
         return wave_dot(start_wave(a->cosines, a->cosine, o, row_scale(o, a->cosine)), g, a->channels * a->taps);
     double sum = 0;
     for (int64_t i = o * a->terms; i < (o + 1) * a->terms; i++) {
-        const float *channel = mixing_row(a, a->source[i], row), *filter = a->bank + a->filter[i] * a->taps;
+        const term d = find_term(a->source, a->filter, a->taps, a->cosine, i);
+        const float *channel = mixing_row(a, d.map, row), *filter = a->bank + d.filter * a->taps;
         for (int64_t t = 0; t < a->taps; t++) {
             const float *from = g + t * a->channels;
             V part = {0};
