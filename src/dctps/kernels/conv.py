@@ -51,10 +51,11 @@ def conv_forward(
     alpha: Tensor | None,
     filters: Filters,
     window: Window,
+    bias: Tensor | None = None,
     *,
     cache: int = _CACHE,
 ) -> Tensor:
-    """The convolution of x with alpha D + S.
+    """The convolution of x with alpha D + S, plus bias.
 
     Args:
         x: float32 (batch, channels, height, width), of any strides; none are copied.
@@ -63,6 +64,7 @@ def conv_forward(
         alpha: float32 (1,), or None where there is no D.
         filters: D.
         window: of the kernel.
+        bias: float32 (m,), or None.
         cache: floats of one thread's strips that fit a cache; results depend on it in their last bits.
 
     Returns:
@@ -70,7 +72,7 @@ def conv_forward(
     """
     y = torch.empty(window.outputs(x), memory_format=_format(x))
     if y.numel():
-        _call("conv_forward", x, y, values, support, alpha, filters, window, cache)
+        _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias=bias)
     return y
 
 
@@ -129,6 +131,7 @@ def _call(
     window: Window,
     cache: int,
     *,
+    bias: Tensor | None = None,
     dx: Tensor | None = None,
     dvalues: Tensor | None = None,
     dalpha: Tensor | None = None,
@@ -154,6 +157,7 @@ def _call(
             *y.stride(),
             *((0,) * 4 if dx is None else dx.stride()),
             x.data_ptr(),
+            address(bias),
             y.data_ptr(),
             address(dx),
             address(dvalues),

@@ -83,7 +83,7 @@ def _call(
             m,
             channels,
             rows * columns,
-            layout == torch.channels_last,
+            layout == torch.channels_last or 1 in (channels, rows * columns),
             torch.get_num_threads() if weight.numel() > _SERIAL else 1,
             kind,
             rank,

@@ -102,9 +102,9 @@ class Conv2d:
         """Y + b."""
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The product with W."""
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The product with W, plus b."""
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def backward(
         self, g: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool

@@ -56,7 +56,8 @@ static void forward_unit(const job *j, unit u, scratch s) {
         const int64_t some = least(ROWS, c->outputs - o);
         for (int64_t r = 0; r < some; r++) {
             const int64_t start = j->starts[o + r];
-            combine(j->entries + start, j->starts[o + r + 1] - start, s.base, y + r * stride + g->guard, length);
+            combine(j->entries + start, j->starts[o + r + 1] - start, s.base, c->bias ? c->bias[o + r] : 0.0f,
+                    y + r * stride + g->guard, length);
         }
         unpack(y, stride, some, s.where, c->y + o * c->y_strides[1], c->y_strides[1]);
     }
@@ -76,7 +77,8 @@ static float *adjoint_unit(const job *j, int64_t length, scratch s) {
             float *rows = c->mix == MIX_NONE ? by_x + f * c->channels * stride : z + map_row(c, f, first) * stride;
             for (int64_t r = 0; r < count; r++) {
                 const int64_t *start = j->back_starts + f * c->maps + first + r;
-                combine(j->back_entries + start[0], start[1] - start[0], s.base, rows + r * stride + g->guard, length);
+                combine(j->back_entries + start[0], start[1] - start[0], s.base, 0.0f, rows + r * stride + g->guard,
+                        length);
             }
             if (c->mix == MIX_PRODUCT)
                 mix(j->blocks[1] + first * round_up(c->rank, MR), c->rank, count, rows, mixed + f * c->rank * stride,
@@ -128,7 +130,7 @@ static void backward_unit(const job *j, unit u, int64_t slot, scratch s) {
             const int64_t some = least(ROWS, c->channels - k);
             for (int64_t r = 0; r < some; r++) {
                 const int64_t *start = j->starts + f * c->channels + k + r;
-                combine(j->entries + start[0], start[1] - start[0], s.base, y + r * stride + g->guard, length);
+                combine(j->entries + start[0], start[1] - start[0], s.base, 0.0f, y + r * stride + g->guard, length);
             }
             unpack(y, stride, some, s.where, c->dx + k * c->dx_strides[1], c->dx_strides[1]);
         }

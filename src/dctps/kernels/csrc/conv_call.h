@@ -15,7 +15,7 @@ typedef struct {
     int64_t outputs, out_height, out_width, groups;
     int64_t kernel[2], stride[2], padding[2], dilation[2];
     int64_t x_strides[4], y_strides[4], dx_strides[4];
-    const float *x;
+    const float *x, *bias; /* bias: forward, or null */
     float *y; /* forward: the result; backward: its gradient, which is read */
     float *dx;      /* or null; of dx_strides; positions that no tap reads are left alone */
     float *d_values; /* or null */

@@ -4,11 +4,11 @@
 
 #include "conv_call.h"
 
-static inline __attribute__((always_inline)) void combine_block(const entry *e, int64_t n, const float *base, float *out,
-                                                                const int vectors) {
+static inline __attribute__((always_inline)) void combine_block(const entry *e, int64_t n, const float *base, float start,
+                                                                float *out, const int vectors) {
     V sum[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < vectors; i++) sum[i] = splat(0.0f);
+    for (int i = 0; i < vectors; i++) sum[i] = splat(start);
     for (int64_t k = 0; k < n; k++) {
         const float *row = base + e[k].offset;
         const V by = splat(e[k].coefficient);
@@ -19,13 +19,13 @@ static inline __attribute__((always_inline)) void combine_block(const entry *e, 
     for (int i = 0; i < vectors; i++) store(out + i * LANES, sum[i]);
 }
 
-/* out[p] = sum of coefficient * base[offset + p] for p < length, rounded up to whole vectors */
-static void combine(const entry *e, int64_t n, const float *base, float *out, int64_t length) {
+/* out[p] = start + sum of coefficient * base[offset + p] for p < length, rounded up to whole vectors */
+static void combine(const entry *e, int64_t n, const float *base, float start, float *out, int64_t length) {
     int64_t p = 0;
-    for (; p + 8 * LANES <= length; p += 8 * LANES) combine_block(e, n, base + p, out + p, 8);
-    for (; p + 4 * LANES <= length; p += 4 * LANES) combine_block(e, n, base + p, out + p, 4);
-    for (; p + 2 * LANES <= length; p += 2 * LANES) combine_block(e, n, base + p, out + p, 2);
-    for (; p < length; p += LANES) combine_block(e, n, base + p, out + p, 1);
+    for (; p + 8 * LANES <= length; p += 8 * LANES) combine_block(e, n, base + p, start, out + p, 8);
+    for (; p + 4 * LANES <= length; p += 4 * LANES) combine_block(e, n, base + p, start, out + p, 4);
+    for (; p + 2 * LANES <= length; p += 2 * LANES) combine_block(e, n, base + p, start, out + p, 2);
+    for (; p < length; p += LANES) combine_block(e, n, base + p, start, out + p, 1);
 }
 
 static float dot(const float *a, const float *b, int64_t length)

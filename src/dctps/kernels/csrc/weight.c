@@ -42,7 +42,8 @@ typedef struct {
     V cos, sin;
 } wave;
 
-INLINE int64_t wrap(int64_t t, int64_t period) { return t >= period ? t - period : t; }
+/* Without a branch, which would be guessed wrong at every other vector. */
+INLINE int64_t wrap(int64_t t, int64_t period) { return t - (period & -(int64_t)(t >= period)); }
 
 static wave start_wave(const float *cosines, int64_t q, int64_t k, float scale)
 {

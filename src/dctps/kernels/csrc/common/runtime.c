@@ -11,6 +11,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define HELD 64 /* blocks kept for the next call: one for each thread, and a few for each call in flight */
+#define SMALL ((size_t)1 << 16) /* bytes below which the system's allocator does as well */
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { KEEP = 0 }; /* exact blocks, each of its own, so that every overrun is seen */
@@ -33,22 +34,27 @@ static void drop(header *h)
     free(h);
 }
 
-/* The smallest held block that fits, else a new one. */
+/* The smallest held block that fits; else a new one, in the place of the largest held, so that what is held at last
+   is what one call needs at once. */
 void *dctps_take(size_t bytes)
 {
     header *found = NULL;
     int at = -1;
     pthread_mutex_lock(&lock);
-    for (int i = 0; KEEP && i < HELD; i++)
-        if (held[i] && held[i]->bytes >= bytes && (at < 0 || held[i]->bytes < held[at]->bytes)) at = i;
+    for (int i = 0; KEEP && bytes > SMALL && i < HELD; i++) {
+        if (!held[i]) continue;
+        const int fits = held[i]->bytes >= bytes, best_fits = at >= 0 && held[at]->bytes >= bytes;
+        if (at < 0 || (fits && !best_fits) || (fits == best_fits && (held[i]->bytes < held[at]->bytes) == fits)) at = i;
+    }
     if (at >= 0) {
         found = held[at];
         held[at] = NULL;
     }
     pthread_mutex_unlock(&lock);
-    if (found) return found + 1;
-    if (KEEP) bytes = (bytes + 4095) / 4096 * 4096;
-    size_t whole = bytes + sizeof(header), alignment = 4096;
+    if (found && found->bytes >= bytes) return found + 1;
+    if (found) drop(found);
+    if (KEEP && bytes > SMALL) bytes = (bytes + sizeof(header) + 65535) / 65536 * 65536 - sizeof(header);
+    size_t whole = bytes + sizeof(header), alignment = bytes > SMALL ? 4096 : 64;
 #if defined(__linux__)
     if (whole >= (size_t)1 << 21) alignment = (size_t)1 << 21;
 #endif
@@ -67,7 +73,7 @@ void dctps_give(void *memory)
     if (!memory) return;
     header *h = (header *)memory - 1;
     int at = 0;
-    if (!KEEP) {
+    if (!KEEP || h->bytes <= SMALL) {
         drop(h);
         return;
     }
