@@ -11,6 +11,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define HELD 64 /* blocks kept for the next call: one for each thread, and a few for each call in flight */
+#define WASTE 4 /* times what is asked for that a held block may be */
 #define SMALL ((size_t)1 << 16) /* bytes below which the system's allocator does as well */
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -34,24 +35,26 @@ static void drop(header *h)
     free(h);
 }
 
-/* The smallest held block that fits; else a new one, in the place of the largest held, so that what is held at last
-   is what one call needs at once. */
+/* The smallest held block that fits and is no great waste; else a new one, in the place of the largest that was too
+   small, so that what is held at last is what one call needs at once. */
 void *dctps_take(size_t bytes)
 {
     header *found = NULL;
-    int at = -1;
+    int fit = -1, small = -1;
     pthread_mutex_lock(&lock);
     for (int i = 0; KEEP && bytes > SMALL && i < HELD; i++) {
-        if (!held[i]) continue;
-        const int fits = held[i]->bytes >= bytes, best_fits = at >= 0 && held[at]->bytes >= bytes;
-        if (at < 0 || (fits && !best_fits) || (fits == best_fits && (held[i]->bytes < held[at]->bytes) == fits)) at = i;
+        if (!held[i] || held[i]->bytes > WASTE * bytes) continue;
+        if (held[i]->bytes < bytes) {
+            if (small < 0 || held[i]->bytes > held[small]->bytes) small = i;
+        } else if (fit < 0 || held[i]->bytes < held[fit]->bytes) fit = i;
     }
+    const int at = fit >= 0 ? fit : small;
     if (at >= 0) {
         found = held[at];
         held[at] = NULL;
     }
     pthread_mutex_unlock(&lock);
-    if (found && found->bytes >= bytes) return found + 1;
+    if (fit >= 0) return found + 1;
     if (found) drop(found);
     if (KEEP && bytes > SMALL) bytes = (bytes + sizeof(header) + 65535) / 65536 * 65536 - sizeof(header);
     size_t whole = bytes + sizeof(header), alignment = bytes > SMALL ? 4096 : 64;
