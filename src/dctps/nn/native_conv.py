@@ -15,7 +15,7 @@ from dctps.kernels import (
 )
 from dctps.nn.maps import Conv2d
 from dctps.nn.native import single
-from dctps.nn.taps import conv_by_taps, conv_by_taps_backward, is_by_taps
+from dctps.nn.taps import conv_by_taps, conv_by_taps_backward, is_by_taps, is_last
 from dctps.nn.torch_paths import Gradients, Needs
 from dctps.nn.weight import Weight
 from dctps.offsets import Offset
@@ -57,7 +57,8 @@ def native_dense_conv(x: Tensor, weight: Weight, op: Conv2d, bias: Tensor | None
 def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs: Needs) -> Gradients:
     """The derivatives of `native_dense_conv` in x, values and alpha, those that are needed."""
     values, alpha, support, offset = weight
-    made = _make(x, weight)
+    # A first layer's images need no gradient, and nothing else reads the numbers in W.
+    made = _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=_layout(x))
     needed = needs[0], needs[1] or needs[2]
     if is_by_taps(x, made, op):
         by_x, by_weight = conv_by_taps_backward(g, x, made, op, *needed)
@@ -85,10 +86,13 @@ def rounded(made: Tensor | None, like: Tensor) -> Tensor | None:
 def _make(x: Tensor, weight: Weight) -> Tensor:
     """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
     values, alpha, support, offset = weight
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    made = conv_weight(single(values), support, single(alpha), offset.weight_filters(), offset.shape, layout)
+    form = offset.weight_filters()
+    made = conv_weight(single(values), support, single(alpha), form, offset.shape, _layout(x))
     return rounded(made, x)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if is_last(x) else torch.contiguous_format
 
 
 def _window(offset: Offset, op: Conv2d) -> Window:

@@ -23,7 +23,7 @@ Axis = tuple[tuple[int, slice, slice], ...]  # the taps that meet pixels: which,
 
 def is_by_taps(x: Tensor, weight: Tensor, op: Conv2d) -> bool:
     """Whether it is the faster way: fixed by shapes, and by x being in channels-last order."""
-    if op.groups > 1 or min(weight.shape[:2]) < _LEAST_CHANNELS or not _is_last(x):
+    if op.groups > 1 or min(weight.shape[:2]) < _LEAST_CHANNELS or not is_last(x):
         return False
     met = 1.0
     for axis in (0, 1):
@@ -66,6 +66,11 @@ def conv_by_taps_backward(
     return None if by_x is None else by_x.permute(0, 3, 1, 2), by_weight
 
 
+def is_last(x: Tensor) -> bool:
+    """Whether the channels of a pixel follow each other in memory, and its pixels do not."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
 def _axis(x: Tensor, weight: Tensor, op: Conv2d, axis: int) -> Axis:
     window = op.stride[axis], op.padding[axis], op.dilation[axis]
     return _meetings(x.shape[2 + axis], weight.shape[2 + axis], *window)
@@ -88,7 +93,3 @@ def _meetings(size: int, taps: int, stride: int, padding: int, dilation: int) ->
 
 def _outputs(size: int, taps: int, op: Conv2d, axis: int) -> int:
     return (size + 2 * op.padding[axis] - op.dilation[axis] * (taps - 1) - 1) // op.stride[axis] + 1
-
-
-def _is_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

@@ -35,23 +35,31 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 /* ---- rows of D --------------------------------------------------------------------------------------------- */
 
 /* scale * cos(pi k (2j + 1) / 2q) for j = 0, 1, ..., a vector at a time: cos(a + b) = cos a cos b - sin a sin b with
-   `a` the angle of the vector's first j, `b` what each lane adds. */
+   `a` the angle of the vector's first j, `b` what each lane adds. From one vector to the next `a` is turned by the same
+   rule, and read again from the table before that has cost a digit. */
 typedef struct {
     const float *cosines;
-    int64_t quarter, at, step; /* of the table's period of 4 quarters */
+    int64_t quarter, at, leap; /* of the table's period of 4 quarters: the next angle to read, and on to the one after */
+    int turns;
+    float a_cos, a_sin, step_cos, step_sin;
     V cos, sin;
 } wave;
 
-/* Without a branch, which would be guessed wrong at every other vector. */
-INLINE int64_t wrap(int64_t t, int64_t period) { return t - (period & -(int64_t)(t >= period)); }
+#define TURNS 8 /* vectors to a reading */
+
+INLINE int64_t wrap(int64_t t, int64_t period) { return t >= period ? t - period : t; }
+INLINE float cos_at(const wave *w, int64_t t) { return w->cosines[t]; }
+INLINE float sin_at(const wave *w, int64_t t) { return w->cosines[wrap(t + 3 * w->quarter, 4 * w->quarter)]; }
 
 static wave start_wave(const float *cosines, int64_t q, int64_t k, float scale)
 {
-    wave w = {.cosines = cosines, .quarter = q, .at = k, .step = 2 * LANES * k % (4 * q)};
+    const int64_t period = 4 * q, step = 2 * LANES * k % period;
+    wave w = {.cosines = cosines, .quarter = q, .at = k, .leap = TURNS * step % period};
+    w.step_cos = cos_at(&w, step), w.step_sin = sin_at(&w, step);
     float cos[LANES], sin[LANES];
-    for (int64_t i = 0, t = 0; i < LANES; i++, t = wrap(t + 2 * k, 4 * q)) {
-        cos[i] = scale * cosines[t];
-        sin[i] = scale * cosines[wrap(t + 3 * q, 4 * q)];
+    for (int64_t i = 0, t = 0; i < LANES; i++, t = wrap(t + 2 * k, period)) {
+        cos[i] = scale * cos_at(&w, t);
+        sin[i] = scale * sin_at(&w, t);
     }
     memcpy(&w.cos, cos, sizeof cos), memcpy(&w.sin, sin, sizeof sin);
     return w;
@@ -59,9 +67,13 @@ static wave start_wave(const float *cosines, int64_t q, int64_t k, float scale)
 
 INLINE V next_of_wave(wave *w)
 {
-    const int64_t period = 4 * w->quarter;
-    const float cos = w->cosines[w->at], sin = w->cosines[wrap(w->at + 3 * w->quarter, period)];
-    w->at = wrap(w->at + w->step, period);
+    if (w->turns++ % TURNS == 0) {
+        w->a_cos = cos_at(w, w->at), w->a_sin = sin_at(w, w->at);
+        w->at = wrap(w->at + w->leap, 4 * w->quarter);
+    }
+    const float cos = w->a_cos, sin = w->a_sin;
+    w->a_cos = cos * w->step_cos - sin * w->step_sin;
+    w->a_sin = sin * w->step_cos + cos * w->step_sin;
     return cos * w->cos - sin * w->sin;
 }
 
