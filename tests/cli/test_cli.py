@@ -225,10 +225,10 @@ def test_recipes_are_listed_and_shown(capfd):
     ],
 )
 def test_flags_are_laid_over_a_recipe(monkeypatch, flags, expected):
-    from dctps import cli
+    from dctps.cli import program
 
     seen = []
-    monkeypatch.setattr(cli, "_perform", lambda command, argv: seen.append(command.run) or 0)
+    monkeypatch.setattr(program, "_perform", lambda command, argv: seen.append(command.run) or 0)
     assert main(["train", *flags.split()]) == 0
     (config,) = map(resolve, seen)
     assert {name: getattr(config, name) for name in expected} == expected

@@ -1,0 +1,69 @@
+"""`dctps train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dctps.cli.common import FIRST, Machine, Output, place, print_note
+from dctps.experiments.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one network and write its run folder.
+
+    A finished run is not run again. One that was cut short goes on where it was last saved.
+    """
+
+    recipe: str | None = None
+    """what the flags below are where they are not given: short, paper, force, ... (see `dctps recipes`)"""
+    run: RunConfig = field(default_factory=RunConfig)
+    tune: bool = False
+    """measure the paths of each layer first, take the fastest, and write the choices to backends.json"""
+    backends: Path | None = None
+    """the backends.json of another run, to take its choices"""
+    machine: Machine = field(default_factory=Machine)
+    output: Output = field(default_factory=Output)
+
+    def perform(self, argv: Sequence[str]) -> int:
+        """Train, and say how it went."""
+        from dctps.experiments.run import default_folder, run  # noqa: PLC0415
+
+        out = self.output.out or default_folder(self.run)
+        summary = run(
+            self.run,
+            out=out,
+            progress=self.output.progress and FIRST,
+            on_epoch=_print_epoch,
+            on_note=print_note,
+            checkpoint_interval=self.output.checkpoint_interval,
+            tune=self.tune,
+            backends=self.backends,
+            **place(self.machine),
+        )
+        if not FIRST:
+            return 0
+        print(f"{out}: epoch {summary['last_epoch']}, test accuracy {summary['last_test_accuracy']:.4f}")
+        if summary["best_epoch"] is not None:
+            print(
+                f"best on validation: epoch {summary['best_epoch']}, "
+                f"validation {summary['best_val_accuracy']:.4f}, test {summary['best_test_accuracy']:.4f}"
+            )
+        counts = summary["report"]
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts["trainable"].items() if count)
+        print(f"trained numbers {sum(counts['trainable'].values()):,} ({kinds})")
+        return 0
+
+
+def _print_epoch(record: dict[str, Any]) -> None:
+    if not FIRST:
+        return
+    validation = "" if record["val_accuracy"] is None else f"  validation {record['val_accuracy']:.4f}"
+    print(
+        f"epoch {record['epoch']:>3}  loss {record['train_loss']:.4f}  train {record['train_accuracy']:.4f}"
+        f"{validation}  test {record['test_accuracy']:.4f}  {record['seconds']:.1f} s",
+        flush=True,
+    )
