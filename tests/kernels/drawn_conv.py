@@ -42,7 +42,10 @@ class DrawnConv:
     @classmethod
     def draw(cls, case: int, last: bool) -> DrawnConv:
         name, shape, groups, stride, padding, dilation, batch, image, nnz = CASES[case]
-        offset, window = build_offset(name, shape, groups=groups), Window(shape, stride, padding, dilation, groups)
+        offset, window = (
+            build_offset(name, shape, groups=groups),
+            Window(shape, stride, padding, dilation, groups),
+        )
         generator = torch.Generator().manual_seed(case)
         x = torch.randn(batch, shape[1] * groups, *image, generator=generator)
         g = torch.randn(window.outputs(x), generator=generator)
@@ -68,7 +71,10 @@ class DrawnConv:
             for layout in (torch.contiguous_format, torch.channels_last):
                 weight = conv_weight(*parts, form, self.window.shape, layout)
                 rest = {"needs_values": True, "needs_alpha": needs[2]}
-                made += [weight, *(t for t in conv_weight_backward(weight, *parts, form, **rest) if t is not None)]
+                made += [
+                    weight,
+                    *(t for t in conv_weight_backward(weight, *parts, form, **rest) if t is not None),
+                ]
         return made
 
     def expected(self) -> list[Tensor]:
@@ -76,7 +82,11 @@ class DrawnConv:
         leaves = [self.x.double(), self.values.double(), None if self.alpha is None else self.alpha.double()]
         x, values, alpha = (t if t is None else t.requires_grad_() for t in leaves)
         dense = self.offset.to_dense(dtype=torch.float64)
-        weight = torch.zeros(dense.numel(), dtype=torch.float64).index_put((self.support,), values).reshape(dense.shape)
+        weight = (
+            torch.zeros(dense.numel(), dtype=torch.float64)
+            .index_put((self.support,), values)
+            .reshape(dense.shape)
+        )
         weight = weight if alpha is None else weight + alpha * dense
         w = self.window
         y = F.conv2d(x, weight, None, w.stride, w.padding, w.dilation, w.groups)

@@ -58,7 +58,9 @@ def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d,
     """The derivatives of `native_dense_conv` in x, values and alpha, those that are needed."""
     values, alpha, support, offset = weight
     # A first layer's images need no gradient, and nothing else reads the numbers in W.
-    made = _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=_layout(x))
+    made = (
+        _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=_layout(x))
+    )
     needed = needs[0], needs[1] or needs[2]
     if is_by_taps(x, made, op):
         by_x, by_weight = conv_by_taps_backward(g, x, made, op, *needed)

@@ -18,7 +18,9 @@ from dctps.nn.maps import Conv2d
 _LEAST_PADDING = 0.5  # of all products of a tap and a pixel
 _LEAST_CHANNELS = 64  # below which the products are too small to be worth their calls
 
-Axis = tuple[tuple[int, slice, slice], ...]  # the taps that meet pixels: which, of what outputs, of what inputs
+Axis = tuple[
+    tuple[int, slice, slice], ...
+]  # the taps that meet pixels: which, of what outputs, of what inputs
 
 
 def is_by_taps(x: Tensor, weight: Tensor, op: Conv2d) -> bool:
@@ -87,7 +89,9 @@ def _meetings(size: int, taps: int, stride: int, padding: int, dilation: int) ->
         past = min(outputs, (size - 1 - shift) // stride + 1)
         if first < past:
             start = first * stride + shift
-            found.append((tap, slice(first, past), slice(start, start + (past - first - 1) * stride + 1, stride)))
+            found.append(
+                (tap, slice(first, past), slice(start, start + (past - first - 1) * stride + 1, stride))
+            )
     return tuple(found)
 
 
