@@ -1,4 +1,4 @@
-"""Convolutions for the tests of the native kernels: every kind of mixing, stride, group and layout, drawn from a seed."""
+"""Convolutions for the tests of the native kernels: every kind of mixing, stride, group and layout."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ class Filters:
         terms: of each output; 0: there is no D.
         bank: (filters, kh * kw).
         maps: how many.
-        source: int32 (m, terms), the map that each term of an output reads; without `filter` its position among
-            (map, tap), which says both (each round of a cosine transform has kh * kw filters of its own);
-            None: term i, over all outputs, is filter i on map i.
+        source: int32 (m, terms), the map that each term of an output reads; without `filter` its position
+            among (map, tap), which says both (each round of a cosine transform has kh * kw filters of its
+            own); None: term i, over all outputs, is filter i on map i.
         filter: int32 (m, terms), the filter it takes.
         mix: matrices applied to the channels in order: none, (maps, channels), or (rank, channels) and
             (maps, rank); two only where `source` is None.

@@ -131,7 +131,7 @@ class NativeProduct(Function):
 
 
 class NativeConv(Function):
-    """The convolution plus b by native code: on strips, or by the dense kernel and a W that native code makes."""
+    """The convolution plus b by native code: on strips, or by the dense kernel and a native W."""
 
     @staticmethod
     def forward(

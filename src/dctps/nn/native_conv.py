@@ -1,4 +1,4 @@
-"""The convolution and its first derivatives by native code: on strips, or by W, made for the call, and the dense kernel."""
+"""The convolution and its first derivatives by native code: on strips, or by a W made for the call."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     y[p] = sum_t  W_t x[p * stride + t * dilation - padding]
 
-On images of a few pixels most taps fall into the padding, which torch's kernel multiplies all the same: for 3 x 3 on
-2 x 2 pixels five of nine do.
+On images of a few pixels most taps fall into the padding, which torch's kernel multiplies all the same: for
+3 x 3 on 2 x 2 pixels five of nine do.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The DCT of a k x k patch in factors: each output's two functions of the channel, and the few that hold them all.
+"""The DCT of a k x k patch in factors: each output's two functions of the channel, and the few that hold them.
 
-    cos(w_o (2(s C + c) + 1)) = cos(2 w_o s C) cos(w_o (2c + 1)) - sin(2 w_o s C) sin(w_o (2c + 1)),   w_o = pi o / 2q
+    cos(w_o (2(s C + c) + 1)) = cos(2 w_o s C) cos(w_o (2c + 1)) - sin(2 w_o s C) sin(w_o (2c + 1))
 
-With o < m the functions of the channel c are band-limited: a basis of few discrete prolate spheroidal sequences holds
-them. All tables depend on the layer's shape alone, and are made in float64 a few outputs at a time.
+With w_o = pi o / 2q for o < m, the functions of the channel c are band-limited: a basis of few discrete prolate
+spheroidal sequences holds them. All tables depend on the layer's shape alone, and are made in float64 a few
+outputs at a time.
 
 Reference: Slepian, "Prolate spheroidal wave functions V", Bell System Technical Journal 57 (1978).
 """
@@ -63,7 +64,7 @@ def _angles(o: Tensor, at: Tensor, q: int) -> Tensor:
 
 
 def _factor_blocks(size: Size) -> Iterator[Tensor]:
-    """Outputs' two functions of the channel, scaled as D's rows; float64 (2 outputs, channels), block by block."""
+    """Outputs' two functions of the channel, scaled as D's rows; blocks of float64 (2 outputs, channels)."""
     m, channels, _ = size
     q = _length(size)
     for first in range(0, m, _BLOCK):
@@ -84,10 +85,10 @@ def _exact_basis(size: Size) -> Tensor:
 
 
 def _sequences(n: int, band: float) -> Tensor:
-    """Slepian's sequences of length n and half bandwidth band / 4, the most concentrated first; float64 (n, n).
+    """Slepian's sequences of length n and bandwidth band / 2, the most concentrated first; float64 (n, n).
 
-    They are the eigenvectors of a tridiagonal matrix, whose eigenvalues lie well apart: the same wherever they are
-    made. The matrix reads the same backwards, so that even and odd sequences are found each in half of it.
+    They are the eigenvectors of a tridiagonal matrix, whose eigenvalues lie well apart: the same wherever
+    they are made. It reads the same backwards, so that even and odd sequences are found each in half of it.
     """
     c = torch.arange(n, dtype=torch.float64)
     diagonal = ((n - 1 - 2 * c) / 2) ** 2 * math.cos(math.pi * band)
