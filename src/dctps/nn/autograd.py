@@ -18,8 +18,8 @@ from dctps.nn.native import is_plain, native_backward, native_product
 from dctps.nn.native_conv import (
     native_conv,
     native_conv_backward,
-    native_weight,
-    native_weight_backward,
+    native_dense_conv,
+    native_dense_conv_backward,
 )
 from dctps.nn.precision import no_autocast
 from dctps.nn.torch_paths import (
@@ -131,7 +131,7 @@ class NativeProduct(Function):
 
 
 class NativeConv(Function):
-    """The convolution by native code: on strips, or by the dense kernel and a W that native code makes."""
+    """The convolution plus b by native code: on strips, or by the dense kernel and a native W."""
 
     @staticmethod
     def forward(
@@ -143,10 +143,14 @@ class NativeConv(Function):
         offset: Offset,
         op: Conv2d,
         dense: bool,
+        bias: Tensor | None,
     ) -> Tensor:
         ctx.op, ctx.dense = op, dense
         _save(ctx, x, values, alpha, support, offset)
-        return native_conv_product(x, Weight(values, alpha, support, offset), op, dense)
+        weight = Weight(values, alpha, support, offset)
+        if dense:
+            return native_dense_conv(x, weight, op, bias)
+        return native_conv(x, weight, op, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Found:
@@ -156,31 +160,23 @@ class NativeConv(Function):
             found = dense_backward(g, x, weight, ctx.op, needs)
         else:
             found = native_conv_product_backward(g, x, weight, ctx.op, ctx.dense, needs)
-        return (*found, None, None, None, None)
+        return (*found, None, None, None, None, g.sum((0, 2, 3)) if ctx.needs_input_grad[7] else None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return _product_rule(DenseProduct, ctx, tangents, ctx.op)
-
-
-def native_conv_product(x: Tensor, weight: Weight, op: Conv2d, dense: bool) -> Tensor:
-    """The convolution on strips, or if `dense` by the dense kernel and a native W."""
-    if dense:
-        return op.apply(x, native_weight(x, *weight))
-    return native_conv(x, *weight, op)
+        *rest, d_bias = tangents
+        if all(t is None for t in rest):
+            rest[0] = torch.zeros_like(ctx.saved_tensors[0])
+        d_y = _product_rule(DenseProduct, ctx, tuple(rest), ctx.op)
+        return d_y if d_bias is None else d_y + d_bias.to(d_y.dtype)[:, None, None]
 
 
 def native_conv_product_backward(
     g: Tensor, x: Tensor, weight: Weight, op: Conv2d, dense: bool, needs: Needs
 ) -> Gradients:
-    """The derivatives of `native_conv_product` in x, values and alpha, those that are needed."""
-    if not dense:
-        return native_conv_backward(g, x, *weight, op, needs)
+    """The derivatives of `NativeConv` in x, values and alpha, those that are needed."""
     with no_autocast(x):
-        by_x, by_weight = op.backward(g, x, native_weight(x, *weight), needs[0], needs[1] or needs[2])
-    if by_weight is None:
-        return by_x, None, None
-    return (by_x, *native_weight_backward(by_weight, *weight, needs[1:]))
+        return (native_dense_conv_backward if dense else native_conv_backward)(g, x, weight, op, needs)
 
 
 def _save(ctx: Any, x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset) -> None:

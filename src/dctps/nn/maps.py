@@ -73,11 +73,13 @@ class Conv2d:
         return not (in_rows and self.is_rowwise(offset))
 
     def count_pixels(self, x: Tensor, offset: Offset) -> tuple[int, int, int]:
-        """Pixels read, pixels of the result, and those with the zeros between them; batch included."""
+        """Pixels read, pixels of the result, and those of all phases' strips, zeros too; batch included."""
         batch, rows, columns = x.shape[0], x.shape[2], x.shape[3]
         height, width = (-(-size // by) for size, by in zip((rows, columns), self.stride, strict=True))
         down, across = self.padding
-        return batch * rows * columns, batch * height * width, batch * (height + down) * (width + across)
+        phases = min(self.stride[0], offset.shape[2]) * min(self.stride[1], offset.shape[3])
+        strip = (height + down) * (width + across)
+        return batch * rows * columns, batch * height * width, batch * strip * phases
 
     def count_rows(self, x: Tensor) -> int:
         """How many pixels a 1 x 1 kernel visits."""
@@ -102,15 +104,15 @@ class Conv2d:
         """Y + b."""
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The product with W."""
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The product with W, plus b."""
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def backward(
         self, g: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """The derivatives in x and W, those that are needed."""
-        by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+        by_x, by_weight, _ = torch.ops.aten.convolution_backward.default(
             g,
             x,
             weight,

@@ -25,17 +25,17 @@ def product(
 ) -> Tensor:
     """`op` on x with W = alpha * D + S, plus b, by the path that `backend` names or the rule chooses."""
     path, native_conv = choose_path(x, weight, op, backend)
+    # In half precision the sum is rounded before b is added, as compiled layers do.
+    fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
     y: Tensor
     if native_conv:
-        y = NativeConv.apply(x, *weight, op, path == "dense")
-        return op.add(y, bias)
+        y = NativeConv.apply(x, *weight, op, path == "dense", fused)
+        return y if bias is fused else op.add(y, bias)
     if path == "dense":
         y = DenseProduct.apply(x, *weight, op)
         return op.add(y, bias)
     pixels = op.to_rows(x)
     if path == "native":
-        # In half precision the sum is rounded before b is added, as compiled layers do.
-        fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
         rows = NativeProduct.apply(flat(pixels), *weight, fused)
         y = op.from_rows(unflat(rows, pixels))
         return y if bias is fused else op.add(y, bias)

@@ -12,6 +12,8 @@
 #define EXPORT __attribute__((visibility("default")))
 #define MAX_THREADS 128
 #define HELD 64 /* blocks kept for the next call: one for each thread, and a few for each call in flight */
+#define WASTE 4 /* times what is asked for that a held block may be */
+#define SMALL ((size_t)1 << 16) /* bytes below which the system's allocator does as well */
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { KEEP = 0 }; /* exact blocks, each of its own, so that every overrun is seen */
@@ -43,22 +45,29 @@ static int is_better(const header *a, const header *b)
     return mine != theirs ? mine : a->bytes < b->bytes;
 }
 
-/* Of the held blocks that fit one that this thread had, else the smallest; else a new one. */
+/* Of the held blocks that fit and are no great waste one that this thread had, else the smallest; else a new one, in
+   the place of the largest that was too small, so that what is held at last is what one call needs at once. */
 void *dctps_take(size_t bytes)
 {
     header *found = NULL;
-    int at = -1;
+    int fit = -1, small = -1;
     pthread_mutex_lock(&lock);
-    for (int i = 0; KEEP && i < HELD; i++)
-        if (held[i] && held[i]->bytes >= bytes && (at < 0 || is_better(held[i], held[at]))) at = i;
+    for (int i = 0; KEEP && bytes > SMALL && i < HELD; i++) {
+        if (!held[i] || held[i]->bytes > WASTE * bytes) continue;
+        if (held[i]->bytes < bytes) {
+            if (small < 0 || held[i]->bytes > held[small]->bytes) small = i;
+        } else if (fit < 0 || is_better(held[i], held[fit])) fit = i;
+    }
+    const int at = fit >= 0 ? fit : small;
     if (at >= 0) {
         found = held[at];
         held[at] = NULL;
     }
     pthread_mutex_unlock(&lock);
-    if (found) return found + 1;
-    if (KEEP) bytes = (bytes + 4095) / 4096 * 4096;
-    size_t whole = bytes + sizeof(header), alignment = 4096;
+    if (fit >= 0) return found + 1;
+    if (found) drop(found);
+    if (KEEP && bytes > SMALL) bytes = (bytes + sizeof(header) + 65535) / 65536 * 65536 - sizeof(header);
+    size_t whole = bytes + sizeof(header), alignment = bytes > SMALL ? 4096 : 64;
 #if defined(__linux__)
     if (whole >= (size_t)1 << 21) alignment = (size_t)1 << 21;
 #endif
@@ -78,7 +87,7 @@ void dctps_give(void *memory)
     header *h = (header *)memory - 1;
     h->user = &self;
     int at = 0;
-    if (!KEEP) {
+    if (!KEEP || h->bytes <= SMALL) {
         drop(h);
         return;
     }
