@@ -5,8 +5,8 @@
     native      the same by the native kernel, on the CPU, where it was compiled; then torch's is no choice
 
 The costs are nanoseconds for each input row on one core, forward and backward, fitted to measurements of
-square and narrow layers of 10 to 2048 outputs, 1 to 256 rows, densities of 0.01% to 50%, on an AMD EPYC (Zen 4,
-AVX-512, 1 MB of L2 for each core); only their ratios matter.
+square and narrow layers of 10 to 2048 outputs, 1 to 256 rows, densities of 0.01% to 50%, on an AMD EPYC
+(Zen 4, AVX-512, 1 MB of L2 for each core); only their ratios matter.
 """
 
 from __future__ import annotations
