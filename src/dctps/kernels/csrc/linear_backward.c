@@ -361,31 +361,64 @@ INLINE int few_nonzeros(const job *j, const hot *h, int group, int need_x, int n
     return k == a->nnz;
 }
 
+typedef struct {
+    const job *j;
+    hot h;
+    float *bias; /* for each tile (m) */
+    double by_alpha[FEW_TILES];
+} few;
+
+static hot one_tile(const few *f, int64_t tile)
+{
+    hot h = f->h;
+    h.group = 1;
+    h.g += tile * h.g_step, h.x += tile * h.x_step, h.z += tile * h.z_step;
+    return h;
+}
+
+static void few_in(void *argument, int64_t tile, void *scratch)
+{
+    few *f = argument;
+    const hot h = one_tile(f, tile);
+    float *bias = f->j->a.dbias ? f->bias + tile * f->j->a.m : NULL;
+    (void)scratch;
+    if (bias) memset(bias, 0, sizeof(float) * (size_t)f->j->a.m);
+    f->by_alpha[tile] = group_in(f->j, &h, tile, bias);
+}
+
+static void few_out(void *argument, int64_t tile, void *scratch)
+{
+    const few *f = argument;
+    const hot h = one_tile(f, tile);
+    (void)scratch;
+    group_out(f->j, &h, tile);
+}
+
 static int backward_few(job *j)
 {
     const arguments *a = &j->a;
-    j->group = j->tiles;
-    float *memory = dctps_take(sizeof(float) * (hot_floats(j) + (size_t)a->m));
+    const int64_t tiles = j->group = j->tiles;
+    float *memory = dctps_take(sizeof(float) * (hot_floats(j) + (size_t)((tiles + 1) * a->m)));
     if (!memory) return NO_MEMORY;
-    hot h = hot_of(j, memory);
-    h.group = j->tiles;
-    j->source = (uint32_t *)(memory + hot_floats(j));
+    few f = {.j = j, .h = hot_of(j, memory), .bias = memory + hot_floats(j)};
+    f.h.group = tiles;
+    j->source = (uint32_t *)(f.bias + tiles * a->m);
     for (int64_t r = 0; a->transform && r < a->m; r++) j->source[r] = (uint32_t)source_of(j, r);
-    if (a->dbias) memset(AT(float, a->dbias), 0, sizeof(float) * (size_t)a->m);
-    const double by_alpha = group_in(j, &h, 0, AT(float, a->dbias));
-    int sorted = 1;
-    switch (4 * (j->tiles > 1) + 2 * needs_x(j) + needs_values(j)) {
-    case 1: sorted = few_nonzeros(j, &h, 1, 0, 1); break;
-    case 2: sorted = few_nonzeros(j, &h, 1, 1, 0); break;
-    case 3: sorted = few_nonzeros(j, &h, 1, 1, 1); break;
-    case 5: sorted = few_nonzeros(j, &h, 2, 0, 1); break;
-    case 6: sorted = few_nonzeros(j, &h, 2, 1, 0); break;
-    case 7: sorted = few_nonzeros(j, &h, 2, 1, 1); break;
+    int failed = dctps_parallel(tiles, a->threads, 0, few_in, &f), sorted = 1;
+    switch (4 * (tiles > 1) + 2 * needs_x(j) + needs_values(j)) {
+    case 1: sorted = few_nonzeros(j, &f.h, 1, 0, 1); break;
+    case 2: sorted = few_nonzeros(j, &f.h, 1, 1, 0); break;
+    case 3: sorted = few_nonzeros(j, &f.h, 1, 1, 1); break;
+    case 5: sorted = few_nonzeros(j, &f.h, 2, 0, 1); break;
+    case 6: sorted = few_nonzeros(j, &f.h, 2, 1, 0); break;
+    case 7: sorted = few_nonzeros(j, &f.h, 2, 1, 1); break;
     }
-    group_out(j, &h, 0);
-    if (a->dalpha) *AT(float, a->dalpha) = (float)by_alpha;
+    if (!failed) failed = dctps_parallel(tiles, a->threads, 0, few_out, &f);
+    for (int64_t r = 0; a->dbias && r < a->m; r++)
+        AT(float, a->dbias)[r] = tiles > 1 ? f.bias[r] + f.bias[a->m + r] : f.bias[r];
+    if (a->dalpha) *AT(float, a->dalpha) = (float)(tiles > 1 ? f.by_alpha[0] + f.by_alpha[1] : f.by_alpha[0]);
     dctps_give(memory);
-    return sorted ? 0 : UNSORTED;
+    return sorted ? failed : UNSORTED;
 }
 
 EXPORT int DPS(linear_backward)(const arguments *a)
