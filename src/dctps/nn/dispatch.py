@@ -5,8 +5,8 @@
     native      the same by the native kernel, on the CPU, where it was compiled; then torch's is no choice
 
 The costs are nanoseconds for each input row on one core, forward and backward, fitted to measurements of
-square and narrow layers of 10 to 2048 outputs, 1 to 256 rows, densities of 0.01% to 50%, on an AMD EPYC (Zen 4,
-AVX-512, 1 MB of L2 for each core); only their ratios matter.
+square and narrow layers of 10 to 2048 outputs, 1 to 256 rows, densities of 0.01% to 50%, on an AMD EPYC
+(Zen 4, AVX-512, 1 MB of L2 for each core); only their ratios matter.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _NATIVE_MOVE = 0.065  # an element into or out of a tile
 _NATIVE_TRANSFORM = 1.6  # an element of the longer side
 _NATIVE_NONZERO = 0.11
 _NATIVE_INDEX = 7.2  # a nonzero, once
+_NATIVE_WALK = 3.6  # the same for up to two tiles, which need no index
 _NATIVE_CALL = 120_000.0
 _TILE = 16  # rows
 _FEW = ((4, 8.0), (8, 10.0))  # up to so many rows cost as so many, in narrower tiles
@@ -77,7 +78,7 @@ def linear_costs(offset: Offset, *, rows: int, nnz: int, native: bool) -> Costs:
     dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows) + (_DENSE_NONZERO * nnz + _DENSE_CALL) / rows
     if native:
         line = _NATIVE_MOVE * (m + n) + (_NATIVE_TRANSFORM * max(m, n) if offset.row_cost else 0.0)
-        once = _NATIVE_INDEX * nnz + _NATIVE_CALL
+        once = (_NATIVE_INDEX if rows > 2 * _TILE else _NATIVE_WALK) * nnz + _NATIVE_CALL
         return {"dense": dense, "native": (_tiled(rows) * (line + _NATIVE_NONZERO * nnz) + once) / rows}
     if math.isinf(offset.row_cost):
         return {"dense": dense}

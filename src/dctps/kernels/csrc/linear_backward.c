@@ -3,12 +3,14 @@
 
 #define CELL_BYTES (16 << 10) /* of x, and of z, in a cell: together in L1 */
 #define STRIPES 8            /* of rows, each sorted into cells by one thread */
+#define FEW_TILES 2          /* that are walked over together, with no index */
 #define RUN 5                /* nonzeros in a column from which on it is worth a cell of its own */
 
 typedef struct {
     int64_t group;      /* tiles here */
     float *g, *x, *z;   /* tiles of the group: g (m vectors), x and D^T g (in slots) */
     ptrdiff_t g_step, x_step, z_step;
+    float *absent;      /* a row of zeros */
     float *values;      /* this part's sums for the values in the order of the cells, to be added to */
 } hot;
 
@@ -205,51 +207,84 @@ static void tile_out(const job *j, const float *z, float *const *row, int rows)
     }
 }
 
+static int needs_x(const job *j) { return j->a.dx != 0; }
+static int needs_values(const job *j) { return j->a.dvalues && j->a.nnz; }
+static int is_transformed(const job *j) { return j->a.transform && (j->a.dx || j->a.dalpha); }
+
+/* Floats of the scratch of a group: its tiles and a row of zeros. */
+static size_t hot_floats(const job *j)
+{
+    const arguments *a = &j->a;
+    const int64_t tile = (a->m + 1) + (j->vectors + 1) + (j->vectors * a->rounds + 1);
+    return (size_t)(j->group * tile * LANES + (a->n > a->m ? a->n : a->m));
+}
+
+static hot hot_of(const job *j, float *scratch)
+{
+    const arguments *a = &j->a;
+    hot h = {.g_step = (a->m + 1) * LANES, .x_step = (j->vectors + 1) * LANES, .z_step = (j->vectors * a->rounds + 1) * LANES};
+    h.g = scratch, h.x = h.g + j->group * h.g_step, h.z = h.x + j->group * h.x_step;
+    h.absent = h.z + j->group * h.z_step;
+    if (a->batch % LANES) memset(h.absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
+    return h;
+}
+
+/* The tiles of g, x and z = alpha D^T g from `tile` on; adds to the sums for bias, returns that for alpha. */
+static double group_in(const job *j, const hot *h, int64_t tile, float *bias)
+{
+    const arguments *a = &j->a;
+    const int transformed = is_transformed(j), hot_g = a->nnz && (needs_x(j) || needs_values(j));
+    double by_alpha = 0;
+    for (int64_t i = 0; i < h->group; i++) {
+        const float *in[LANES];
+        float *x = h->x + i * h->x_step, *z = h->z + i * h->z_step;
+        if (needs_values(j) || a->dalpha) {
+            tile_rows(in, AT(const float, a->x), a->x_stride, a->batch, tile + i, h->absent);
+            tile_in(j, in, x);
+        }
+        if (!transformed && needs_x(j)) memset(z, 0, sizeof(float) * (size_t)(j->vectors * LANES));
+        if (transformed && a->m < j->vectors * a->rounds)
+            memset(z, 0, sizeof(float) * (size_t)(j->vectors * a->rounds * LANES));
+        tile_rows(in, AT(const float, a->g), a->g_stride, a->batch, tile + i, h->absent);
+        gradient_in(j, in, hot_g ? h->g + i * h->g_step : NULL, transformed ? z : NULL, bias);
+        if (!transformed) continue;
+        transform_adjoint(j, z);
+        by_alpha += scale_and_dot(j, z, a->dalpha ? x : NULL, needs_x(j));
+    }
+    return by_alpha;
+}
+
+static void group_out(const job *j, const hot *h, int64_t tile)
+{
+    for (int64_t i = 0; needs_x(j) && i < h->group; i++) {
+        float *row[LANES];
+        const int64_t from = (tile + i) * LANES, left = j->a.batch - from;
+        for (int l = 0; l < LANES && l < left; l++) row[l] = AT(float, j->a.dx) + (from + l) * j->a.n;
+        tile_out(j, h->z + i * h->z_step, row, left < LANES ? (int)left : LANES);
+    }
+}
+
 static void backward_part(void *argument, int64_t part, void *scratch)
 {
     const job *j = argument;
     const arguments *a = &j->a;
-    const int need_x = a->dx != 0, need_values = a->dvalues && a->nnz, transformed = a->transform && (need_x || a->dalpha);
-    const int hot_g = a->nnz && (need_x || need_values), hot_x = need_values || a->dalpha;
     const int64_t first = j->groups * part / j->parts, last = j->groups * (part + 1) / j->parts;
-    hot h = {.g_step = (a->m + 1) * LANES, .x_step = (j->vectors + 1) * LANES, .z_step = (j->vectors * a->rounds + 1) * LANES};
-    h.g = scratch, h.x = h.g + j->group * h.g_step, h.z = h.x + j->group * h.x_step;
-    float *absent = h.z + j->group * h.z_step, *bias = a->dbias ? j->part_bias + part * a->m : NULL;
-    if (a->batch % LANES) memset(absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
+    hot h = hot_of(j, scratch);
+    float *bias = a->dbias ? j->part_bias + part * a->m : NULL;
+    double by_alpha = 0;
     if (bias) memset(bias, 0, sizeof(float) * (size_t)a->m);
-    if (need_values) {
+    if (needs_values(j)) {
         h.values = j->part_values + part * j->padded;
         memset(h.values, 0, sizeof(float) * (size_t)j->padded);
     }
-    double by_alpha = 0;
     for (int64_t at = first; at < last; at++) {
         const int64_t tile = at * j->group;
         h.group = j->tiles - tile < j->group ? j->tiles - tile : j->group;
-        for (int64_t i = 0; i < h.group; i++) {
-            const float *in[LANES];
-            float *x = h.x + i * h.x_step, *z = h.z + i * h.z_step;
-            if (hot_x) {
-                tile_rows(in, AT(const float, a->x), a->x_stride, a->batch, tile + i, absent);
-                tile_in(j, in, x);
-            }
-            if (!transformed && need_x) memset(z, 0, sizeof(float) * (size_t)(j->vectors * LANES));
-            if (transformed && a->m < j->vectors * a->rounds)
-                memset(z, 0, sizeof(float) * (size_t)(j->vectors * a->rounds * LANES));
-            tile_rows(in, AT(const float, a->g), a->g_stride, a->batch, tile + i, absent);
-            gradient_in(j, in, hot_g ? h.g + i * h.g_step : NULL, transformed ? z : NULL, bias);
-            if (!transformed) continue;
-            transform_adjoint(j, z);
-            by_alpha += scale_and_dot(j, z, a->dalpha ? x : NULL, need_x);
-        }
-        if (need_x && need_values) nonzeros_of(j, &h, 1, 1);
-        else if (need_values) nonzeros_of(j, &h, 0, 1);
-        else if (need_x && a->nnz) nonzeros_of(j, &h, 1, 0);
-        for (int64_t i = 0; need_x && i < h.group; i++) {
-            float *row[LANES];
-            const int64_t from = (tile + i) * LANES, left = a->batch - from;
-            for (int l = 0; l < LANES && l < left; l++) row[l] = AT(float, a->dx) + (from + l) * a->n;
-            tile_out(j, h.z + i * h.z_step, row, left < LANES ? (int)left : LANES);
-        }
+        by_alpha += group_in(j, &h, tile, bias);
+        if (needs_x(j) && needs_values(j)) nonzeros_of(j, &h, 1, 1);
+        else if (needs_values(j)) nonzeros_of(j, &h, 0, 1);
+        else if (needs_x(j) && a->nnz) nonzeros_of(j, &h, 1, 0);
+        group_out(j, &h, tile);
     }
     if (a->dalpha) j->part_alpha[part] = by_alpha;
 }
@@ -285,12 +320,113 @@ static void divide_sums(job *j)
     if (j->parts > 64 && (a->dvalues || a->dbias)) j->parts = 64;
 }
 
+/* ---- few rows: one walk over S as it is stored ---- */
+
+/* As `nonzeros`; a value's gradient is whole when it is left. Returns whether the support is sorted. */
+INLINE int few_nonzeros(const job *j, const hot *h, int group, int need_x, int need_values)
+{
+    const arguments *a = &j->a;
+    const float *values = AT(const float, a->values);
+    const int64_t *support = AT(const int64_t, a->support);
+    const int32_t *slot = a->transform == DCT ? j->plan.slot : NULL;
+    float *by_values = AT(float, a->dvalues);
+    V waiting[LANES], g[FEW_TILES];
+    int64_t k = 0;
+    for (int64_t r = 0; r < a->m && k < a->nnz; r++) {
+        const int64_t begin = r * a->n, end = begin + a->n;
+        for (int i = 0; i < group; i++) g[i] = load(h->g + i * h->g_step + r * LANES);
+        for (; k < a->nnz && support[k] < end; k++) {
+            const int64_t column = support[k] - begin;
+            if (column < 0) return 0;
+            const ptrdiff_t c = (slot ? slot[column] : column) * LANES;
+            if (need_x)
+                for (int i = 0; i < group; i++) {
+                    float *to = h->z + i * h->z_step + c;
+                    store(to, load(to) + values[k] * g[i]);
+                }
+            if (!need_values) continue;
+            V sum = g[0] * load(h->x + c);
+            for (int i = 1; i < group; i++) sum += g[i] * load(h->x + i * h->x_step + c);
+            waiting[k % LANES] = sum;
+            if (k % LANES < LANES - 1) continue;
+            const V sums = lane_sums(waiting);
+            memcpy(by_values + k + 1 - LANES, &sums, sizeof sums);
+        }
+    }
+    if (need_values && k % LANES) {
+        for (int i = (int)(k % LANES); i < LANES; i++) waiting[i] = (V){0};
+        const V sums = lane_sums(waiting);
+        for (int i = 0; i < k % LANES; i++) by_values[k / LANES * LANES + i] = sums[i];
+    }
+    return k == a->nnz;
+}
+
+typedef struct {
+    const job *j;
+    hot h;
+    float *bias; /* for each tile (m) */
+    double by_alpha[FEW_TILES];
+} few;
+
+static hot one_tile(const few *f, int64_t tile)
+{
+    hot h = f->h;
+    h.group = 1;
+    h.g += tile * h.g_step, h.x += tile * h.x_step, h.z += tile * h.z_step;
+    return h;
+}
+
+static void few_in(void *argument, int64_t tile, void *scratch)
+{
+    few *f = argument;
+    const hot h = one_tile(f, tile);
+    float *bias = f->j->a.dbias ? f->bias + tile * f->j->a.m : NULL;
+    (void)scratch;
+    if (bias) memset(bias, 0, sizeof(float) * (size_t)f->j->a.m);
+    f->by_alpha[tile] = group_in(f->j, &h, tile, bias);
+}
+
+static void few_out(void *argument, int64_t tile, void *scratch)
+{
+    const few *f = argument;
+    const hot h = one_tile(f, tile);
+    (void)scratch;
+    group_out(f->j, &h, tile);
+}
+
+static int backward_few(job *j)
+{
+    const arguments *a = &j->a;
+    const int64_t tiles = j->group = j->tiles;
+    float *memory = dctps_take(sizeof(float) * (hot_floats(j) + (size_t)((tiles + 1) * a->m)));
+    if (!memory) return NO_MEMORY;
+    few f = {.j = j, .h = hot_of(j, memory), .bias = memory + hot_floats(j)};
+    f.h.group = tiles;
+    j->source = (uint32_t *)(f.bias + tiles * a->m);
+    for (int64_t r = 0; a->transform && r < a->m; r++) j->source[r] = (uint32_t)source_of(j, r);
+    int failed = dctps_parallel(tiles, a->threads, 0, few_in, &f), sorted = 1;
+    switch (4 * (tiles > 1) + 2 * needs_x(j) + needs_values(j)) {
+    case 1: sorted = few_nonzeros(j, &f.h, 1, 0, 1); break;
+    case 2: sorted = few_nonzeros(j, &f.h, 1, 1, 0); break;
+    case 3: sorted = few_nonzeros(j, &f.h, 1, 1, 1); break;
+    case 5: sorted = few_nonzeros(j, &f.h, 2, 0, 1); break;
+    case 6: sorted = few_nonzeros(j, &f.h, 2, 1, 0); break;
+    case 7: sorted = few_nonzeros(j, &f.h, 2, 1, 1); break;
+    }
+    if (!failed) failed = dctps_parallel(tiles, a->threads, 0, few_out, &f);
+    for (int64_t r = 0; a->dbias && r < a->m; r++)
+        AT(float, a->dbias)[r] = tiles > 1 ? f.bias[r] + f.bias[a->m + r] : f.bias[r];
+    if (a->dalpha) *AT(float, a->dalpha) = (float)(tiles > 1 ? f.by_alpha[0] + f.by_alpha[1] : f.by_alpha[0]);
+    dctps_give(memory);
+    return sorted ? failed : UNSORTED;
+}
+
 EXPORT int DPS(linear_backward)(const arguments *a)
 {
     job j = {.a = *a};
     read_plan(&j);
-    const int64_t tile = (a->m + 1) + (j.vectors + 1) + (j.vectors * a->rounds + 1);
     divide(&j, MAX_GROUP);
+    if (j.tiles <= FEW_TILES) return backward_few(&j);
     divide_sums(&j);
     j.padded = (a->nnz + LANES - 1) / LANES * LANES;
     const int64_t sums = (a->dvalues ? j.padded : 0) + (a->dbias ? a->m : 0);
@@ -301,9 +437,7 @@ EXPORT int DPS(linear_backward)(const arguments *a)
         j.part_alpha = sums_memory;
         j.part_values = (float *)(sums_memory + j.parts);
         j.part_bias = j.part_values + (a->dvalues ? j.padded * j.parts : 0);
-        const int64_t wide = a->n > a->m ? a->n : a->m;
-        const size_t bytes = sizeof(float) * (size_t)(j.group * tile * LANES + wide);
-        failed = dctps_parallel(j.parts, a->threads, bytes, backward_part, &j);
+        failed = dctps_parallel(j.parts, a->threads, sizeof(float) * hot_floats(&j), backward_part, &j);
     }
     if (!failed && sums) failed = dctps_parallel(index_items(&j), a->threads, 0, add_parts, &j);
     if (!failed && a->dalpha) {
