@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -80,6 +82,10 @@ def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d,
     return by_x, rounded(by_values, values), rounded(by_alpha, values)
 
 
+@overload
+def rounded(made: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def rounded(made: Tensor | None, like: Tensor) -> Tensor | None: ...
 def rounded(made: Tensor | None, like: Tensor) -> Tensor | None:
     """What the kernels made, in the dtype that was asked for."""
     return made if made is None or made.dtype == like.dtype else made.to(like.dtype)

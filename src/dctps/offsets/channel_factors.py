@@ -1,10 +1,10 @@
-"""The DCT of a k x k patch in factors: an output's two functions of the channel, and the few that hold them.
+"""The DCT of a k x k patch in factors: each output's two functions of the channel, and a basis of few.
 
     cos(w_o (2(s C + c) + 1)) = cos(2 w_o s C) cos(w_o (2c + 1)) - sin(2 w_o s C) sin(w_o (2c + 1))
 
 With w_o = pi o / 2q for o < m, the functions of the channel c are band-limited: a basis of few discrete
-prolate spheroidal sequences holds them. All tables depend on the layer's shape alone, and are made in float64
-a few outputs at a time.
+prolate spheroidal sequences holds them. All tables depend on the layer's shape alone, and are made in
+float64 a few outputs at a time.
 
 Reference: Slepian, "Prolate spheroidal wave functions V", Bell System Technical Journal 57 (1978).
 """
