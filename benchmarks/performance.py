@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import asked
+
 from dctps.benchmarking.record import read_runs
 
 Cell = dict[str, Any]
@@ -236,6 +238,7 @@ faster than the first a candidate is: by its median / by its 10th percentile, ov
 the two differ much, other work ran on the machine at the same time{load}. `benchmarks/tables.py` wrote
 this page from `benchmarks/results/bench.json`; the commands below measure it again.
 """
+    text += f"\n## Asked and reached\n\n{asked.tables(cells)}\n"
     for section, title in PART_TITLES.items():
         if section in cells:
             body = MAKE[section](cells[section])

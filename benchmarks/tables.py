@@ -231,6 +231,36 @@ def rigl_memory(result: dict[str, Any]) -> str:
     )
 
 
+def stacked(result: dict[str, Any]) -> str:
+    """What an epoch of one run costs alone and in a stack."""
+    lines = [
+        "| method | density | epoch alone, s | in a stack, s | speed-up |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        alone, together = (row["epoch_seconds"][name] for name in ("alone", "stacked"))
+        cells = (
+            f"`{row['method']}`",
+            f"{row['density']:.2%}",
+            f"{alone:.2f}",
+            f"{together:.2f}",
+            f"{row['speed_up']:.1f}x",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    total = {name: sum(row["epoch_seconds"][name] for row in result["rows"]) for name in ("alone", "stacked")}
+    return "\n".join(
+        [
+            "LeNet-5 on CIFAR-10, batch 128, one thread: seconds of one run's epoch, validation and test "
+            f"included. The rows together take {total['stacked']:.1f} s in stacks and {total['alone']:.1f} s "
+            f"run by run, {total['alone'] / total['stacked']:.1f} times as long.",
+            "",
+            *lines,
+            "",
+            source(result),
+        ]
+    )
+
+
 def source(result: dict[str, Any]) -> str:
     """What made a table, and where."""
     versions = result.get("versions", {}).get("torch") or result.get("torch")
@@ -279,6 +309,8 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "selection.md", "selection_cost", selection_cost(cost))
     killed = json.loads((RESULTS / "kill_sweep.json").read_text())
     fill(ROOT / "docs" / "sweeps.md", "kill_sweep", kill_sweep(killed))
+    stacks = json.loads((RESULTS / "stacked.json").read_text())
+    fill(ROOT / "docs" / "sweeps.md", "stacked", stacked(stacks))
     figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
     bench = RESULTS / "bench.json"
     (ROOT / "docs" / "performance.md").write_text(performance.page(bench))

@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tests.faults import outcome
 
 import dctps
-from dctps.experiments.config import RunConfig
+from dctps.data import load_dataset
+from dctps.experiments.config import RunConfig, from_dict, resolve, run_name, to_dict
 from dctps.experiments.grid import grid
 from dctps.experiments.run import evaluate_run, run
+from dctps.experiments.session import Session
 from dctps.experiments.stacking import grouped, stacked, why_not
 from dctps.experiments.sweep import run_sweep
 from dctps.experiments.workers import Job
@@ -22,7 +25,7 @@ from dctps.experiments.workers import Job
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dctps.__file__).parents[1])}
 SHARED = {"epochs": 2, "batch_seed": 0, "model": "lenet5"}
 RUNS = grid(
-    {"method": ["dctps", "snip", "hyperplane"], "density": [0.05, 0.01], "seed": [0, 1]},
+    {"method": ["dctps", "snip", "hyperplane"], "density": 0.02, "seed": [0, 1]},
     {"method": ["dense", "rigl"], "density": 0.05},
     shared=SHARED,
 )
@@ -127,6 +130,28 @@ def test_groups_are_of_runs_that_can_be_one_stack(tmp_path):
         for name, config in grid({"seed": list(range(10)), "batch_seed": 1}).items()
     ]
     assert sorted(len(group) for group in grouped(many, 16, workers=2)) == [5, 5]
+
+
+def test_the_batch_seed_decides_the_batches_alone():
+    """And a configuration from before there was one is the run that it was."""
+    dataset, place = load_dataset("digits"), torch.device("cpu")
+
+    def first(**fields):
+        torch.manual_seed(0)
+        session = Session(resolve(RunConfig(augment=True, **fields)), dataset, place)
+        return next(session.training_batches(lambda: None))[0], session.model
+
+    (of_seed, _), (same, other), (different, _) = (
+        first(seed=3),
+        first(seed=4, batch_seed=3),
+        first(seed=3, batch_seed=4),
+    )
+    assert torch.equal(of_seed, same) and not torch.equal(of_seed, different)
+    support = other.get_buffer("classifier.1.support")
+    assert torch.equal(support, first(seed=4)[1].get_buffer("classifier.1.support"))
+    assert run_name(RunConfig(seed=4, batch_seed=3)) == "lenet5-digits-dctps-0.01-seed4-batchseed3"
+    older = {name: value for name, value in to_dict(RunConfig()).items() if name != "batch_seed"}
+    assert from_dict(older) == RunConfig() and run_name(RunConfig()) == "lenet5-digits-dctps-0.01-seed0"
 
 
 def test_what_cannot_be_stacked_says_why():

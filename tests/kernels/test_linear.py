@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 import dctps.kernels.linear
 from dctps.kernels import NativeOffset, has_plan, linear_backward, linear_forward, runnable_variants
-from dctps.kernels.loader import function
 from tests.kernels.drawn import Drawn
 
 OFFSETS = ["zero", "dct", "sdct", "hadamard"]
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.skipif(not runnable_variants(), reason="no compiled ker
 
 @pytest.fixture(params=runnable_variants())
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(dctps.kernels.linear, "function", lambda name: function(name, request.param))
+    monkeypatch.setattr(dctps.kernels.linear, "variant", lambda: request.param)
     return request.param
 
 
@@ -90,13 +89,25 @@ def test_the_transform_is_scipys(variant: str, q: int) -> None:
         agree(got, torch.from_numpy(expected), x.double().norm(dim=1, keepdim=True) / 20)
 
 
+@pytest.mark.parametrize("batch", range(1, 34))
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_few_rows_are_the_dense_ones(variant: str, offset: str, batch: int) -> None:
+    drawn = Drawn.draw(offset, 133, 72, batch, 9000, seed=batch)
+    for got, (expected, scale) in zip(run(drawn), drawn.expected(), strict=True):
+        if got is not None:
+            agree(got, expected, scale)
+
+
 def test_lengths_with_large_primes_have_no_plan() -> None:
     assert not has_plan(67) and not has_plan(2 * 67) and not has_plan(4099)
     assert has_plan(61 * 59) and has_plan(2**20)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize(("m", "n", "batch", "nnz"), [(96, 200, 500, 4000), (520, 130, 90, 30000)])
+@pytest.mark.parametrize(
+    ("m", "n", "batch", "nnz"),
+    [(96, 200, 500, 4000), (520, 130, 210, 30000), (700, 600, 9, 125000), (700, 600, 30, 125000)],
+)
 def test_results_do_not_depend_on_the_threads(
     variant: str, threads, offset: str, m: int, n: int, batch: int, nnz: int
 ) -> None:  # type: ignore[no-untyped-def]

@@ -16,21 +16,46 @@ from dctps.kernels.build import CompileError, compile_library
 PROGRAM = """
     import pathlib, sys
     import torch
-    import dctps.kernels.linear, dctps.kernels.loader as loader
+    import dctps.kernels.conv, dctps.kernels.linear, dctps.kernels.loader as loader, dctps.kernels.weight
     loader.LIBRARY = pathlib.Path(sys.argv[1])
     from dctps.kernels.linear import linear_backward, linear_forward
     from tests.kernels.drawn import Drawn
+    from tests.kernels.drawn_conv import CASES, DrawnConv
     torch.set_num_threads(2)
     shapes = [(1, 1, 1, 1), (2, 3, 5, 4), (17, 33, 40, 90), (40, 130, 70, 5200), (130, 40, 17, 333),
-              (96, 62, 100, 0), (200, 200, 300, 12000), (7, 49, 16, 20), (300, 60, 33, 900)]
+              (96, 62, 100, 0), (200, 200, 300, 12000), (7, 49, 16, 20), (300, 60, 33, 900),
+              (90, 110, 9, 9800), (33, 64, 4, 70), (20, 30, 32, 300)]
     for variant in loader.runnable_variants():
-        dctps.kernels.linear.function = lambda name: loader.function(name, variant)
+        for module in (dctps.kernels.conv, dctps.kernels.weight):
+            module.function = lambda name: loader.function(name, variant)
+        for case in range(len(CASES)):
+            for last in (False, True):
+                for cache in (3_000, 260_000):
+                    DrawnConv.draw(case, last).made(cache)
+        dctps.kernels.linear.variant = lambda: variant
         for offset in ("zero", "dct", "sdct", "hadamard"):
             for m, n, batch, nnz in shapes:
                 d = Drawn.draw(offset, m, n, batch, nnz)
                 linear_forward(d.x, d.values, d.support, d.alpha, d.bias, d.form, m)
                 for needs in ((1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 1), (0, 0, 1, 0)):
                     linear_backward(d.g, d.x, d.values, d.support, d.alpha, d.form, tuple(map(bool, needs)))
+    import dctps.kernels.stack
+    from torch import nn
+    from dctps import project_, sparsify_
+    from dctps.training import Stack
+    for variant in loader.runnable_variants():
+        dctps.kernels.stack.function = lambda name: loader.function(name, variant)
+        for m, density in ((1, 0.9), (7, 0.02), (9, 0.2)):
+            def build(m=m):
+                first = nn.Conv2d(2, m, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(m, 3, 2), nn.ReLU()
+                last = nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3, bias=False)
+                return nn.Sequential(*first, nn.Flatten(), *last)
+            networks = [sparsify_(build(), density, offset=offset) for offset in ("zero", "dct", "sdct")]
+            stack = Stack([*networks, build(), project_(build(), 2)])
+            x, y = torch.randn(70, 2, 9, 9), torch.randint(3, (70,))
+            assert stack._native(x) is not None
+            stack.step(x, y)
+            stack.evaluate([(x, y), (x[:1], y[:1])])
     print("clean")
 """
 

@@ -66,6 +66,10 @@ class Panel:
         names = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
         return f"{MODELS.get(self.model, self.model)}, {names.get(self.dataset, self.dataset)}"
 
+    def holds(self, config: RunConfig) -> bool:
+        """Whether a run belongs here."""
+        return _place(config) == (self.model, self.dataset, self.epochs, self.images)
+
     @property
     def effort(self) -> str:
         """How long its runs train."""
@@ -101,10 +105,10 @@ def make_panels(
     """
     cells = over_seeds(runs, value, wanted, notes)
     weights = {setting(run.config): run.weights_trained for run in runs if run.summary is not None}
-    panels: dict[tuple[Any, ...], Panel] = {}
-    dense: dict[tuple[Any, ...], Cell] = {}
+    panels: dict[tuple[str, str, int, int | None], Panel] = {}
+    dense: dict[tuple[str, str, int, int | None], Cell] = {}
     for config, cell in cells.items():
-        key = (config.model, config.dataset, config.epochs, config.train_images)
+        key = _place(config)
         panel = panels.setdefault(key, Panel(*key, {}, None))
         if config.density is None:
             dense[key] = cell
@@ -112,6 +116,10 @@ def make_panels(
             point = Point(config.density, weights.get(config), cell)
             panel.curves.setdefault(config.method, []).append(point)
     return [replace(panel, curves=_in_order(panel.curves), dense=dense.get(k)) for k, panel in panels.items()]
+
+
+def _place(config: RunConfig) -> tuple[str, str, int, int | None]:
+    return config.model, config.dataset, config.epochs, config.train_images
 
 
 def rows_of(panels: Sequence[Panel]) -> Rows:

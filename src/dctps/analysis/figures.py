@@ -13,7 +13,7 @@ from dctps.analysis.style import save
 from dctps.analysis.table1 import table1
 from dctps.experiments.config import RunConfig
 
-_MANY = 8  # methods in one panel beyond which families are drawn apart
+MANY = 8  # methods in one panel beyond which families are drawn apart
 
 Notes = Mapping[RunConfig, str]
 Draw = Callable[[Sequence[Run], Sequence[RunConfig], Notes, Path], list[Path]]
@@ -23,7 +23,7 @@ def figure1(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out:
     """Largest validation accuracy of any epoch against the number of weights that train."""
     panels = make_panels(runs, wanted, notes, lambda run: run.max_val_accuracy)
     quantity = "maximum validation accuracy"
-    many = [panel for panel in panels if len(panel.curves) > _MANY]
+    many = [panel for panel in panels if len(panel.curves) > MANY]
     files = []
     for panel in many:
         stem = "figure1" if len(many) == 1 else f"figure1-{panel.model}-{panel.dataset}-{panel.epochs}-epochs"

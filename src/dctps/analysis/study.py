@@ -119,17 +119,22 @@ def for_all(
 
 def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:
     """Write down in a sweep's folder why its runs failed, in the place of what was said of them before."""
-    kept = {name: reason for name, reason in _read(out).items() if name not in runs}
+    kept = {name: reason for name, reason in read_reasons(out).items() if name not in runs}
     make_folder(out)
     write_atomically(out / _FAILED, (json.dumps(kept | dict(failed), indent=1) + "\n").encode())
 
 
 def read_failures(out: Path, runs: Runs) -> dict[RunConfig, str]:
     """Why some of the runs failed, as `keep_failures` wrote it down."""
-    return {runs[name]: reason for name, reason in _read(out).items() if name in runs}
+    return {runs[name]: reason for name, reason in read_reasons(out).items() if name in runs}
 
 
-def _read(out: Path) -> dict[str, str]:
+def read_reasons(out: Path) -> dict[str, str]:
+    """Why runs of a sweep's folder failed, by name.
+
+    Raises:
+        ValueError: the file that says so is damaged.
+    """
     path = out / _FAILED
     if not path.exists():
         return {}

@@ -15,13 +15,18 @@ from dctps.experiments.config import RunConfig
 class Report:
     """Count weights, trained numbers and bytes, of a run folder or of a network that the flags describe.
 
-    With `--backend` say instead which path each layer's calls take on this machine, at `--batch-size`.
+    With `--backend` say instead which path each layer's calls take on this machine, at `--batch-size`. With
+    `--html` write a page about a sweep's folder, or a run's: tables, figures, configuration, environment.
 
     No data files are read and nothing is trained.
     """
 
     folder: Positional[Path | None] = None
     """a run folder; what the network is then comes from there, not from the flags below"""
+    html: Path | None = None
+    """write a page about the runs in the folder to this file"""
+    file: Path | None = None
+    """of that page: the sweep file (TOML), to show which of its runs are missing"""
     backend: bool = False
     """say which path each layer takes, dense, transform or native, and what the rule estimates of each"""
     run: RunConfig = field(default_factory=RunConfig)
@@ -31,7 +36,12 @@ class Report:
     """channels of the images (None: those of the data set)"""
 
     def perform(self, argv: Sequence[str]) -> int:
-        """Print the report or the explanation."""
+        """Print the report or the explanation, or write the page."""
+        if self.html is not None:
+            self._write_page(self.html)
+            return 0
+        if self.file is not None:
+            raise ValueError("--file is for the page of a sweep: add --html")
         from dctps.experiments.network import describe, explain_network  # noqa: PLC0415
         from dctps.experiments.run import describe_run, explain_run  # noqa: PLC0415
 
@@ -41,3 +51,13 @@ class Report:
         else:
             print(explain_run(self.folder) if self.backend else describe_run(self.folder))
         return 0
+
+    def _write_page(self, html: Path) -> None:
+        from dctps.analysis.sweep_report import write_report  # noqa: PLC0415
+        from dctps.experiments.grid import grid, read_tables  # noqa: PLC0415
+
+        if self.folder is None:
+            raise ValueError("--html needs the folder of a sweep, or of a run")
+        shared, tables = ({}, []) if self.file is None else read_tables(self.file)
+        write_report(self.folder, html, grid(*tables, shared=shared) if tables else None)
+        print(html)

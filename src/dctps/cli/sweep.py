@@ -14,18 +14,24 @@ from dctps.cli.common import USAGE_ERROR, Machine, print_note
 
 if TYPE_CHECKING:
     from dctps.experiments.grid import Runs
-    from dctps.experiments.sweep import SweepResult
+    from dctps.experiments.sweep import Executor, SweepResult
 
 
 @dataclass(frozen=True)
 class Crew:
     """How a sweep is worked off; no part of what its runs are."""
 
-    workers: int = 1
-    """runs at a time, each in a process of its own; several may share a GPU"""
+    workers: int | None = None
+    """runs at a time, each in a process of its own; several may share a GPU (None: 1; on Ray all that fit)"""
     stack: int = 1
     """runs that each process trains together on shared batches, where their networks allow it: many times
     faster for small ones; runs of different seeds share batches with batch_seed=0"""
+    ray: str | None = None
+    """do the runs as tasks of Ray: local, auto (the cluster that this machine is in) or HOST:PORT"""
+    runs_per_gpu: int = 1
+    """on Ray, runs, or stacks of them, that share a GPU"""
+    tensorboard: bool = False
+    """write the metrics of each run as events for TensorBoard too"""
     preview: bool = False
     """only say how many runs are left and how long they will take"""
     progress: bool = True
@@ -34,27 +40,38 @@ class Crew:
 
     def train(self, runs: Runs, out: Path) -> SweepResult:
         """Do what is left of the runs, and say what has failed."""
-        from dctps.experiments.stacking import stacked  # noqa: PLC0415
         from dctps.experiments.sweep import look_ahead, run_sweep  # noqa: PLC0415
-        from dctps.experiments.workers import execute  # noqa: PLC0415
 
+        executor = self._executor()
         self._download(runs)
         print_note(str(look_ahead(runs, out)))
         result = run_sweep(
             runs,
             out,
-            workers=self.workers,
+            workers=(1 if self.ray is None else len(runs)) if self.workers is None else self.workers,
             threads=self.machine.threads or 1,
             data_dir=self.machine.data_dir,
             device=self.machine.device,
             progress=self.progress,
+            tensorboard=self.tensorboard,
+            executor=executor,
             on_note=_print_above_bar,
-            executor=execute if self.stack == 1 else stacked(self.stack),
         )
         print(f"{len(result.finished)} of {len(runs)} runs are finished in {out}")
         for name, message in result.failed.items():
             print(f"dctps: error: {name}: {message}", file=sys.stderr)
         return result
+
+    def _executor(self) -> Executor:
+        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
+        from dctps.experiments.stacking import stacked  # noqa: PLC0415
+        from dctps.experiments.workers import execute  # noqa: PLC0415
+
+        if self.ray is not None:
+            return on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)
+        if self.runs_per_gpu != 1:
+            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
+        return execute if self.stack == 1 else stacked(self.stack)
 
     def look_ahead(self, runs: Runs, out: Path) -> None:
         """Say what is left of the runs, and how long it will take."""
@@ -94,6 +111,7 @@ class Sweep:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
+        from dctps.analysis.study import keep_failures, read_reasons  # noqa: PLC0415
         from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
 
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
@@ -101,7 +119,10 @@ class Sweep:
         if self.crew.preview:
             self.crew.look_ahead(runs, self.out)
             return 0
-        return USAGE_ERROR if self.crew.train(runs, self.out).failed else 0
+        failed = self.crew.train(runs, self.out).failed
+        if failed or read_reasons(self.out):
+            keep_failures(self.out, runs, failed)
+        return USAGE_ERROR if failed else 0
 
 
 def _print_above_bar(line: str) -> None:

@@ -25,25 +25,39 @@ class Train:
     """measure the paths of each layer first, take the fastest, and write the choices to backends.json"""
     backends: Path | None = None
     """the backends.json of another run, to take its choices"""
+    tensorboard: bool = False
+    """write the metrics as events for TensorBoard too"""
     machine: Machine = field(default_factory=Machine)
     output: Output = field(default_factory=Output)
 
     def perform(self, argv: Sequence[str]) -> int:
         """Train, and say how it went."""
         from dctps.experiments.run import default_folder, run  # noqa: PLC0415
+        from dctps.experiments.tensorboard import write_events  # noqa: PLC0415
 
         out = self.output.out or default_folder(self.run)
+
+        def follow() -> None:
+            if self.tensorboard and FIRST:
+                write_events(out)
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            follow()
+            _print_epoch(record)
+
+        follow()
         summary = run(
             self.run,
             out=out,
             progress=self.output.progress and FIRST,
-            on_epoch=_print_epoch,
+            on_epoch=on_epoch,
             on_note=print_note,
             checkpoint_interval=self.output.checkpoint_interval,
             tune=self.tune,
             backends=self.backends,
             **place(self.machine),
         )
+        follow()
         if not FIRST:
             return 0
         print(f"{out}: epoch {summary['last_epoch']}, test accuracy {summary['last_test_accuracy']:.4f}")

@@ -71,6 +71,11 @@ class Dynamics(ABC):
         self._prepare()
         return due
 
+    @property
+    def due(self) -> bool:
+        """Whether the supports change after the optimizer's next step."""
+        return self._is_due(self.steps + 1)
+
     def state_dict(self) -> dict[str, Any]:
         """All that the rest depends on beside network and optimizer: plain numbers."""
         return {"steps": self.steps}

@@ -94,7 +94,7 @@ class RigL(Dynamics):
         self._capture.stop()
 
     def _prepare(self) -> None:
-        if self._is_due(self.steps + 1):
+        if self.due:
             self._capture.start()
         else:
             self._capture.stop()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -292,8 +293,20 @@ class Session:
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self._optimizer.step()
+        if self._dynamics is not None:
+            self._dynamics.step()
         self._schedule.step()
         tally.add(loss, correct, images)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the next step changes supports; what decides that may need a backward pass of its own."""
+        return self._dynamics is not None and self._dynamics.due
+
+    def backward(self, images: Tensor, labels: Tensor) -> None:
+        """Put the gradients of a batch's mean loss in place of those that the parameters hold."""
+        self._optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(self.model(images), labels).backward()
 
     @property
     def tally(self) -> Tally:

@@ -88,6 +88,12 @@ def sigterm_raises(message: str) -> Iterator[None]:
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        if _raised and not isinstance(
+            interrupt, Stopped
+        ):  # native code, as Ray's, has put its own in its place
+            raise Stopped(_raised[-1], message) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
         _raised.clear()

@@ -150,6 +150,9 @@ def _train_epoch(members: list[_Member], stack: Stack) -> Said:
     stop = _stopping(members)
     for images, labels in members[0].session.training_batches(stop):
         losses = stack.step(images, labels)
+        changing = [m for m in members if m.name not in failed and m.session.changes]
+        for member in changing:
+            member.session.backward(images, labels)
         for member, loss, correct in zip(members, losses.loss.tolist(), losses.correct.tolist(), strict=True):
             if member.name in failed:
                 continue
@@ -158,6 +161,8 @@ def _train_epoch(members: list[_Member], stack: Stack) -> Said:
             except TrainingError as error:
                 failed.add(member.name)
                 yield member.name, Failed.of(error)
+        if changing:
+            stack.lay_out()
 
 
 def _evaluate(members: list[_Member], stack: Stack) -> list[tuple[Metrics | None, Metrics]]:

@@ -61,8 +61,8 @@ def grouped(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]
 def why_not(config: RunConfig) -> str | None:
     """Why a run cannot be trained in a stack; None if it can."""
     config = resolve(config)
-    if config.dynamics is not None:
-        return f"its supports move ({config.dynamics})"
+    if config.dynamics == "imp":
+        return "imp trains a network for each of its levels"
     if config.mixup:
         return "mixup draws by the run's seed"
     if config.amp != "off":

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from dctps.experiments.config import RunConfig, total_epochs
 from dctps.experiments.folder import METRICS, RunFolder
 from dctps.experiments.grid import Runs
+from dctps.experiments.tensorboard import write_events
 from dctps.experiments.trial import time_epoch
 from dctps.experiments.workers import Busy, Epoch, Event, Failed, Finished, Job, execute
 
@@ -112,6 +113,7 @@ def run_sweep(
     data_dir: Path | str | None = None,
     device: str = "auto",
     progress: bool = False,
+    tensorboard: bool = False,
     on_note: Callable[[str], None] | None = None,
     executor: Executor = execute,
 ) -> SweepResult:
@@ -125,14 +127,17 @@ def run_sweep(
         data_dir: as for `dctps.experiments.run.run`.
         device: as for `dctps.experiments.run.run`; several runs may share one GPU.
         progress: show a bar over all epochs, with the time left, where standard error is a terminal.
+        tensorboard: write each run's metrics as events for TensorBoard too, also of the finished ones.
         on_note: called with a line for a person when a run ends.
-        executor: does the jobs, so many at a time; `workers.execute` is the one for this machine.
+        executor: does the jobs, so many at a time; `workers.execute` is the one for this machine, and
+            `cluster.on_ray()` makes one for Ray.
 
     Returns:
         what is finished, and the error of each run that failed, which the next call tries again.
 
     Raises:
-        ValueError: fewer than one worker or thread; as `RunFolderError`, a folder that holds something else.
+        ValueError: fewer than one worker or thread; TensorBoard is missing; as `RunFolderError`, a folder
+            that holds something else.
         KeyboardInterrupt: after SIGINT, or as `Stopped` after SIGTERM; the runs under way are saved.
     """
     if min(workers, threads) < 1:
@@ -143,6 +148,9 @@ def run_sweep(
     place: dict[str, Any] = {"data_dir": data_dir, "device": device, "threads": threads}
     jobs = [Job(name, runs[name], out / name, place) for name in outlook.begun + outlook.missing]
     result = SweepResult(finished=outlook.finished)
+    if tensorboard:
+        for name in runs:
+            write_events(out / name)
     # disable=None is tqdm's way to say: off where standard error is no terminal.
     bar = tqdm(total=outlook.epochs, unit="epoch", disable=None if progress else True)
     with bar, closing(executor(jobs, workers)) as events:  # type: ignore[type-var]
@@ -150,6 +158,8 @@ def run_sweep(
             match event:
                 case Epoch():
                     bar.update()
+                    if tensorboard:
+                        write_events(out / name)
                 case Finished(summary):
                     result.finished.append(name)
                     done = f"{len(result.finished)} of {len(runs)}"

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -185,9 +186,7 @@ def _work(line: Connection) -> None:
         watch = threading.Thread(target=_stop_when_alone, args=(over,), daemon=True)
         watch.start()
         try:
-            for name, event in _done(jobs, lambda name, event: line.send((name, event))):
-                if isinstance(event, Busy):
-                    over.wait(_PAUSE)
+            for name, event in perform(jobs, lambda name, event: line.send((name, event))):
                 line.send((name, event))
         except (Stopped, OSError):  # asked to, or nobody hears
             return
@@ -196,14 +195,30 @@ def _work(line: Connection) -> None:
             watch.join()
 
 
-def _done(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[tuple[str, Event]]:
-    """Do the jobs, and say what becomes of each; `tell` hears of epochs meanwhile."""
+def perform(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[tuple[str, Event]]:
+    """Do the jobs of one group in this process.
+
+    Args:
+        jobs: of the group; several are trained as a stack.
+        tell: called with the name of a job and each of its epochs, once that is saved.
+
+    Yields:
+        The name of a job and what has happened to it; of a stack all epochs too. `Busy` comes after a pause,
+        so that whoever tries again at once does not spin.
+
+    Raises:
+        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the runs are saved.
+        BrokenPipeError: from `tell`.
+    """
     from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
     from dctps.experiments.run import run  # noqa: PLC0415
     from dctps.experiments.stacked import run_stacked  # noqa: PLC0415
 
     if len(jobs) > 1:
-        yield from run_stacked(jobs)
+        for name, event in run_stacked(jobs):
+            if isinstance(event, Busy):
+                time.sleep(_PAUSE)
+            yield name, event
         return
     (job,) = jobs
     try:
@@ -213,6 +228,7 @@ def _done(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[t
     except BrokenPipeError:
         raise
     except RunFolderBusy:
+        time.sleep(_PAUSE)
         yield job.name, Busy()
     except Exception as error:  # whatever it is, the other runs go on
         yield job.name, Failed.of(error)

@@ -31,7 +31,8 @@ _X86 = {
     "avx2": ["-mavx2", "-mfma"],
 }
 _X86["avx512"].append("-mprefer-vector-width=512")
-_LANES = {"generic": 4, "avx2": 8, "avx512": 16}
+LANES = {"generic": 4, "avx2": 8, "avx512": 16}
+_NARROWER = (4, 8)  # lanes of further variants of the linear kernel, for few rows: `avx512x4` and so on
 
 
 class CompileError(RuntimeError):
@@ -56,15 +57,15 @@ def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> P
     if platform.machine().lower() in ("x86_64", "amd64"):
         variants |= _X86
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [
-            (
-                source,
-                Path(folder) / f"{source.stem}-{name}.o",
-                [*more, f"-DLANES={_LANES[name]}", f"-DSUFFIX={name}"],
-            )
-            for source in sorted(SOURCES.glob("*.c"))
-            for name, more in variants.items()
-        ]
+        jobs = []
+        for source in sorted(SOURCES.glob("*.c")):
+            for name, more in variants.items():
+                suffixes = {name: LANES[name]}
+                if source.stem.startswith("linear"):
+                    suffixes |= {f"{name}x{lanes}": lanes for lanes in _NARROWER if lanes < LANES[name]}
+                for suffix, lanes in suffixes.items():
+                    made = Path(folder) / f"{source.stem}-{suffix}.o"
+                    jobs.append((source, made, [*more, f"-DLANES={lanes}", f"-DSUFFIX={suffix}"]))
         made_from = f'-DMADE_FROM="{source_hash()}"'
         jobs += [
             (source, Path(folder) / f"{source.stem}-common.o", [made_from])
@@ -78,10 +79,10 @@ def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> P
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [str(result) for result in pool.map(compile_one, jobs)]
-        made = Path(folder) / target.name
-        _run([*compiler, *flags, "-shared", *objects, "-o", str(made), "-lpthread", "-lm"])
+        library = Path(folder) / target.name
+        _run([*compiler, *flags, "-shared", *objects, "-o", str(library), "-lpthread", "-lm"])
         partial = target.with_suffix(".partial")
-        shutil.copyfile(made, partial)
+        shutil.copyfile(library, partial)
         partial.replace(target)
     return target
 

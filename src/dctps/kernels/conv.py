@@ -14,7 +14,7 @@ from dctps.kernels.loader import function
 from dctps.kernels.plans import dct_indices, dct_twiddles
 
 _CPU = torch.device("cpu")
-_NONE, _PLAIN, _PRODUCT, _COSINE = range(4)
+_NONE, _PLAIN, _PRODUCT, _COSINE, _ROWS = range(5)
 _CACHE = 260_000  # floats of one thread's strips, to stay in L2
 _SERIAL = 1 << 15  # numbers below which one thread does it all
 
@@ -51,10 +51,11 @@ def conv_forward(
     alpha: Tensor | None,
     filters: Filters,
     window: Window,
+    bias: Tensor | None = None,
     *,
     cache: int = _CACHE,
 ) -> Tensor:
-    """The convolution of x with alpha D + S.
+    """The convolution of x with alpha D + S, plus bias.
 
     Args:
         x: float32 (batch, channels, height, width), of any strides; none are copied.
@@ -63,6 +64,7 @@ def conv_forward(
         alpha: float32 (1,), or None where there is no D.
         filters: D.
         window: of the kernel.
+        bias: float32 (m,), or None.
         cache: floats of one thread's strips that fit a cache; results depend on it in their last bits.
 
     Returns:
@@ -70,7 +72,7 @@ def conv_forward(
     """
     y = torch.empty(window.outputs(x), memory_format=_format(x))
     if y.numel():
-        _call("conv_forward", x, y, values, support, alpha, filters, window, cache)
+        _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias=bias)
     return y
 
 
@@ -129,6 +131,7 @@ def _call(
     window: Window,
     cache: int,
     *,
+    bias: Tensor | None = None,
     dx: Tensor | None = None,
     dvalues: Tensor | None = None,
     dalpha: Tensor | None = None,
@@ -154,14 +157,15 @@ def _call(
             *y.stride(),
             *((0,) * 4 if dx is None else dx.stride()),
             x.data_ptr(),
+            address(bias),
             y.data_ptr(),
-            _address(dx),
-            _address(dvalues),
-            _address(dalpha),
+            address(dx),
+            address(dvalues),
+            address(dalpha),
             values.shape[0],
             support.data_ptr(),
             values.data_ptr(),
-            _address(alpha),
+            address(alpha),
             kind,
             maps,
             rank,
@@ -170,11 +174,11 @@ def _call(
             second,
             filters.cosine,
             signs,
-            _address(plan),
-            _address(tables),
-            filters.source.data_ptr(),
-            filters.filter.data_ptr(),
-            filters.bank.data_ptr(),
+            address(plan),
+            address(tables),
+            address(filters.source),
+            address(filters.filter),
+            address(filters.bank),
             cache,
             torch.get_num_threads() if x.numel() + y.numel() > _SERIAL else 1,
         ),
@@ -188,10 +192,12 @@ def mix_arguments(filters: Filters, alpha: Tensor | None) -> tuple[int, ...]:
     if alpha is None:
         return _NONE, 0, 0, 0, 0, 0, 0
     first, second = (*filters.mix, None, None)[:2]
-    kind = _COSINE if filters.cosine else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)]
+    if filters.rows:
+        kind = _ROWS
+    else:
+        kind = _COSINE if filters.cosine else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)]
     rank = 0 if first is None or second is None else first.shape[0]
-    matrices = (_address(t) for t in (first, second, filters.signs))
-    return kind, filters.maps, rank, filters.source.shape[1], *matrices
+    return kind, filters.maps, rank, filters.terms, address(first), address(second), address(filters.signs)
 
 
 def _format(x: Tensor) -> torch.memory_format:
@@ -200,5 +206,6 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _address(t: Tensor | None) -> int:
+def address(t: Tensor | None) -> int:
+    """Where its numbers lie; 0 for none."""
     return 0 if t is None else t.data_ptr()

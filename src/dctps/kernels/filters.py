@@ -14,28 +14,35 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Filters:
     """D by its terms; all float32 and on the CPU.
 
     Attributes:
-        source: int32 (m, terms), the map that each term of an output reads.
-        filter: int32 (m, terms), the filter it takes.
+        terms: of each output; 0: there is no D.
         bank: (filters, kh * kw).
         maps: how many.
+        source: int32 (m, terms), the map that each term of an output reads; without `filter` its position
+            among (map, tap), which says both (each round of a cosine transform has kh * kw filters of its
+            own); None: term i, over all outputs, is filter i on map i.
+        filter: int32 (m, terms), the filter it takes.
         mix: matrices applied to the channels in order: none, (maps, channels), or (rank, channels) and
-            (maps, rank); two only where `source` numbers the maps in order.
+            (maps, rank); two only where `source` is None.
         cosine: q, if the mixing is the orthonormal DCT-II of length q of the channels, padded with zeros.
         signs: float32 (maps / q, channels), one transform for each of its rows, of the channels times it.
+        rows: q, if nothing of the above matters since the weight is asked for: its row o, read as (kh, kw,
+            channel), is the beginning of row o of the orthonormal DCT-II of length q.
     """
 
-    source: Tensor
-    filter: Tensor
-    bank: Tensor
-    maps: int
+    terms: int
+    bank: Tensor | None = None
+    maps: int = 0
+    source: Tensor | None = None
+    filter: Tensor | None = None
     mix: tuple[Tensor, ...] = ()
     cosine: int = 0
     signs: Tensor | None = None
+    rows: int = 0
 
 
 def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
@@ -47,4 +54,4 @@ def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
         kept: int32 (m,), each output's filter.
     """
     source = torch.arange(groups, dtype=torch.int32).repeat_interleave(len(kept) // groups)
-    return Filters(source[:, None], kept[:, None].contiguous(), bank, groups)
+    return Filters(1, bank, groups, source, kept.contiguous())

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dctps.kernels.loader import function
+from dctps.kernels.build import LANES
+from dctps.kernels.loader import function, variant
 from dctps.kernels.plans import dct_indices, dct_twiddles
 
 _CPU = torch.device("cpu")
 _KINDS = {"none": 0, "dct": 1, "hadamard": 2}
-_SERIAL = 1 << 15  # numbers below which one thread does it all
+_SERIAL = 1 << 17  # numbers below which one thread does it all
 
 
-@dataclass(frozen=True, slots=True)
-class NativeOffset:
+class NativeOffset(NamedTuple):
     """D as the kernel knows it: outputs pick among the frequencies of `rounds` transforms of the inputs.
 
     Attributes:
@@ -131,7 +130,7 @@ def _call(
     dalpha: Tensor | None = None,
     dbias: Tensor | None = None,
 ) -> None:
-    """The arguments in the order of csrc/linear.c, and the call, during which all tensors are alive."""
+    """The arguments in the order of csrc/linear.h, and the call, during which all tensors are alive."""
     batch, n = x.shape
     plan = tables = None
     kind = offset.kind if alpha is not None else "none"
@@ -171,11 +170,18 @@ def _call(
             _address(dbias),
         ),
     )
-    failed = function(name)(packed.buffer_info()[0])
+    failed = function(name, _variant_for(batch))(packed.buffer_info()[0])
     if failed == -2:
         raise ValueError(f"the support is not sorted positions in 0..{m * n - 1}")
     if failed:
         raise MemoryError(f"no memory for the scratch of a {m} x {n} layer's kernel")
+
+
+def _variant_for(rows: int) -> str:
+    """The variant in use, or of its kind one with fewer lanes: a tile costs the same however few its rows."""
+    which = variant()
+    lanes = 4 if rows <= 4 else 8
+    return f"{which}x{lanes}" if rows <= lanes < LANES[which] else which
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -93,21 +93,23 @@ def _library() -> ctypes.CDLL | None:
 
 def _prepared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.dctps_scratch_bytes.restype = ctypes.c_int64
-    library.dctps_set_pool.argtypes = [ctypes.c_void_p]
-    library.dctps_set_pool(_torch_pool())
+    library.dctps_set_pool.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.dctps_set_pool(*_torch_pool())
     return library
 
 
-def _torch_pool() -> int | None:
-    """The address of `GOMP_parallel` in the OpenMP runtime that torch itself has loaded.
+def _torch_pool() -> tuple[int | None, int | None]:
+    """The addresses of `GOMP_parallel` and `omp_get_thread_num` in the OpenMP runtime that torch has loaded.
 
     Looked up among the libraries that libtorch_cpu depends on: a second runtime's threads would spin against
-    torch's. Every OpenMP runtime has this entry; None where torch was built without one.
+    torch's. Every OpenMP runtime has these entries; None where torch was built without one.
     """
     folder = Path(torch.__file__).parent / "lib"
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         try:
-            return ctypes.cast(ctypes.CDLL(str(folder / name)).GOMP_parallel, ctypes.c_void_p).value
+            torch_cpu = ctypes.CDLL(str(folder / name))
+            parallel, thread = torch_cpu.GOMP_parallel, torch_cpu.omp_get_thread_num
         except (OSError, AttributeError):
             continue
-    return None
+        return ctypes.cast(parallel, ctypes.c_void_p).value, ctypes.cast(thread, ctypes.c_void_p).value
+    return None, None

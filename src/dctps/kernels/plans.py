@@ -1,6 +1,6 @@
 """Tables of the native DCT for one length: where inputs and frequencies lie in a tile, and twiddle factors.
 
-The layout is that of `read_plan` in csrc/linear.c: int32 [L, number of factors, factors...] in 32 numbers,
+The layout is that of `read_plan` in csrc/linear.h: int32 [L, number of factors, factors...] in 32 numbers,
 then slot (q,), place (q,); float32 post (q // 2 + 1, 4), then for each pass roots (of primes above 5) and
 twiddles.
 """

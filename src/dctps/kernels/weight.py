@@ -7,7 +7,7 @@ from array import array
 import torch
 from torch import Tensor
 
-from dctps.kernels.conv import mix_arguments
+from dctps.kernels.conv import address, mix_arguments
 from dctps.kernels.filters import Filters
 from dctps.kernels.loader import function
 from dctps.transforms.dct import cosines
@@ -72,32 +72,37 @@ def _call(
     by_alpha: Tensor | None = None,
 ) -> None:
     """The arguments in the order of csrc/weight.c, and the call, during which all tensors are alive."""
-    m, channels, *taps = weight.shape
+    m, channels, rows, columns = weight.shape
     values, support = values.contiguous(), support.contiguous()
-    table = cosines(filters.cosine, torch.float32, _CPU) if filters.cosine else None
+    length = filters.rows or filters.cosine
+    table = cosines(length, torch.float32, _CPU) if length else None
     kind, _, rank, terms, first, second, signs = mix_arguments(filters, alpha)
-    tensors = (table, filters.source, filters.filter, filters.bank, alpha)
     packed = array(
         "q",
         (
             m,
             channels,
-            taps[0] * taps[1],
-            layout == torch.channels_last,
+            rows * columns,
+            layout == torch.channels_last or 1 in (channels, rows * columns),
             torch.get_num_threads() if weight.numel() > _SERIAL else 1,
             kind,
             rank,
             terms,
-            filters.cosine,
+            length,
             first,
             second,
             signs,
-            *(0 if t is None else t.data_ptr() for t in tensors),
+            address(table),
+            address(filters.source),
+            address(filters.filter),
+            address(filters.bank),
+            address(alpha),
             values.shape[0],
             support.data_ptr(),
             values.data_ptr(),
             weight.data_ptr(),
-            *(0 if t is None else t.data_ptr() for t in (by_values, by_alpha)),
+            address(by_values),
+            address(by_alpha),
         ),
     )
     if function(name)(packed.buffer_info()[0]):

@@ -13,7 +13,7 @@ from dctps.nn.linear import DpSLinear as DpSLinear
 from dctps.nn.norms import plain_norms_ as plain_norms_
 from dctps.nn.norms import remove_biases_ as remove_biases_
 from dctps.nn.norms import share_norms_ as share_norms_
-from dctps.nn.products import dps_weight as dps_weight
 from dctps.nn.surgery import merge_ as merge_
 from dctps.nn.tuning import set_backends_ as set_backends_
 from dctps.nn.tuning import tune_ as tune_
+from dctps.nn.weight import dps_weight as dps_weight

@@ -12,14 +12,15 @@ from __future__ import annotations
 from dctps.nn.dispatch import Backend, Costs, cheapest, check_backend, refusal
 from dctps.offsets import Offset
 
-_DENSE_MULTIPLY = 0.0425  # a weight at a pixel, in the dense kernel's three products
-_DENSE_WEIGHT = 28.0  # a weight, once: in the dense kernel's layout, and made and read here
-_DENSE_NONZERO = 8.0  # its place in W and in W's gradient
-_DENSE_WIDTH = 16  # channels that the dense kernel computes at least
+_DENSE_MULTIPLY = 0.051  # a weight at a pixel, in the dense kernel's three products
+_DENSE_WEIGHT = 7.0  # a weight, once: in the dense kernel's layout, and made and read here
+_DENSE_NONZERO = 4.0  # its place in W and in W's gradient
+_DENSE_WIDTH = 16  # channels that the dense kernel computes at least,
+_FEW = 4  # save for the few of images, for which it has a way of its own
 _MOVE = 1.1  # a channel at a pixel, into and out of strips
 _FILTER = 0.025  # a multiply-add of D at a pixel
-_NONZERO = 0.25  # a nonzero at a position of a strip
-_NATIVE_NONZERO = 30.0  # a nonzero, once: its place in the lists
+_NONZERO = 0.105  # a nonzero at a position of a strip
+_NATIVE_NONZERO = 95.0  # a nonzero, once: its place in the lists, and fetching its rows
 
 
 def choose_conv_backend(
@@ -39,7 +40,7 @@ def choose_conv_backend(
         offset: the layer's D.
         read: pixels of the input, batch included.
         written: pixels of the output.
-        positions: of a strip: pixels of the output and the zeros between them.
+        positions: of the strips of all phases: pixels of the output and the zeros between them.
         nnz: of S.
         native: whether the native kernel does this offset, on these tensors.
 
@@ -73,7 +74,7 @@ def conv_costs(offset: Offset, *, read: int, written: int, positions: int, nnz: 
     """
     m, channels = offset.shape[:2]
     taps = offset.in_features // channels
-    width = max(m, _DENSE_WIDTH) * max(channels, _DENSE_WIDTH) * taps
+    width = max(m, _DENSE_WIDTH) * (channels if channels <= _FEW else max(channels, _DENSE_WIDTH)) * taps
     dense = written * width * _DENSE_MULTIPLY + m * channels * taps * _DENSE_WEIGHT + nnz * _DENSE_NONZERO
     # The dense kernel has depthwise convolutions of its own.
     if not native or (channels == 1 and offset.groups > 1):

@@ -4,8 +4,9 @@
     transform   D by its fast transform, S by its nonzeros, in torch operations
     native      the same by the native kernel, on the CPU, where it was compiled; then torch's is no choice
 
-The costs are nanoseconds for each input row on one core, fitted to measurements of
-`dctps bench linear --backends dense transform native`; only their ratios matter.
+The costs are nanoseconds for each input row on one core, forward and backward, fitted to measurements of
+square and narrow layers of 10 to 2048 outputs, 1 to 256 rows, densities of 0.01% to 50%, on an AMD EPYC
+(Zen 4, AVX-512, 1 MB of L2 for each core); only their ratios matter.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ Backend = Literal["auto", "dense", "transform", "native"]
 Costs = dict[Backend, float]
 _BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
-_MULTIPLY_ADD = 0.015  # of a dense matrix product, forward
-_MAKE_ENTRY = 4.0  # of W, once in each direction
-_MOVE = 1.5  # an element into and out of the sparse kernel's layout
-_NONZERO = 0.2  # of the sparse product
-_CALL = 60_000.0  # overhead of the transform path above the dense one's, for each call
-_NATIVE_MOVE = 0.25  # an element into or out of a tile
-_NATIVE_TRANSFORM = 0.5  # an element of the longer side
-_NATIVE_NONZERO = 0.05
+_MULTIPLY_ADD = 0.06  # of a dense matrix product
+_MAKE_ENTRY = 8.6  # of W, in each direction
+_DENSE_NONZERO = 4.9  # its place in W and in W's gradient
+_DENSE_CALL = 750_000.0  # overhead of the dense path, for each call
+_MOVE = 4.5  # an element into and out of the sparse kernel's layout
+_NONZERO = 0.6  # of the sparse product
+_CALL = 930_000.0  # overhead of the transform path, for each call
+_NATIVE_MOVE = 0.065  # an element into or out of a tile
+_NATIVE_TRANSFORM = 1.6  # an element of the longer side
+_NATIVE_NONZERO = 0.11
+_NATIVE_INDEX = 7.2  # a nonzero, once
+_NATIVE_WALK = 3.6  # the same for up to two tiles, which need no index
+_NATIVE_CALL = 120_000.0
 _TILE = 16  # rows
+_FEW = ((4, 8.0), (8, 10.0))  # up to so many rows cost as so many, in narrower tiles
 
 
 def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, native: bool = False) -> Backend:
@@ -64,21 +71,29 @@ def linear_costs(offset: Offset, *, rows: int, nnz: int, native: bool) -> Costs:
     """The rule's estimates for `choose_backend`, which takes the least.
 
     Returns:
-        nanoseconds of one core for each input row, forward, by path. Where there is a native kernel the torch
-        path has none: it is not considered.
+        nanoseconds of one core for each input row, forward and backward, by path. Where there is a native
+        kernel the torch path has none: it is not considered.
     """
     m, n, rows = offset.out_features, offset.in_features, max(rows, 1)
-    dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows)
+    dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows) + (_DENSE_NONZERO * nnz + _DENSE_CALL) / rows
     if native:
-        tiles = -(-rows // _TILE) * _TILE / rows  # rows of a tile that is not full are computed all the same
         line = _NATIVE_MOVE * (m + n) + (_NATIVE_TRANSFORM * max(m, n) if offset.row_cost else 0.0)
-        return {"dense": dense, "native": tiles * (line + _NATIVE_NONZERO * nnz)}
+        once = (_NATIVE_INDEX if rows > 2 * _TILE else _NATIVE_WALK) * nnz + _NATIVE_CALL
+        return {"dense": dense, "native": (_tiled(rows) * (line + _NATIVE_NONZERO * nnz) + once) / rows}
     if math.isinf(offset.row_cost):
         return {"dense": dense}
-    transform = offset.row_cost + _CALL / rows
+    transform = 3 * offset.row_cost + _CALL / rows
     if nnz:
         transform += _MOVE * (m + n) + _NONZERO * nnz
     return {"dense": dense, "transform": transform}
+
+
+def _tiled(rows: int) -> float:
+    """Rows that are computed: a tile that is not full takes as long as a full one."""
+    for most, cost in _FEW:
+        if rows <= most:
+            return cost
+    return float(-(-rows // _TILE) * _TILE)
 
 
 def cheapest(costs: Costs) -> Backend:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dctps.nn.conv_dispatch import choose_conv_backend, conv_costs
 from dctps.nn.dispatch import Backend, Costs, choose_backend, environment_backend, linear_costs
 from dctps.nn.layer import DpSLayer
-from dctps.nn.products import Call, Conv2d, question, witnesses
+from dctps.nn.maps import Conv2d
+from dctps.nn.paths import Call, question, witnesses
 from dctps.nn.surgery import named_modules
 from dctps.tables import aligned
 
@@ -146,11 +147,12 @@ def witnessed(model: nn.Module, see: Callable[[str, DpSLayer | None, Call], None
 
 def possible_paths(call: Call) -> list[Backend]:
     """The paths that a call could take, in the order in which equals are chosen."""
+    offset, nnz = call.weight.offset, call.weight.values.numel()
     possible: list[Backend] = []
     for path in _PATHS:
-        of_conv, told = question(call.x, call.values.numel(), call.offset, call.op, path, call.plain)
+        of_conv, told = question(call.x, nnz, offset, call.op, path, call.plain)
         try:
-            (choose_conv_backend if of_conv else choose_backend)(path, call.offset, **told)
+            (choose_conv_backend if of_conv else choose_backend)(path, offset, **told)
         except ValueError:
             continue
         possible.append(path)
@@ -158,12 +160,12 @@ def possible_paths(call: Call) -> list[Backend]:
 
 
 def _row(name: str, layer: nn.Module | None, call: Call, scale: float) -> CallRow:
-    x, offset = call.x, call.offset
+    x, offset, nnz = call.x, call.weight.offset, call.weight.values.numel()
     shape = (round(x.shape[0] * scale), *x.shape[1:])
     # The layout at another batch size: as strided, and without memory.
     scaled = torch.empty_strided(shape, x.stride(), device="meta")
     asked = environment_backend() if call.backend == "auto" else call.backend
-    of_conv, told = question(scaled, call.values.numel(), offset, call.op, asked, call.plain)
+    of_conv, told = question(scaled, nnz, offset, call.op, asked, call.plain)
     path = (choose_conv_backend if of_conv else choose_backend)(asked, offset, **told)
     costs = conv_costs(offset, **told) if of_conv else linear_costs(offset, **told)
     rows = 1 if of_conv else told["rows"]
@@ -179,7 +181,7 @@ def _row(name: str, layer: nn.Module | None, call: Call, scale: float) -> CallRo
         shape,
         layout,
         str(x.dtype).removeprefix("torch."),
-        call.values.numel(),
+        nnz,
         path,
         chosen_by,
         {path: cost * rows for path, cost in costs.items() if math.isfinite(cost)},

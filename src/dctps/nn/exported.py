@@ -9,23 +9,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dctps.nn.products import Conv2d, Linear, combine, compute_dtype
-from dctps.offsets import Offset
+from dctps.nn.maps import Conv2d, Linear
+from dctps.nn.precision import compute_dtype
+from dctps.nn.weight import Weight
 
 
-def exported_product(
-    x: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    op: Linear | Conv2d,
-) -> Tensor:
+def exported_product(x: Tensor, weight: Weight, op: Linear | Conv2d) -> Tensor:
     """`product`, differentiable by torch's own rules."""
+    values, alpha, support, offset = weight
     dtype = compute_dtype(x.dtype)
     if not op.is_rowwise(offset):
         dense = offset.to_dense(dtype=dtype, device=x.device)
-        return op.apply(x, combine(dense, values, support, alpha).to(x.dtype))
+        return op.apply(x, weight.combine(dense).to(x.dtype))
     pixels = op.to_rows(x)
     rows = pixels.reshape(-1, offset.in_features).to(dtype)
     taken = rows.T.index_select(0, support % offset.in_features) * values.to(dtype)[:, None]

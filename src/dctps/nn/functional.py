@@ -7,8 +7,11 @@ from torch import Tensor
 
 from dctps.nn.dispatch import Backend
 from dctps.nn.exported import exported_product
+from dctps.nn.maps import Conv2d, Linear, flat, unflat
 from dctps.nn.operators import compiled_product
-from dctps.nn.products import Conv2d, Linear, flat, no_autocast, product, unflat
+from dctps.nn.precision import autocast, no_autocast
+from dctps.nn.products import product
+from dctps.nn.weight import Weight
 from dctps.offsets import Offset
 from dctps.transforms.tables import is_exporting
 
@@ -37,7 +40,7 @@ def dps_linear(
     Returns:
         (*, m), of x's dtype.
     """
-    return unflat(_product(flat(x), values, alpha, support, offset, Linear(), backend, bias), x)
+    return unflat(_product(flat(x), Weight(values, alpha, support, offset), Linear(), backend, bias), x)
 
 
 def dps_conv2d(
@@ -77,32 +80,15 @@ def dps_conv2d(
         ValueError: `backend="transform"` for a kernel that has none.
     """
     op = Conv2d(stride, padding, dilation, offset.groups)
-    return _product(x, values, alpha, support, offset, op, backend, bias)
+    return _product(x, Weight(values, alpha, support, offset), op, backend, bias)
 
 
-def _product(
-    x: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    op: Linear | Conv2d,
-    backend: Backend,
-    bias: Tensor | None,
-) -> Tensor:
+def _product(x: Tensor, weight: Weight, op: Linear | Conv2d, backend: Backend, bias: Tensor | None) -> Tensor:
     """The product by autograd functions; by operators under a compiler, and by plain ones in an export."""
-    x = _autocast(x)
+    x = autocast(x)
     with no_autocast(x):
         if is_exporting():
-            return op.add(exported_product(x, values, alpha, support, offset, op), bias)
+            return op.add(exported_product(x, weight, op), bias)
         if torch.compiler.is_compiling():
-            return op.add(compiled_product(x, values, alpha, support, offset, op, backend), bias)
-        return product(x, values, alpha, support, offset, op, backend, bias)
-
-
-def _autocast(x: Tensor) -> Tensor:
-    """X in the dtype that autocast would give `F.linear`'s input."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.is_floating_point() and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+            return op.add(compiled_product(x, weight, op, backend), bias)
+        return product(x, weight, op, backend, bias)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dctps.nn.dispatch import Backend
 from dctps.nn.initial import Law, carry, default_law, law_of
-from dctps.nn.products import dps_weight
+from dctps.nn.weight import dps_weight
 from dctps.offsets import Offset, ZeroOffset, build_offset
 from dctps.sparse import budget, check_support, random_support
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
 from dctps.kernels import NativeOffset, has_plan, linear_backward, linear_forward, variant
+from dctps.nn.weight import Weight
 from dctps.offsets import DCTOffset, HadamardOffset, Offset, SDCTOffset, ZeroOffset
 
 _CPU = torch.device("cpu")
@@ -43,15 +44,9 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return True
 
 
-def native_product(
-    x: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    bias: Tensor | None = None,
-) -> Tensor:
+def native_product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """alpha * D x + S x + b on rows; half precision is computed in float32 and rounded once."""
+    values, alpha, support, offset = weight
     y = linear_forward(
         single(x),
         single(values),
@@ -65,21 +60,17 @@ def native_product(
 
 
 def native_backward(
-    g: Tensor,
-    x: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    needs: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, ...]:
+    g: Tensor, x: Tensor, weight: Weight, needs: tuple[bool, bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The derivatives of `native_product` in x, values, alpha and bias, those that are needed."""
+    values, alpha, support, offset = weight
     rows = single(g), single(x), single(values), support, single(alpha)
     found = linear_backward(*rows, _form(offset), needs)
     if x.dtype == values.dtype == torch.float32:
         return found
     like = (x.dtype, values.dtype, values.dtype, values.dtype)  # the layer's parameters are of one dtype
-    return tuple(None if by is None else by.to(dtype) for by, dtype in zip(found, like, strict=True))
+    rounded = (None if by is None else by.to(dtype) for by, dtype in zip(found, like, strict=True))
+    return tuple(rounded)  # type: ignore[return-value]
 
 
 @overload

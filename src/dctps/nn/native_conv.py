@@ -1,8 +1,6 @@
-"""The convolution and its first derivatives by the native kernel on strips."""
+"""The convolution and its first derivatives by native code: on strips, or by a W made for the call."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,21 +13,12 @@ from dctps.kernels import (
     conv_weight_backward,
     variant,
 )
+from dctps.nn.maps import Conv2d
 from dctps.nn.native import single
+from dctps.nn.taps import conv_by_taps, conv_by_taps_backward, is_by_taps, is_last
+from dctps.nn.torch_paths import Gradients, Needs
+from dctps.nn.weight import Weight
 from dctps.offsets import Offset
-
-Pair = tuple[int, int]
-
-
-class _Convolution(Protocol):
-    @property
-    def stride(self) -> Pair: ...
-    @property
-    def padding(self) -> Pair: ...
-    @property
-    def dilation(self) -> Pair: ...
-    @property
-    def groups(self) -> int: ...
 
 
 def has_native_conv(offset: Offset) -> bool:
@@ -37,73 +26,76 @@ def has_native_conv(offset: Offset) -> bool:
     return offset.has_filters and variant() != "off"
 
 
-def native_conv(
-    x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset, op: _Convolution
-) -> Tensor:
-    """The convolution of x with alpha * D + S."""
-    y = conv_forward(single(x), single(values), support, single(alpha), offset.filters(), _window(offset, op))
-    return y.to(x.dtype)
-
-
-def native_conv_backward(
-    g: Tensor,
-    x: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    op: _Convolution,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives of `native_conv` in x, values and alpha, those that are needed."""
-    by_x, by_values, by_alpha = conv_backward(
-        single(g),
-        single(x),
-        single(values),
-        support,
-        single(alpha),
-        offset.filters(),
-        _window(offset, op),
-        needs,
-    )
-    found = (by_x, x), (by_values, values), (by_alpha, alpha)
-    return tuple(by if by is None else by.to(like.dtype) for by, like in found)  # type: ignore[return-value,union-attr]
-
-
 def has_native_weight(offset: Offset) -> bool:
     """Whether native code makes the weight."""
     return has_native_conv(offset) and (offset.groups == 1 or offset.shape[1] == 1)
 
 
-def native_weight(x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset) -> Tensor:
-    """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    made = conv_weight(single(values), support, single(alpha), offset.filters(), offset.shape, layout)
-    return made.to(x.dtype)
+def native_conv(x: Tensor, weight: Weight, op: Conv2d, bias: Tensor | None = None) -> Tensor:
+    """The convolution of x with alpha * D + S, plus b."""
+    values, alpha, support, offset = weight
+    rest = single(values), support, single(alpha), offset.filters(), _window(offset, op), bias
+    return rounded(conv_forward(single(x), *rest), x)
 
 
-def native_weight_backward(
-    by_weight: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """The derivatives of `native_weight` in values and alpha, those that are needed."""
-    found = conv_weight_backward(
+def native_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs: Needs) -> Gradients:
+    """The derivatives of `native_conv` in x, values and alpha, those that are needed."""
+    values, alpha, support, offset = weight
+    rest = single(values), support, single(alpha), offset.filters(), _window(offset, op), needs
+    by_x, by_values, by_alpha = conv_backward(single(g), single(x), *rest)
+    return rounded(by_x, x), rounded(by_values, values), rounded(by_alpha, values)
+
+
+def native_dense_conv(x: Tensor, weight: Weight, op: Conv2d, bias: Tensor | None = None) -> Tensor:
+    """The convolution with a W that native code makes, plus b."""
+    made = _make(x, weight)
+    if is_by_taps(x, made, op):
+        return op.add(conv_by_taps(x, made, op), bias)
+    return op.apply(x, made, bias)
+
+
+def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs: Needs) -> Gradients:
+    """The derivatives of `native_dense_conv` in x, values and alpha, those that are needed."""
+    values, alpha, support, offset = weight
+    # A first layer's images need no gradient, and nothing else reads the numbers in W.
+    made = (
+        _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=_layout(x))
+    )
+    needed = needs[0], needs[1] or needs[2]
+    if is_by_taps(x, made, op):
+        by_x, by_weight = conv_by_taps_backward(g, x, made, op, *needed)
+    else:
+        by_x, by_weight = op.backward(g, x, made, *needed)
+    if by_weight is None:
+        return by_x, None, None
+    by_values, by_alpha = conv_weight_backward(
         single(by_weight),
         single(values),
         support,
         single(alpha),
-        offset.filters(),
-        needs_values=needs[0],
-        needs_alpha=needs[1],
+        offset.weight_filters(),
+        needs_values=needs[1],
+        needs_alpha=needs[2],
     )
-    pairs = (found[0], values), (found[1], alpha)
-    return tuple(by if by is None else by.to(like.dtype) for by, like in pairs)  # type: ignore[return-value,union-attr]
+    return by_x, rounded(by_values, values), rounded(by_alpha, values)
 
 
-def _window(offset: Offset, op: _Convolution) -> Window:
+def rounded(made: Tensor | None, like: Tensor) -> Tensor | None:
+    """What the kernels made, in the dtype that was asked for."""
+    return made if made is None or made.dtype == like.dtype else made.to(like.dtype)
+
+
+def _make(x: Tensor, weight: Weight) -> Tensor:
+    """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
+    values, alpha, support, offset = weight
+    form = offset.weight_filters()
+    made = conv_weight(single(values), support, single(alpha), form, offset.shape, _layout(x))
+    return rounded(made, x)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if is_last(x) else torch.contiguous_format
+
+
+def _window(offset: Offset, op: Conv2d) -> Window:
     return Window(offset.shape, op.stride, op.padding, op.dilation, op.groups)

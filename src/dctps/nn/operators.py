@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from dctps.nn.dispatch import Backend
-from dctps.nn.products import Conv2d, Gradients, Linear, no_autocast, product, product_backward
+from dctps.nn.maps import Conv2d, Linear
+from dctps.nn.precision import no_autocast
+from dctps.nn.products import product, product_backward
+from dctps.nn.weight import Weight
 from dctps.offsets import Offset, build_offset
 from dctps.transforms.tables import constant_to_compilers
 
@@ -28,17 +31,10 @@ _library.define(
 )
 
 
-def compiled_product(
-    x: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    op: Linear | Conv2d,
-    backend: Backend,
-) -> Tensor:
+def compiled_product(x: Tensor, weight: Weight, op: Linear | Conv2d, backend: Backend) -> Tensor:
     """`product` as one operator with a first derivative."""
     window = [*op.stride, *op.padding, *op.dilation] if isinstance(op, Conv2d) else []
+    values, alpha, support, offset = weight
     y: Tensor = torch.ops.dctps.product(x, values, alpha, support, _spec(offset), window, backend)
     return y
 
@@ -71,9 +67,9 @@ def _product(
     window: list[int],
     backend: Backend,
 ) -> Tensor:
-    offset = _offset(spec)
+    weight = Weight(values, alpha, support, _offset(spec))
     with torch.no_grad(), no_autocast(x):
-        y = product(x, values, alpha, support, offset, _op(offset, window), backend)
+        y = product(x, weight, _op(weight.offset, window), backend)
     return y.contiguous()
 
 
@@ -91,19 +87,9 @@ def _product_backward(
     need_values: bool,
     need_alpha: bool,
 ) -> tuple[Tensor, ...]:
-    offset = _offset(spec)
+    weight, needs = Weight(values, alpha, support, _offset(spec)), (need_x, need_values, need_alpha)
     with torch.no_grad():
-        found: Gradients = product_backward(
-            g,
-            x,
-            values,
-            alpha,
-            support,
-            offset,
-            _op(offset, window),
-            backend,
-            (need_x, need_values, need_alpha),
-        )
+        found = product_backward(g, x, weight, _op(weight.offset, window), backend, needs)
     return tuple(x.new_empty(0) if by is None else by.contiguous() for by in found)
 
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from dctps.nn.dispatch import Backend, check_backend
 from dctps.nn.explanation import possible_paths, witnessed
 from dctps.nn.layer import DpSLayer
-from dctps.nn.products import Call, no_autocast, product
+from dctps.nn.paths import Call
+from dctps.nn.precision import no_autocast
+from dctps.nn.products import product
 from dctps.nn.surgery import named_modules
 
 _HOPELESS = 3  # times the fastest in the first round: not measured again
@@ -105,25 +107,26 @@ def tune_(model: nn.Module, *inputs: Any, rounds: int = 5, **keywords: Any) -> d
 
 def _key(call: Call) -> tuple[Any, ...]:
     """What calls that take equal times have in common."""
-    offset = call.offset
-    needs = tuple(t is not None and t.requires_grad for t in (call.x, call.values, call.alpha))
-    layout = (call.x.shape, call.x.stride(), call.x.dtype, call.x.device, call.values.dtype)
-    return (type(offset), offset.shape, offset.groups, call.op, *layout, call.values.numel(), needs)
+    values, alpha, _, offset = call.weight
+    needs = tuple(t is not None and t.requires_grad for t in (call.x, values, alpha))
+    layout = (call.x.shape, call.x.stride(), call.x.dtype, call.x.device, values.dtype)
+    return (type(offset), offset.shape, offset.groups, call.op, *layout, values.numel(), needs)
 
 
 def _measure(call: Call, rounds: int) -> dict[Backend, float]:
     """Seconds of forward and backward, the median, by path."""
     x, values, alpha = (
         None if t is None else t.detach().requires_grad_(t.requires_grad)
-        for t in (call.x, call.values, call.alpha)
+        for t in (call.x, call.weight.values, call.weight.alpha)
     )
     assert x is not None and values is not None
+    weight = call.weight._replace(values=values, alpha=alpha)
     wanted = [t for t in (x, values, alpha) if t is not None and t.requires_grad]
     g: Tensor | None = None
 
     def step(path: Backend) -> None:
         nonlocal g
-        y = product(x, values, alpha, call.support, call.offset, call.op, path)
+        y = product(x, weight, call.op, path)
         if wanted:
             g = torch.ones_like(y) if g is None else g
             torch.autograd.grad(y, wanted, g)

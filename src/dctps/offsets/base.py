@@ -118,6 +118,10 @@ class Offset(ABC):
         outputs = torch.arange(self.out_features, dtype=torch.int32)
         return depthwise_filters(self.to_dense().flatten(1).contiguous(), self.groups, outputs)
 
+    def weight_filters(self) -> Filters:
+        """`filters`, or less where no more is needed to make a convolution's weight for the call."""
+        return self.filters()
+
     def norm(self) -> float:
         """The Frobenius norm of D."""
         return float(torch.linalg.vector_norm(self.to_dense(dtype=torch.float64)))

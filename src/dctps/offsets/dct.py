@@ -10,12 +10,17 @@ from torch import Tensor
 
 from dctps.kernels import Filters, depthwise_filters, has_plan
 from dctps.offsets.base import Offset
+from dctps.offsets.channel_factors import (
+    channel_basis,
+    channel_coordinates,
+    channel_factors,
+    spatial_filters,
+)
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table
 
 _CPU = torch.device("cpu")
-_CUT = 1e-7  # of the channel factors' norm, what a basis may leave out
 
 
 @register_offset("dct")
@@ -90,30 +95,25 @@ class DCTOffset(Offset):
         return 2 * super().filter_cost + min(2.0 * m * channels, rank * (2.0 * m + channels))
 
     def filters(self) -> Filters:
-        """A pair of filters for each output, by the angle-addition rule.
-
-            cos(w_o (2(s C + c) + 1)) = cos(2 w_o s C) cos(w_o (2c + 1)) - sin(2 w_o s C) sin(w_o (2c + 1))
-
-        With w_o = pi o / 2q for o < m, the functions of the channel c are band-limited: a basis of few
-        discrete prolate spheroidal sequences holds them, which the tables of the shape are made of.
-
-        Reference: Slepian, "Prolate spheroidal wave functions V", Bell System Technical Journal 57 (1978).
-        """
+        """A pair of filters for each output, by the angle-addition rule (`channel_factors.py`)."""
         m, channels, kh, kw = self.shape
         if channels == 1:
             bank = _depthwise_filters((m, kh * kw), torch.float32, _CPU)
             return depthwise_filters(bank, self.groups, torch.arange(m, dtype=torch.int32))
-        outputs = torch.arange(m, dtype=torch.int32)[:, None]
         if kh * kw == 1:
-            return Filters(outputs, torch.zeros_like(outputs), torch.ones(1, 1), self.size, cosine=self.size)
+            outputs = torch.arange(m, dtype=torch.int32)
+            return Filters(1, torch.ones(1, 1), self.size, outputs, cosine=self.size)
         size = (m, channels, kh * kw)
-        basis = _channel_basis(size, torch.float32, _CPU)
-        factors = _channel_factors(size, torch.float32, _CPU)
-        mix: tuple[Tensor, ...] = (factors,)
+        basis = channel_basis(size, torch.float32, _CPU)
         if basis.shape[0] * (2 * m + channels) < 2 * m * channels:
-            mix = (basis, _channel_coordinates(size, torch.float32, _CPU))
-        maps = torch.arange(2 * m, dtype=torch.int32).reshape(m, 2)
-        return Filters(maps, maps, _spatial_filters(size, torch.float32, _CPU), 2 * m, mix)
+            mix: tuple[Tensor, ...] = (basis, channel_coordinates(size, torch.float32, _CPU))
+        else:
+            mix = (channel_factors(size, torch.float32, _CPU),)
+        return Filters(2, spatial_filters(size, torch.float32, _CPU), 2 * m, mix=mix)
+
+    def weight_filters(self) -> Filters:
+        """W's rows are D's, read with the channel fastest."""
+        return Filters(1, rows=self.size)
 
     def _above(self, group: int) -> int:
         """Transform rows above those of `group`."""
@@ -132,70 +132,8 @@ class DCTOffset(Offset):
         return cubes.mT.flatten(-2)
 
 
-def _angles(size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """w_o (2c + 1) as (m, channels) and 2 w_o s C as (m, taps), float64."""
-    m, channels, taps = size
-    q = max(m, channels * taps)
-    o = torch.arange(m)[:, None]
-    c = o * (2 * torch.arange(channels) + 1) % (4 * q)
-    s = o * (2 * channels * torch.arange(taps)) % (4 * q)
-    return c.double() * (math.pi / (2 * q)), s.double() * (math.pi / (2 * q))
-
-
-def _exact_factors(size: tuple[int, int, int]) -> Tensor:
-    """Each output's two functions of the channel, scaled as D's row; float64 (2 m, channels)."""
-    m, channels, taps = size
-    by_channel, _ = _angles(size)
-    factors = torch.stack([by_channel.cos(), by_channel.sin()], 1)
-    factors *= math.sqrt(2 / max(m, channels * taps))
-    factors[0] *= math.sqrt(0.5)
-    return factors.flatten(0, 1)
-
-
-def _exact_basis(size: tuple[int, int, int]) -> Tensor:
-    """Orthonormal functions of the channel that hold the factors up to `_CUT`; float64 (r, channels).
-
-    Sequences of a band and an interval are the eigenvectors of a tridiagonal matrix, whose eigenvalues lie
-    well apart: the same basis wherever it is made.
-    """
-    m, channels, taps = size
-    c = torch.arange(channels, dtype=torch.float64)
-    band = 2 * math.pi * m / (2 * max(m, channels * taps))
-    tridiagonal = torch.diag(((channels - 1 - 2 * c) / 2) ** 2 * math.cos(band))
-    beside = torch.diag(c[1:] * (channels - c[1:]) / 2, 1)
-    basis: Tensor = torch.linalg.eigh(tridiagonal + beside + beside.T).eigenvectors.T.flip(0)
-    left_out = (_exact_factors(size) @ basis.T).square().sum(0).flip(0).cumsum(0).flip(0).sqrt()
-    rank = int((left_out > _CUT * left_out[0]).sum())
-    return basis[:rank].contiguous()
-
-
-@shape_table
-def _channel_basis(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The basis, (r, channels)."""
-    return _exact_basis(size).to(device, dtype)
-
-
-@shape_table
-def _channel_coordinates(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The factors in the basis, (2 m, r)."""
-    return (_exact_factors(size) @ _exact_basis(size).T).to(device, dtype)
-
-
-@shape_table
-def _channel_factors(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The factors themselves, (2 m, channels)."""
-    return _exact_factors(size).to(device, dtype)
-
-
 @shape_table
 def _depthwise_filters(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """D where a group has one channel, (m, taps)."""
     m, taps = size
     return dct_rows(torch.arange(m), max(size), taps, 1, dtype=dtype).flatten(1).to(device)
-
-
-@shape_table
-def _spatial_filters(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Each output's two filters, (2 m, taps)."""
-    _, by_tap = _angles(size)
-    return torch.stack([by_tap.cos(), -by_tap.sin()], 1).flatten(0, 1).to(device, dtype)

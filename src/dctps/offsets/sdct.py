@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dctps.counter import derive_key, permutations, signs
-from dctps.kernels import Filters, depthwise_filters, has_plan
+from dctps.kernels import Filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
@@ -84,24 +84,16 @@ class SDCTOffset(Offset):
         channels, kh, kw = self._axes
         if channels == 1 and self.rounds > 1:
             return super().filters()
-        positions, flips = self._drawn(_CPU)
+        positions = self._drawn_part(_CPU, 0)
         bank = _spatial_cosines((kh, kw), torch.float32, _CPU)
-        source, kept = positions // (kh * kw), positions % (kh * kw)
         if channels == 1:
-            return depthwise_filters(bank, self.groups, kept)
+            return Filters(1, bank, self.groups, positions)
         if self.rounds == 1:
-            return Filters(source[:, None], kept[:, None], bank, channels, cosine=channels)
-        sign = flips[0].float()
-        kept += kh * kw * (positions // self.in_features)
+            return Filters(1, bank, channels, positions, cosine=channels)
+        sign = self._drawn_part(_CPU, 1)[0].float()
         bank = (bank * sign[:, None, channels:]).flatten(0, 1)
-        return Filters(
-            source[:, None],
-            kept[:, None],
-            bank,
-            self.rounds * channels,
-            cosine=channels,
-            signs=sign[:, :channels].contiguous(),
-        )
+        signs = sign[:, :channels].contiguous()
+        return Filters(1, bank, self.rounds * channels, positions, cosine=channels, signs=signs)
 
     def norm(self) -> float:
         """sqrt(m): every filter has norm 1."""

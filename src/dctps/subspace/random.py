@@ -29,7 +29,7 @@ class DenseProjection(Projection):
         """P v."""
         table = self._drawn(v)[0]
         if self.holds:
-            return table @ v
+            return v @ table
         weighted = table * v
         return torch.cat([self._rows(*rows, v.device).to(v.dtype) @ weighted for rows in self._row_blocks()])
 
@@ -37,7 +37,7 @@ class DenseProjection(Projection):
         """P^T g."""
         table = self._drawn(g)[0]
         if self.holds:
-            return g @ table
+            return table @ g
         total = g.new_zeros(self.dimensions)
         for first, last in self._row_blocks():
             total += g[first:last] @ self._rows(first, last, g.device).to(g.dtype)
@@ -48,16 +48,17 @@ class DenseProjection(Projection):
         return itemsize * self.dimensions * (self.size if self.holds else 1)
 
     def _draw(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor]:
-        """P, or the reciprocal norms of G's columns."""
+        """P's transpose, or the reciprocal norms of G's columns."""
         squares = torch.zeros(self.dimensions, dtype=torch.float64, device=device)
-        held = torch.empty(self.size if self.holds else 0, self.dimensions, dtype=dtype, device=device)
+        # Columns side by side: at some hundred of them both products are twice as fast as on rows.
+        held = torch.empty(self.dimensions, self.size if self.holds else 0, dtype=dtype, device=device)
         for first, last in self._row_blocks():
             rows = self._rows(first, last, device)
             squares += rows.square().sum(0)
             if self.holds:
-                held[first:last] = rows
+                held[:, first:last] = rows.T
         scale = squares.rsqrt().to(dtype)
-        return (held.mul_(scale),) if self.holds else (scale,)
+        return (held.mul_(scale[:, None]),) if self.holds else (scale,)
 
     def _row_blocks(self) -> list[tuple[int, int]]:
         height = max(1, DRAWN_AT_ONCE // self.dimensions)

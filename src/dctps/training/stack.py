@@ -56,8 +56,13 @@ class Stack:
                 raise NotAChain("one network has more layers than another: stack those of one architecture")
         self.models = list(models)
         self._links, self._chains = chains[0], chains
-        self._by_shape: dict[tuple[int, int, int], NativeStack | None] = {}
         self._layers = _lay_out(self._links)
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Take up the parameters and supports of the models, again after a support has changed."""
+        self._by_shape: dict[tuple[int, int, int], NativeStack | None] = {}
+        self.__dict__.pop("_weights", None)
 
     @cached_property
     def _weights(self) -> _Weights:

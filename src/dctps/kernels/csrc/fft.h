@@ -146,7 +146,7 @@ INLINE void pass(const float *src, float *dst, int64_t l, int r, int64_t blocks,
 }
 
 #define PASSES(name, swap)                                                                                    \
-    static void name(const float *src, float *dst, int64_t l, int r, int64_t blocks, const float *tw,         \
+    LOCAL void name(const float *src, float *dst, int64_t l, int r, int64_t blocks, const float *tw,         \
                      const float *root)                                                                       \
     {                                                                                                         \
         switch (r) {                                                                                          \
@@ -162,7 +162,7 @@ PASSES(pass_forward, 0)
 PASSES(pass_adjoint, 1)
 
 /* How many first passes stay within blocks that fit L1, and the length of such a block. */
-static int leading_passes(const dct_plan *plan, int64_t *block)
+LOCAL int leading_passes(const dct_plan *plan, int64_t *block)
 {
     int count = 0;
     for (*block = 1; count < plan->factors && *block * plan->factor[count] <= L1_ELEMENTS; count++)
@@ -171,7 +171,7 @@ static int leading_passes(const dct_plan *plan, int64_t *block)
     return count;
 }
 
-static void fft(const dct_plan *plan, const float *src, float *dst)
+LOCAL void fft(const dct_plan *plan, const float *src, float *dst)
 {
     const ptrdiff_t step = 2 * LANES;
     int64_t block, l;
@@ -186,7 +186,7 @@ static void fft(const dct_plan *plan, const float *src, float *dst)
                      plan->root[i]);
 }
 
-static void fft_adjoint(const dct_plan *plan, float *z)
+LOCAL void fft_adjoint(const dct_plan *plan, float *z)
 {
     const ptrdiff_t step = 2 * LANES;
     int64_t block, l = plan->length;
@@ -205,7 +205,7 @@ static void fft_adjoint(const dct_plan *plan, float *z)
 
 /* From the FFT's Z to the DCT's y: with E and O the transforms of the even and odd terms, T = tau E + sigma O
  * gives y_k and y_{q-k}, and its partner y_{L-k} and y_{L+k}. In place; `place` says where each lies. */
-static void spectrum(const dct_plan *plan, float *z)
+LOCAL void spectrum(const dct_plan *plan, float *z)
 {
     const int64_t L = plan->length;
     const float *p = plan->post;
@@ -239,7 +239,7 @@ static void spectrum(const dct_plan *plan, float *z)
 }
 
 /* The transpose of `spectrum`. */
-static void spectrum_adjoint(const dct_plan *plan, float *z)
+LOCAL void spectrum_adjoint(const dct_plan *plan, float *z)
 {
     const int64_t L = plan->length;
     const float *p = plan->post;

@@ -21,7 +21,7 @@ INLINE void butterflies(const float *src, float *dst, int64_t q, int64_t l, int 
 }
 
 /* dst = H src, q vectors, unnormalised; in place where they are the same. */
-static void hadamard(const float *src, float *dst, int64_t q)
+LOCAL void hadamard(const float *src, float *dst, int64_t q)
 {
     int64_t l = 1;
     for (; q / l >= 8; l *= 8, src = dst) butterflies(src, dst, q, l, 8);

@@ -67,6 +67,7 @@ typedef struct {
     float *g, *g_other;
     V *sums;
     int32_t *at_g, *at_w;
+    float *by;
 } space;
 
 INLINE int64_t pixels_in(const operation *op) { return op->rows * op->columns; }
@@ -245,24 +246,35 @@ static void sparse_forward(const operation *op, const layer *l, const float *pro
 }
 
 /* dx += S^T g, or = where there is nothing yet: at each pixel the nonzeros of its channel that read it. */
-static void sparse_backward(const operation *op, const layer *l, const float *g, float *dx, int add)
+static void sparse_backward(const operation *op, const layer *l, const float *g, float *dx, const space *sp, int add)
 {
+    const int64_t pixels = pixels_out(op), wide = op->out_columns;
     for (int64_t c = 0; c < op->channels; c++)
-        for (int64_t row = 0; row < op->rows; row++)
-            for (int64_t column = 0; column < op->columns; column++, dx += CHUNK)
+        for (int64_t row = 0; row < op->rows; row++) {
+            int64_t terms = 0; /* nonzeros that read this row */
+            for (int64_t k = l->column[c]; k < l->column[c + 1]; k++) {
+                const reader *by = l->readers + k;
+                const int64_t i = row - by->row;
+                if (i < 0 || i >= op->out_rows) continue;
+                sp->at_g[terms] = (int32_t)(by->output * pixels + i * wide - by->column);
+                sp->at_w[terms] = by->column;
+                sp->by[terms++] = l->values[by->nonzero];
+            }
+            for (int64_t column = 0; column < op->columns; column++, dx += CHUNK) {
+                const int all = column >= op->window_columns - 1 && column < wide;
                 for (int s = 0; s < CHUNK; s += STEP) {
+                    const float *from = g + column * CHUNK + s;
                     V acc[G] = {0};
                     for (int j = 0; add && j < G; j++) acc[j] = load(dx + s + j * LANES);
-                    for (int64_t k = l->column[c]; k < l->column[c + 1]; k++) {
-                        const reader *by = l->readers + k;
-                        const uint64_t i = (uint64_t)(row - by->row), j = (uint64_t)(column - by->column);
-                        if (i >= (uint64_t)op->out_rows || j >= (uint64_t)op->out_columns) continue;
-                        const float *from = g + (by->output * pixels_out(op) + (int64_t)i * op->out_columns + (int64_t)j) * CHUNK + s;
-                        const float v = l->values[by->nonzero];
-                        for (int m = 0; m < G; m++) acc[m] += v * load(from + m * LANES);
+                    for (int64_t t = 0; t < terms; t++) {
+                        if (!all && (uint64_t)(column - sp->at_w[t]) >= (uint64_t)wide) continue;
+                        const float *in = from + (int64_t)sp->at_g[t] * CHUNK, by = sp->by[t];
+                        for (int j = 0; j < G; j++) acc[j] += by * load(in + j * LANES);
                     }
                     for (int j = 0; j < G; j++) store(dx + s + j * LANES, acc[j]);
                 }
+            }
+        }
 }
 
 /* sum[k] += g x for `count` nonzeros of a row of S, over a row of pixels. */
@@ -425,7 +437,7 @@ static void backward(const arguments *a, const layer *layers, space *sp, const f
                 if (l->d_values) sparse_outer(op, l, g, x, sp->sums);
                 if (!i) break;
                 if (l->offset) sp->d_alpha[i] += dense_backward(op, l->offset, *l->alpha, g, x, dx, sp);
-                if (l->nnz || !l->offset) sparse_backward(op, l, g, dx, l->offset != NULL);
+                if (l->nnz || !l->offset) sparse_backward(op, l, g, dx, sp, l->offset != NULL);
             } else {
                 dense_outer(op, g, x, sp->d_weight[i]);
                 if (!i) break;
@@ -480,6 +492,7 @@ static void begin(const arguments *a, const layer *layers, space *sp, float *at)
     sp->sums = (V *)(at + 2 * widest);
     sp->at_g = (int32_t *)(sp->sums + inputs + LANES);
     sp->at_w = sp->at_g + terms;
+    sp->by = (float *)(sp->at_w + terms);
 }
 
 /* As `begin` takes it, for every network alike. */
@@ -497,7 +510,7 @@ static size_t scratch_bytes(const arguments *a)
         inputs = inputs_of(op) > inputs ? inputs_of(op) : inputs;
         all += 2 * ((weights_of(op) + 15) / 16 * 16);
     }
-    return sizeof(space) + 64 + sizeof(V) * (size_t)(inputs + LANES) + sizeof(float) * (size_t)(all + 2 * widest + 2 * terms);
+    return sizeof(space) + 64 + sizeof(V) * (size_t)(inputs + LANES) + sizeof(float) * (size_t)(all + 2 * widest + 3 * terms);
 }
 
 /* What the gradients of W, summed over the chunks, say of values and alpha. */

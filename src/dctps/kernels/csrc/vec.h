@@ -19,6 +19,7 @@
 #ifndef INLINE /* the sanitizers' build takes minutes over what is inlined, and defines it away */
 #define INLINE static inline __attribute__((always_inline))
 #endif
+#define LOCAL static __attribute__((unused)) /* in a header, for those who want it */
 #define EXPORT __attribute__((visibility("default")))
 
 typedef float V __attribute__((vector_size(4 * LANES)));
@@ -29,27 +30,26 @@ INLINE void store(float *p, V v) { *(in_memory *)p = v; }
 
 #if LANES == 16
 
-/* Four columns (one 128-bit quarter of each row) to four vectors; lane i holds row i. */
-INLINE void quarter_in(const float *const *row, ptrdiff_t at, float *const *out)
+/* LANES columns to as many vectors; lane i holds row i. A row's line is read at once: the lines of rows that
+ * are a power of two apart would drive each other out of the cache. */
+INLINE void transpose(const float *const *row, ptrdiff_t at, V *out)
 {
-    __m512 t[4];
-    for (int a = 0; a < 4; a++) {
-        t[a] = _mm512_castps128_ps512(_mm_loadu_ps(row[a] + at));
-        t[a] = _mm512_mask_broadcast_f32x4(t[a], 0x00F0, _mm_loadu_ps(row[a + 4] + at));
-        t[a] = _mm512_mask_broadcast_f32x4(t[a], 0x0F00, _mm_loadu_ps(row[a + 8] + at));
-        t[a] = _mm512_mask_broadcast_f32x4(t[a], 0xF000, _mm_loadu_ps(row[a + 12] + at));
+    __m512 t[4][4];
+    for (int a = 0; a < 4; a++)
+        for (int quarter = 0; quarter < 4; quarter++) {
+            const ptrdiff_t from = at + 4 * quarter;
+            __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(row[a] + from));
+            v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(row[a + 4] + from));
+            v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(row[a + 8] + from));
+            t[quarter][a] = _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(row[a + 12] + from));
+        }
+    for (int quarter = 0; quarter < 4; quarter++, out += 4) {
+        const __m512 *c = t[quarter];
+        __m512d u0 = _mm512_castps_pd(_mm512_unpacklo_ps(c[0], c[1])), u1 = _mm512_castps_pd(_mm512_unpackhi_ps(c[0], c[1]));
+        __m512d u2 = _mm512_castps_pd(_mm512_unpacklo_ps(c[2], c[3])), u3 = _mm512_castps_pd(_mm512_unpackhi_ps(c[2], c[3]));
+        out[0] = (V)_mm512_unpacklo_pd(u0, u2), out[1] = (V)_mm512_unpackhi_pd(u0, u2);
+        out[2] = (V)_mm512_unpacklo_pd(u1, u3), out[3] = (V)_mm512_unpackhi_pd(u1, u3);
     }
-    __m512d u0 = _mm512_castps_pd(_mm512_unpacklo_ps(t[0], t[1])), u1 = _mm512_castps_pd(_mm512_unpackhi_ps(t[0], t[1]));
-    __m512d u2 = _mm512_castps_pd(_mm512_unpacklo_ps(t[2], t[3])), u3 = _mm512_castps_pd(_mm512_unpackhi_ps(t[2], t[3]));
-    _mm512_store_pd((double *)out[0], _mm512_unpacklo_pd(u0, u2));
-    _mm512_store_pd((double *)out[1], _mm512_unpackhi_pd(u0, u2));
-    _mm512_store_pd((double *)out[2], _mm512_unpacklo_pd(u1, u3));
-    _mm512_store_pd((double *)out[3], _mm512_unpackhi_pd(u1, u3));
-}
-
-INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *out)
-{
-    for (int quarter = 0; quarter < 4; quarter++) quarter_in(row, at + 4 * quarter, out + 4 * quarter);
 }
 
 INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows)
@@ -116,7 +116,7 @@ INLINE V lane_sums(const V *v)
     return (V)_mm256_permute_ps(sums, 0xD8);
 }
 
-INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *out)
+INLINE void transpose(const float *const *row, ptrdiff_t at, V *out)
 {
     for (int half = 0; half < 2; half++, at += 4, out += 4) {
         __m256 t[4];
@@ -124,10 +124,8 @@ INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *ou
             t[a] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[a] + at)), _mm_loadu_ps(row[a + 4] + at), 1);
         __m256d u0 = _mm256_castps_pd(_mm256_unpacklo_ps(t[0], t[1])), u1 = _mm256_castps_pd(_mm256_unpackhi_ps(t[0], t[1]));
         __m256d u2 = _mm256_castps_pd(_mm256_unpacklo_ps(t[2], t[3])), u3 = _mm256_castps_pd(_mm256_unpackhi_ps(t[2], t[3]));
-        _mm256_store_pd((double *)out[0], _mm256_unpacklo_pd(u0, u2));
-        _mm256_store_pd((double *)out[1], _mm256_unpackhi_pd(u0, u2));
-        _mm256_store_pd((double *)out[2], _mm256_unpacklo_pd(u1, u3));
-        _mm256_store_pd((double *)out[3], _mm256_unpackhi_pd(u1, u3));
+        out[0] = (V)_mm256_unpacklo_pd(u0, u2), out[1] = (V)_mm256_unpackhi_pd(u0, u2);
+        out[2] = (V)_mm256_unpacklo_pd(u1, u3), out[3] = (V)_mm256_unpackhi_pd(u1, u3);
     }
 }
 
@@ -162,10 +160,13 @@ INLINE V lane_sums(const V *v)
     return sums;
 }
 
-INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *out)
+INLINE void transpose(const float *const *row, ptrdiff_t at, V *out)
 {
-    for (int j = 0; j < LANES; j++)
-        for (int i = 0; i < LANES; i++) out[j][i] = row[i][at + j];
+    for (int j = 0; j < LANES; j++) {
+        V v = {0};
+        for (int i = 0; i < LANES; i++) v[i] = row[i][at + j];
+        out[j] = v;
+    }
 }
 
 INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows)
@@ -175,4 +176,13 @@ INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows
 }
 
 #endif
+
+/* The same into memory. */
+INLINE void transpose_in(const float *const *row, ptrdiff_t at, float *const *out)
+{
+    V v[LANES];
+    transpose(row, at, v);
+    for (int i = 0; i < LANES; i++) store(out[i], v[i]);
+}
+
 #endif

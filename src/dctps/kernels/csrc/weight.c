@@ -1,17 +1,18 @@
 /* W = alpha * D + S of a convolution, of one group or depthwise, made for one call, and what a gradient of W says of the
- * values and alpha. D is taken from its filters (conv.c): output o is a sum of outer products of a filter and a
- * row of the mixing. Outputs are independent, and alpha's sum runs over them in order.
+ * values and alpha. D's rows are rows of a DCT, taken from a table of cosines, or else come from its filters (conv.c):
+ * output o is a sum of outer products of a filter and a row of the mixing. Outputs are independent, and alpha's sum
+ * runs over them in order.
  */
-#include "vec.h"
+#include "terms.h"
 #include "common/runtime.h"
 
 #define BLOCK 8 /* outputs of an item */
 
-enum { MIX_NONE, MIX_PLAIN, MIX_PRODUCT, MIX_COSINE };
+enum { MIX_NONE, MIX_PLAIN, MIX_PRODUCT, MIX_COSINE, ROWS };
 
 typedef struct {
     int64_t outputs, channels, taps, channels_last, threads;
-    int64_t mix, rank, terms, cosine;
+    int64_t mix, rank, terms, cosine; /* ROWS: output o is row o of the orthonormal DCT-II of length `cosine` */
     const float *first, *second, *signs; /* as in conv.c */
     const float *cosines;                /* cos(pi t / 2q), t < 4q, of a cosine transform of length q */
     const int32_t *source, *filter;
@@ -26,9 +27,81 @@ typedef struct {
 typedef struct {
     const arguments *a;
     double *by_output;
+    int32_t *place; /* where an output's entry (channel, tap) lies among its weights; null: they lie in that order */
 } job;
 
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* ---- rows of D --------------------------------------------------------------------------------------------- */
+
+/* scale * cos(pi k (2j + 1) / 2q) for j = 0, 1, ..., a vector at a time: cos(a + b) = cos a cos b - sin a sin b with
+   `a` the angle of the vector's first j, `b` what each lane adds. From one vector to the next `a` is turned by the same
+   rule, and read again from the table before that has cost a digit. */
+typedef struct {
+    const float *cosines;
+    int64_t quarter, at, leap; /* of the table's period of 4 quarters: the next angle to read, and on to the one after */
+    int turns;
+    float a_cos, a_sin, step_cos, step_sin;
+    V cos, sin;
+} wave;
+
+#define TURNS 8 /* vectors to a reading */
+
+INLINE int64_t wrap(int64_t t, int64_t period) { return t >= period ? t - period : t; }
+INLINE float cos_at(const wave *w, int64_t t) { return w->cosines[t]; }
+INLINE float sin_at(const wave *w, int64_t t) { return w->cosines[wrap(t + 3 * w->quarter, 4 * w->quarter)]; }
+
+static wave start_wave(const float *cosines, int64_t q, int64_t k, float scale)
+{
+    const int64_t period = 4 * q, step = 2 * LANES * k % period;
+    wave w = {.cosines = cosines, .quarter = q, .at = k, .leap = TURNS * step % period};
+    w.step_cos = cos_at(&w, step), w.step_sin = sin_at(&w, step);
+    float cos[LANES], sin[LANES];
+    for (int64_t i = 0, t = 0; i < LANES; i++, t = wrap(t + 2 * k, period)) {
+        cos[i] = scale * cos_at(&w, t);
+        sin[i] = scale * sin_at(&w, t);
+    }
+    memcpy(&w.cos, cos, sizeof cos), memcpy(&w.sin, sin, sizeof sin);
+    return w;
+}
+
+INLINE V next_of_wave(wave *w)
+{
+    if (w->turns++ % TURNS == 0) {
+        w->a_cos = cos_at(w, w->at), w->a_sin = sin_at(w, w->at);
+        w->at = wrap(w->at + w->leap, 4 * w->quarter);
+    }
+    const float cos = w->a_cos, sin = w->a_sin;
+    w->a_cos = cos * w->step_cos - sin * w->step_sin;
+    w->a_sin = sin * w->step_cos + cos * w->step_sin;
+    return cos * w->cos - sin * w->sin;
+}
+
+INLINE float row_scale(int64_t k, int64_t q) { return __builtin_sqrtf((k ? 2.0f : 1.0f) / (float)q); }
+
+static void write_wave(wave w, float *row, int64_t n)
+{
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) *(loose *)(row + j) = next_of_wave(&w);
+    const V last = next_of_wave(&w);
+    if (j < n) memcpy(row + j, &last, sizeof(float) * (size_t)(n - j));
+}
+
+INLINE float lanes_total(V v)
+{
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+}
+
+static float wave_dot(wave w, const float *g, int64_t n)
+{
+    V sum = {0}, rest = {0};
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) sum += *(const loose *)(g + j) * next_of_wave(&w);
+    if (j < n) memcpy(&rest, g + j, sizeof(float) * (size_t)(n - j));
+    return lanes_total(sum + rest * next_of_wave(&w));
+}
 
 /* The row of the mixing that map z is; gives it, in `row` where it has to be made. */
 static const float *mixing_row(const arguments *a, int64_t z, float *row)
@@ -36,33 +109,21 @@ static const float *mixing_row(const arguments *a, int64_t z, float *row)
     const int64_t n = a->channels, q = a->cosine;
     if (a->mix == MIX_PLAIN) return a->first + z * n;
     if (a->mix == MIX_PRODUCT) {
-        const float *by = a->second + z * a->rank;
-        int64_t c = 0;
-        for (; c + 8 * LANES <= n; c += 8 * LANES) {
-            V sum[8] = {0};
-            for (int64_t r = 0; r < a->rank; r++)
-                for (int i = 0; i < 8; i++) sum[i] += by[r] * *(const loose *)(a->first + r * n + c + i * LANES);
-            memcpy(row + c, sum, sizeof sum);
-        }
-        for (; c < n; c++) {
-            row[c] = 0;
-            for (int64_t r = 0; r < a->rank; r++) row[c] += by[r] * a->first[r * n + c];
-        }
+        memset(row, 0, sizeof(float) * (size_t)n);
+        for (int64_t r = 0; r < a->rank; r++)
+            for (int64_t c = 0; c < n; c++) row[c] += a->second[z * a->rank + r] * a->first[r * n + c];
         return row;
     }
     if (a->mix == MIX_NONE) {
         row[0] = 1;
         return row;
     }
-    const int64_t u = z % q;
-    const float scale = __builtin_sqrtf((u ? 2.0f : 1.0f) / (float)q), *sign = a->signs ? a->signs + z / q * n : 0;
-    for (int64_t c = 0, t = u; c < n; c++) {
-        row[c] = scale * a->cosines[t] * (sign ? sign[c] : 1.0f);
-        t += 2 * u;
-        t -= t >= 4 * q ? 4 * q : 0;
-    }
+    write_wave(start_wave(a->cosines, q, z % q, row_scale(z % q, q)), row, n);
+    for (int64_t c = 0; a->signs && c < n; c++) row[c] *= a->signs[z / q * n + c];
     return row;
 }
+
+/* ---- outputs ----------------------------------------------------------------------------------------------- */
 
 static int64_t first_at_least(const int64_t *support, int64_t nnz, int64_t position)
 {
@@ -75,47 +136,74 @@ static int64_t first_at_least(const int64_t *support, int64_t nnz, int64_t posit
     return low;
 }
 
-/* entry / by as a product, exact for entry * by < 2^32 */
-INLINE uint64_t reciprocal(int64_t by) { return (((uint64_t)1 << 32) + (uint64_t)by - 1) / (uint64_t)by; }
-INLINE int64_t divide_by(int64_t entry, uint64_t inverse) { return (int64_t)((uint64_t)entry * inverse >> 32); }
-
-/* Where an output's entry (channel, tap), counted taps fastest, lies among its weights. */
-INLINE int64_t entry_at(const arguments *a, int64_t entry)
-{
-    if (!a->channels_last) return entry;
-    const int64_t channel = divide_by(entry, reciprocal(a->taps));
-    return (entry - channel * a->taps) * a->channels + channel;
-}
-
 INLINE void swap_axes(const float *from, int64_t rows, int64_t columns, float *to)
 {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns; c++) to[c * rows + r] = from[r * columns + c];
 }
 
+/* alpha * D's output o as (taps, channels). */
+static void make_output(const arguments *a, int64_t o, float *made, float *row)
+{
+    if (a->mix == ROWS) {
+        write_wave(start_wave(a->cosines, a->cosine, o, *a->alpha * row_scale(o, a->cosine)), made, a->channels * a->taps);
+        return;
+    }
+    for (int64_t i = o * a->terms; i < (o + 1) * a->terms; i++) {
+        const term d = find_term(a->source, a->filter, a->taps, a->cosine, i);
+        const float *channel = mixing_row(a, d.map, row), *filter = a->bank + d.filter * a->taps;
+        for (int64_t t = 0; t < a->taps; t++) {
+            const float by = *a->alpha * filter[t];
+            float *out = made + t * a->channels;
+            if (i > o * a->terms)
+                for (int64_t c = 0; c < a->channels; c++) out[c] += by * channel[c];
+            else
+                for (int64_t c = 0; c < a->channels; c++) out[c] = by * channel[c];
+        }
+    }
+}
+
 static void make_block(void *argument, int64_t item, void *scratch)
 {
-    const arguments *a = ((const job *)argument)->a;
+    const job *j = argument;
+    const arguments *a = j->a;
     const int64_t n = a->channels * a->taps, end = item * BLOCK + BLOCK;
     float *row = scratch, *taps_first = row + a->channels;
     int64_t k = first_at_least(a->support, a->nnz, item * BLOCK * n);
     for (int64_t o = item * BLOCK; o < end && o < a->outputs; o++) {
-        float *weight = a->weight + o * n, *made = a->channels_last ? weight : taps_first;
-        if (!a->terms) memset(weight, 0, sizeof(float) * (size_t)n);
-        for (int64_t i = o * a->terms; i < (o + 1) * a->terms; i++) {
-            const float *channel = mixing_row(a, a->source[i], row), *filter = a->bank + a->filter[i] * a->taps;
-            for (int64_t t = 0; t < a->taps; t++) {
-                const float by = *a->alpha * filter[t];
-                float *out = made + t * a->channels;
-                if (i > o * a->terms)
-                    for (int64_t c = 0; c < a->channels; c++) out[c] += by * channel[c];
-                else
-                    for (int64_t c = 0; c < a->channels; c++) out[c] = by * channel[c];
-            }
-        }
+        float *weight = a->weight + o * n;
+        if (a->terms) make_output(a, o, a->channels_last ? weight : taps_first, row);
+        else memset(weight, 0, sizeof(float) * (size_t)n);
         if (a->terms && !a->channels_last) swap_axes(taps_first, a->taps, a->channels, weight);
-        for (; k < a->nnz && a->support[k] < (o + 1) * n; k++) weight[entry_at(a, a->support[k] - o * n)] += a->values[k];
+        const int64_t *support = a->support, first = o * n, past = first + n;
+        if (j->place)
+            for (; k < a->nnz && support[k] < past; k++) weight[j->place[support[k] - first]] += a->values[k];
+        else
+            for (; k < a->nnz && support[k] < past; k++) weight[support[k] - first] += a->values[k];
     }
+}
+
+/* <gradient, D's output o>, the gradient as (taps, channels) */
+static double read_output(const arguments *a, int64_t o, const float *g, float *row)
+{
+    if (a->mix == ROWS)
+        return wave_dot(start_wave(a->cosines, a->cosine, o, row_scale(o, a->cosine)), g, a->channels * a->taps);
+    double sum = 0;
+    for (int64_t i = o * a->terms; i < (o + 1) * a->terms; i++) {
+        const term d = find_term(a->source, a->filter, a->taps, a->cosine, i);
+        const float *channel = mixing_row(a, d.map, row), *filter = a->bank + d.filter * a->taps;
+        for (int64_t t = 0; t < a->taps; t++) {
+            const float *from = g + t * a->channels;
+            V part = {0};
+            float rest = 0;
+            int64_t c = 0;
+            for (; c + LANES <= a->channels; c += LANES)
+                part += *(const loose *)(from + c) * *(const loose *)(channel + c);
+            for (; c < a->channels; c++) rest += from[c] * channel[c];
+            sum += (double)(rest + lanes_total(part)) * filter[t];
+        }
+    }
+    return sum;
 }
 
 static void read_block(void *argument, int64_t item, void *scratch)
@@ -126,43 +214,34 @@ static void read_block(void *argument, int64_t item, void *scratch)
     float *row = scratch, *taps_first = row + a->channels;
     int64_t k = a->d_values ? first_at_least(a->support, a->nnz, item * BLOCK * n) : a->nnz;
     for (int64_t o = item * BLOCK; o < end && o < a->outputs; o++) {
-        const float *weight = a->weight + o * n, *g = weight;
-        for (; k < a->nnz && a->support[k] < (o + 1) * n; k++)
-            a->d_values[k] = weight[entry_at(a, a->support[k] - o * n)];
+        const float *weight = a->weight + o * n;
+        const int64_t *support = a->support, first = o * n, past = first + n;
+        if (j->place)
+            for (; k < a->nnz && support[k] < past; k++) a->d_values[k] = weight[j->place[support[k] - first]];
+        else
+            for (; k < a->nnz && support[k] < past; k++) a->d_values[k] = weight[support[k] - first];
         if (!a->d_alpha) continue;
-        if (!a->channels_last) {
-            swap_axes(weight, a->channels, a->taps, taps_first);
-            g = taps_first;
-        }
-        double sum = 0;
-        for (int64_t i = o * a->terms; i < (o + 1) * a->terms; i++) {
-            const float *channel = mixing_row(a, a->source[i], row), *filter = a->bank + a->filter[i] * a->taps;
-            for (int64_t t = 0; t < a->taps; t++, g += a->channels) {
-                V part = {0};
-                float rest = 0;
-                int64_t c = 0;
-                for (; c + LANES <= a->channels; c += LANES)
-                    part += (V) * (const loose *)(g + c) * (V) * (const loose *)(channel + c);
-                for (; c < a->channels; c++) rest += g[c] * channel[c];
-                for (int l = 0; l < LANES; l++) rest += part[l];
-                sum += (double)rest * filter[t];
-            }
-            g -= n;
-        }
-        j->by_output[o] = sum;
+        if (!a->channels_last) swap_axes(weight, a->channels, a->taps, taps_first);
+        j->by_output[o] = read_output(a, o, a->channels_last ? weight : taps_first, row);
     }
 }
 
 static int run(const arguments *a, work_fn work)
 {
     job j = {.a = a};
-    const size_t bytes = sizeof(float) * (size_t)(a->channels * (a->taps + 1));
-    if (a->d_alpha && !(j.by_output = dctps_take(sizeof(double) * (size_t)a->outputs))) return -1;
-    const int failed = dctps_parallel((a->outputs + BLOCK - 1) / BLOCK, a->threads, bytes, work, &j);
+    const int64_t n = a->channels * a->taps;
+    int failed = a->d_alpha && !(j.by_output = dctps_take(sizeof(double) * (size_t)a->outputs));
+    if (!failed && a->channels_last && a->channels > 1 && a->taps > 1 && a->nnz) {
+        failed = !(j.place = dctps_take(sizeof(int32_t) * (size_t)n));
+        for (int64_t entry = 0, c = 0; !failed && c < a->channels; c++)
+            for (int64_t t = 0; t < a->taps; t++) j.place[entry++] = (int32_t)(t * a->channels + c);
+    }
+    const size_t bytes = sizeof(float) * (size_t)(a->channels + n);
+    failed = failed || dctps_parallel((a->outputs + BLOCK - 1) / BLOCK, a->threads, bytes, work, &j);
     double sum = 0;
     for (int64_t o = 0; !failed && a->d_alpha && o < a->outputs; o++) sum += j.by_output[o];
     if (a->d_alpha) *a->d_alpha = (float)sum;
-    dctps_give(j.by_output);
+    dctps_give(j.by_output), dctps_give(j.place);
     return failed;
 }
 

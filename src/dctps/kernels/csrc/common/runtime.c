@@ -10,7 +10,10 @@
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
+#define MAX_THREADS 128
 #define HELD 64 /* blocks kept for the next call: one for each thread, and a few for each call in flight */
+#define WASTE 4 /* times what is asked for that a held block may be */
+#define SMALL ((size_t)1 << 16) /* bytes below which the system's allocator does as well */
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { KEEP = 0 }; /* exact blocks, each of its own, so that every overrun is seen */
@@ -20,8 +23,11 @@ enum { KEEP = 1 };
 
 typedef struct {
     size_t bytes;
-    char pad[64 - sizeof(size_t)];
+    const void *user; /* the thread that had it last, in whose caches it may be */
+    char pad[64 - sizeof(size_t) - sizeof(void *)];
 } header;
+
+static _Thread_local char self; /* its address names the thread */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static header *held[HELD];
@@ -33,22 +39,35 @@ static void drop(header *h)
     free(h);
 }
 
-/* The smallest held block that fits, else a new one. */
+static int is_better(const header *a, const header *b)
+{
+    const int mine = a->user == &self, theirs = b->user == &self;
+    return mine != theirs ? mine : a->bytes < b->bytes;
+}
+
+/* Of the held blocks that fit and are no great waste one that this thread had, else the smallest; else a new one, in
+   the place of the largest that was too small, so that what is held at last is what one call needs at once. */
 void *dctps_take(size_t bytes)
 {
     header *found = NULL;
-    int at = -1;
+    int fit = -1, small = -1;
     pthread_mutex_lock(&lock);
-    for (int i = 0; KEEP && i < HELD; i++)
-        if (held[i] && held[i]->bytes >= bytes && (at < 0 || held[i]->bytes < held[at]->bytes)) at = i;
+    for (int i = 0; KEEP && bytes > SMALL && i < HELD; i++) {
+        if (!held[i] || held[i]->bytes > WASTE * bytes) continue;
+        if (held[i]->bytes < bytes) {
+            if (small < 0 || held[i]->bytes > held[small]->bytes) small = i;
+        } else if (fit < 0 || is_better(held[i], held[fit])) fit = i;
+    }
+    const int at = fit >= 0 ? fit : small;
     if (at >= 0) {
         found = held[at];
         held[at] = NULL;
     }
     pthread_mutex_unlock(&lock);
-    if (found) return found + 1;
-    if (KEEP) bytes = (bytes + 4095) / 4096 * 4096;
-    size_t whole = bytes + sizeof(header), alignment = 4096;
+    if (fit >= 0) return found + 1;
+    if (found) drop(found);
+    if (KEEP && bytes > SMALL) bytes = (bytes + sizeof(header) + 65535) / 65536 * 65536 - sizeof(header);
+    size_t whole = bytes + sizeof(header), alignment = bytes > SMALL ? 4096 : 64;
 #if defined(__linux__)
     if (whole >= (size_t)1 << 21) alignment = (size_t)1 << 21;
 #endif
@@ -66,8 +85,9 @@ void dctps_give(void *memory)
 {
     if (!memory) return;
     header *h = (header *)memory - 1;
+    h->user = &self;
     int at = 0;
-    if (!KEEP) {
+    if (!KEEP || h->bytes <= SMALL) {
         drop(h);
         return;
     }
@@ -102,39 +122,63 @@ EXPORT void dctps_release(void)
 
 /* torch's own OpenMP runtime, given at load: a second one would spin against it. */
 typedef void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*gomp_thread)(void);
 static gomp_parallel pool;
-EXPORT void dctps_set_pool(void *parallel) { pool = (gomp_parallel)parallel; }
+static gomp_thread pool_thread;
+EXPORT void dctps_set_pool(void *parallel, void *thread)
+{
+    pool = (gomp_parallel)parallel;
+    pool_thread = (gomp_thread)thread;
+}
 
 typedef struct {
     atomic_llong next;
+    long long end;
+    char pad[64 - sizeof(atomic_llong) - sizeof(long long)]; /* a line for each thread */
+} share;
+
+typedef struct {
+    share *share; /* one for each thread */
+    int64_t threads;
     atomic_int failed;
-    int64_t items;
     size_t bytes;
     work_fn work;
     void *arg;
 } region;
 
+/* A thread's own items, which it had in the last call of this size as well, then those that others left. */
 static void run(void *argument)
 {
     region *r = argument;
     void *scratch = NULL;
-    for (;;) {
-        int64_t item = atomic_fetch_add(&r->next, 1);
-        if (item >= r->items) break;
-        if (!scratch && r->bytes && !(scratch = dctps_take(r->bytes))) {
-            atomic_store(&r->failed, 1);
-            break;
+    const int64_t own = r->threads > 1 ? pool_thread() : 0;
+    for (int64_t i = 0; i < r->threads; i++) {
+        share *s = r->share + (own + i) % r->threads;
+        for (;;) {
+            int64_t item = atomic_fetch_add(&s->next, 1);
+            if (item >= s->end) break;
+            if (!scratch && r->bytes && !(scratch = dctps_take(r->bytes))) {
+                atomic_store(&r->failed, 1);
+                return;
+            }
+            r->work(r->arg, item, scratch);
         }
-        r->work(r->arg, item, scratch);
     }
     dctps_give(scratch);
 }
 
 int dctps_parallel(int64_t items, int64_t threads, size_t bytes, work_fn work, void *arg)
 {
-    region r = {.items = items, .bytes = bytes, .work = work, .arg = arg};
+    share shares[MAX_THREADS];
+    region r = {.share = shares, .bytes = bytes, .work = work, .arg = arg};
     if (threads > items) threads = items;
-    if (threads > 1 && pool)
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    r.threads = threads > 1 && pool && pool_thread ? threads : 1;
+    for (int64_t i = 0; i < r.threads; i++) {
+        atomic_init(&shares[i].next, items * i / r.threads);
+        shares[i].end = items * (i + 1) / r.threads;
+    }
+    if (r.threads > 1)
         pool(run, &r, (unsigned)threads, 0);
     else
         run(&r);

@@ -1,0 +1,50 @@
+"""Measure everything of docs/performance.md on an idle machine, in about twenty minutes.
+
+python benchmarks/measure.py && python benchmarks/tables.py
+
+SparseProp, scipy and torch-dct are measured where they are installed (extra `peers`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RESULT = "benchmarks/results/bench.json"
+
+# "linear" runs without --backends are what performance.py plots against density.
+COMMANDS = (
+    "linear --offsets dct sdct zero --backends auto transform --seconds 1",
+    "linear --sizes 512 1024 2048 4096 8192 --nnz-per-row 8 --seconds 1",
+    "linear --sizes 512 1024 2048 4096 --densities 0.0001 0.0003 0.001 0.003 0.01 0.03 0.1 --seconds 0.5",
+    "transform --sizes 512 576 768 1024 1152 1536 2048 2304 3072 4096 4608 8192 --seconds 1",
+    "conv --seconds 1",
+    "network --models vgg19 resnet50 --seconds 8",
+    "network --models mobilenetv2 lenet5 --seconds 8",
+    "latency --seconds 2",
+    "layers --seconds 0",
+    "memory --models vgg19 resnet50",
+)
+
+
+def main() -> None:
+    """Run the commands one after the other, into a new file; those that fail are named at the end."""
+    root = Path(__file__).parent.parent
+    (root / RESULT).unlink(missing_ok=True)
+    failed = []
+    for command in COMMANDS:
+        begun = time.perf_counter()
+        full = [sys.executable, "-m", "dctps", "bench", *shlex.split(command), "--json", RESULT]
+        done = subprocess.run(full, cwd=root, check=False)
+        print(f"{time.perf_counter() - begun:.0f} s: dctps bench {command}", flush=True)
+        if done.returncode:
+            failed.append(command)
+    if failed:
+        raise SystemExit(f"failed: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

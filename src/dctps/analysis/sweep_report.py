@@ -1,0 +1,268 @@
+"""A sweep as one page of HTML, from its run folders alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from dctps.analysis.aggregate import Cell
+from dctps.analysis.curves import Panel, draw_families, draw_panels, make_panels
+from dctps.analysis.figures import MANY
+from dctps.analysis.learning import draw_learning, learning_lines
+from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
+from dctps.analysis.runs import Run, read_runs
+from dctps.analysis.study import read_reasons
+from dctps.analysis.style import image, require_matplotlib, style
+from dctps.experiments.config import RunConfig, resolve, to_dict
+from dctps.experiments.folder import read_data
+from dctps.experiments.grid import Runs
+from dctps.files import write_atomically
+
+_DPI = 150
+_AXES = ("model", "dataset", "epochs", "train_images", "method", "density", "seed")
+_PLACE = ("device", "threads", "processes", "cpu", "kernels", "versions")
+_TABLE = "Percent, mean ± standard deviation over the seeds."
+_QUANTITIES: dict[str, Callable[[Run], float | None]] = {
+    "test accuracy": lambda run: run.test_accuracy,
+    "maximum validation accuracy": lambda run: run.max_val_accuracy,
+}
+
+
+def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
+    """Write the page of a sweep.
+
+    Args:
+        folder: of the sweep, or of a single run.
+        file: to write.
+        wanted: the runs of the sweep, from `grid`: those that have no folder are then shown as missing.
+
+    Raises:
+        ValueError: matplotlib is missing; as `RunFolderError`, there is no run, or a damaged one.
+        OSError: the file cannot be written.
+    """
+    require_matplotlib()
+    runs, wanted = read_runs(folder), {name: resolve(config) for name, config in (wanted or {}).items()}
+    reasons = read_reasons(folder)
+    if not runs and not wanted and not reasons:
+        raise ValueError(f"{folder} holds no run folders: give the --out of a `dctps sweep`")
+    content = to_page(f"Sweep {folder.resolve().name}", runs, wanted, reasons)
+    write_atomically(file, content.encode())
+
+
+def to_page(title: str, runs: Sequence[Run], wanted: Runs, reasons: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        title: of it.
+        runs: from `read_runs`.
+        wanted: resolved configurations that should be there, by name.
+        reasons: why runs have failed, by name.
+    """
+    names = {run.config: run.name for run in runs}
+    names = {config: name for name, config in wanted.items()} | names
+    notes = {config: reasons[name] for config, name in names.items() if name in reasons}
+    parts = [paragraph(_overview(runs, names, reasons))]
+    for label, configs in _groups(list(names)).items():
+        those = [run for run in runs if run.config in configs]
+        parts += _results(label, those, list(configs), notes)
+    parts += [heading("Runs"), _run_table(runs, names, reasons)]
+    parts += [heading("Configuration"), *_configuration(list(names))]
+    parts += [heading("Data"), _data(runs), heading("Environment"), _environments(runs)]
+    return page(title, parts)
+
+
+def _overview(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapping[str, str]) -> str:
+    done = {run.name for run in runs if run.summary is not None}
+    begun = {run.name for run in runs} - done
+    failed = set(reasons) - done
+    missing = set(names.values()) - done - begun - failed
+    seconds = sum(run.summary.get("seconds", 0) for run in runs if run.summary is not None)
+    counts = {"finished": done, "unfinished": begun - failed, "failed": failed, "missing": missing}
+    told = ", ".join(f"{len(those)} {state}" for state, those in counts.items() if those)
+    total = len(done | begun | failed | missing)
+    return f"{total} runs: {told}. The finished ones trained for {seconds / 3600:.2f} hours in all."
+
+
+def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
+    """Configurations that differ in method, density and seed alone, under what tells them from the others."""
+    cells: dict[tuple[Any, ...], list[RunConfig]] = {}
+    for config in configs:
+        cells.setdefault(tuple(getattr(config, name) for name in _AXES), []).append(config)
+    varied = [
+        field.name
+        for field in fields(RunConfig)
+        if any(len({getattr(c, field.name) for c in those}) > 1 for those in cells.values())
+    ]
+    groups: dict[str, set[RunConfig]] = {}
+    for config in configs:
+        label = ", ".join(f"{name} {getattr(config, name)}" for name in varied)
+        groups.setdefault(label, set()).add(config)
+    return groups
+
+
+def _results(
+    label: str, runs: Sequence[Run], configs: Sequence[RunConfig], notes: Mapping[RunConfig, str]
+) -> list[str]:
+    """A table and a figure of each accuracy, network and data set, and how the runs got there."""
+    parts = []
+    for quantity, value in _QUANTITIES.items():
+        for panel in make_panels(runs, configs, notes, value):
+            if quantity != "test accuracy" and not _has_values(panel):
+                continue  # nothing was held out, or nothing is finished
+            name = f"{quantity.capitalize()}: {_name(panel, label)}"
+            parts += [heading(name), paragraph(_TABLE), _panel_table(panel)]
+            if len(_densities(panel)) > 1 and _has_values(panel):
+                many = len(panel.curves) > MANY
+                figure = draw_families(panel, quantity) if many else draw_panels([panel], quantity)
+                parts.append(picture(image(figure, "png", _DPI), f"{name}, against density"))
+    for panel in make_panels(runs, configs, notes, _QUANTITIES["test accuracy"]):
+        for quantity in ("validation accuracy", "test accuracy"):
+            held_out = quantity == "validation accuracy"
+            those = [run for run in runs if panel.holds(run.config)]
+            lines = learning_lines([run for run in those if (run.config.validation_size > 0) == held_out])
+            if any(len(line) > 1 for methods in lines.values() for line in methods.values()):
+                name = f"{quantity.capitalize()} after each epoch: {_name(panel, label)}"
+                figure = draw_learning(lines, quantity)
+                parts += [heading(name), picture(image(figure, "png", _DPI), name)]
+    return parts
+
+
+def _name(panel: Panel, label: str) -> str:
+    return ", ".join(word for word in (panel.title, panel.effort, label) if word)
+
+
+def _has_values(panel: Panel) -> bool:
+    cells = [point.cell for curve in panel.curves.values() for point in curve]
+    return any(not cell.missing for cell in [*cells, *([panel.dense] if panel.dense else [])])
+
+
+def _panel_table(panel: Panel) -> str:
+    """Methods by densities; percent."""
+    densities = _densities(panel)
+    rows = [] if panel.dense is None else [[text(style("dense").label), _cell(panel.dense)]]
+    for method, curve in panel.curves.items():
+        cells = {point.density: point.cell for point in curve}
+        rows.append([text(style(method).label), "", *(_cell(cells.get(density)) for density in densities)])
+    rows = [[*row, *[""] * (2 + len(densities) - len(row))] for row in rows]
+    header = ["density", "all", *(f"{100 * density:g}%" for density in densities)]
+    if panel.dense is None:
+        header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
+    return table(header, rows, numbers=range(1, len(header)))
+
+
+def _densities(panel: Panel) -> list[float]:
+    return sorted({point.density for curve in panel.curves.values() for point in curve}, reverse=True)
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:  # no part of the sweep
+        return ""
+    if cell.missing and cell.note:
+        return lacking("failed")
+    if cell.n == cell.wanted:
+        return text(cell)
+    return lacking(cell).replace(" (n=", "<br>(n=")  # the column stays narrow
+
+
+def _run_table(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapping[str, str]) -> str:
+    """What became of each run."""
+    found = {run.name: run for run in runs}
+    rows = []
+    for name in sorted({*found, *names.values(), *reasons}):
+        run = found.get(name)
+        numbers = [_percent(run.test_accuracy), _percent(run.max_val_accuracy)] if run else ["", ""]
+        if run is None or run.summary is None:
+            rows.append([text(name), lacking(_state(run, reasons.get(name))), *numbers, *[""] * 4])
+            continue
+        size = run.summary["report"].get("disk_bytes")
+        rows.append(
+            [
+                *(text(name), text("finished"), *numbers),
+                *(text(f"{count:,}") for count in (run.weights_trained, run.numbers_trained)),
+                text("" if size is None else f"{size:,}"),
+                text(f"{run.summary.get('seconds', 0):,.0f}"),
+            ]
+        )
+    header = [
+        "run",
+        "state",
+        "test %",
+        "max. val. %",
+        "weights trained",
+        "numbers trained",
+        "bytes",
+        "seconds",
+    ]
+    return table(header, rows, numbers=range(2, len(header)), wide=[0, 1])
+
+
+def _state(run: Run | None, reason: str | None) -> str:
+    saved = "" if run is None else f"epoch {len(run.records)} of {run.config.epochs}"
+    if reason is not None:
+        return f"failed{f' after {saved}' if saved else ''}: {reason}"
+    return f"unfinished, {saved}" if saved else "missing"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else text(f"{100 * value:.2f}")
+
+
+def _configuration(configs: Sequence[RunConfig]) -> list[str]:
+    """What all runs share, and what they differ in."""
+    values: dict[str, list[Any]] = {}
+    for config in configs:
+        for name, value in to_dict(config).items():
+            if value not in values.setdefault(name, []):
+                values[name].append(value)
+    shared = [
+        [text(name), text(those[0])]
+        for name, those in values.items()
+        if len(those) == 1 and those[0] is not None
+    ]
+    varied = [
+        [text(name), text(", ".join("none" if value is None else str(value) for value in those))]
+        for name, those in values.items()
+        if len(those) > 1
+    ]
+    parts = []
+    if varied:
+        parts += [heading("Differs", 3), table(["field", "values"], varied, wide=[1])]
+    return [*parts, heading("Shared", 3), table(["field", "value"], shared, wide=[1])]
+
+
+def _data(runs: Sequence[Run]) -> str:
+    """What the runs were trained on."""
+    found = []
+    for run in runs:
+        data = read_data(run.path)
+        if data is not None and data not in found:
+            found.append(data)
+    columns = ("name", "classes", "channels", "image_size", "train", "test")
+    rows = []
+    for data in found:
+        sums = "; ".join(f"{part} {value}" for part, value in dict(data.get("sha256", {})).items())
+        rows.append([*(text(data.get(column, "")) for column in columns), text(sums)])
+    header = ["data set", "classes", "channels", "side", "training images", "test images", "SHA-256"]
+    return table(header, rows, numbers=range(1, 6), wide=[6])
+
+
+def _environments(runs: Sequence[Run]) -> str:
+    """Where the finished runs were trained, and how many of them in each place."""
+    counts: dict[tuple[str, ...], int] = {}
+    for run in runs:
+        if run.summary is not None:
+            places = [*run.summary.get("earlier_environments", []), run.summary]
+            key = tuple(
+                " then ".join(dict.fromkeys(_place(place, name) for place in places)) for name in _PLACE
+            )
+            counts[key] = counts.get(key, 0) + 1
+    rows = [[*map(text, key), text(count)] for key, count in counts.items()]
+    return table([*_PLACE, "runs"], rows, numbers=[len(_PLACE)])
+
+
+def _place(environment: Mapping[str, Any], name: str) -> str:
+    if name == "versions":
+        return ", ".join(f"{package} {version}" for package, version in environment.get(name, {}).items())
+    return str(environment.get(name, ""))

@@ -1,0 +1,202 @@
+"""Runs of a sweep on Ray: on this machine, or on every node of a cluster.
+
+A run is one Ray task, which holds its folder, saves itself and goes on just as in a worker of
+`dctps.experiments.workers`; the folders, and the data, must be on a file system that all nodes see. What Ray
+decides is where and when: a task asks for as many CPUs as the run has threads, and for its share of a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dctps.experiments.stacking import grouped
+from dctps.experiments.workers import Busy, Epoch, Event, Failed, Job, perform
+
+if TYPE_CHECKING:
+    from ray.util.queue import Queue
+
+_KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}
+_PAUSE = 0.5  # seconds between two looks at the epochs done
+_GRACE = 60.0  # seconds for the runs under way to save themselves
+
+
+def on_ray(
+    address: str = "local", *, runs_per_gpu: int = 1, stack: int = 1
+) -> Callable[[Sequence[Job], int], Iterator[tuple[str, Event]]]:
+    """The executor that does the jobs of a sweep as Ray tasks, to be given to `run_sweep`.
+
+    A process that is connected to Ray stays so, whatever the address; otherwise the connection lasts as long
+    as the sweep.
+
+    Args:
+        address: of a cluster's head (`host:port`); `"auto"` for the cluster that this machine belongs to, or
+            that RAY_ADDRESS names; `"local"` for a new instance on this machine alone.
+        runs_per_gpu: tasks that share a GPU, where the device is `"cuda"`, or `"auto"` and there are GPUs.
+        stack: runs that a task trains together at most, as `dctps.experiments.stacking.stacked` has it.
+
+    Raises:
+        ValueError: Ray is missing or not reached, or a number is less than 1; once jobs are given, they name
+            one certain GPU, or need more than this machine has.
+    """
+    if min(runs_per_gpu, stack) < 1:
+        raise ValueError(f"runs_per_gpu and stack must be at least 1, got {runs_per_gpu} and {stack}")
+    try:
+        import ray  # noqa: PLC0415
+    except ImportError:
+        raise ValueError("sweeps on Ray need it: pip install dctps[ray]") from None
+
+    def execute(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Event]]:
+        if not jobs:
+            return
+        with _connected(address):
+            total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            asked = {job.name: needs(job, total.get("GPU", 0), runs_per_gpu) for job in jobs}
+            if address == "local":  # a cluster may grow
+                _check_fit(asked, total)
+            at_once = min(workers, max(1, *(_fitting(resources, total) for resources in asked.values())))
+            groups = [[job] for job in jobs] if stack == 1 else grouped(jobs, stack, at_once)
+            yield from _execute(groups, workers, asked)
+
+    return execute
+
+
+def needs(job: Job, gpus: float, runs_per_gpu: int) -> dict[str, float]:
+    """The resources that Ray sets aside for a job.
+
+    Args:
+        job: with its threads and device.
+        gpus: of the whole cluster.
+        runs_per_gpu: runs that share one.
+
+    Raises:
+        ValueError: the job's device is one certain GPU.
+    """
+    device = job.place.get("device", "auto")
+    if device.startswith("cuda:"):
+        raise ValueError(f"on Ray the device cannot be {device!r}, since Ray deals out the GPUs: give cuda")
+    share = {"num_gpus": 1 / runs_per_gpu} if device == "cuda" or (device == "auto" and gpus) else {}
+    return {"num_cpus": float(job.place.get("threads") or 1), **share}
+
+
+def _fitting(resources: dict[str, float], total: dict[str, float]) -> int:
+    """How many tasks that need so much there can be at a time."""
+    return int(min(total.get(_KINDS[name], 0) / needed + 1e-6 for name, needed in resources.items()))
+
+
+def _check_fit(asked: dict[str, dict[str, float]], total: dict[str, float]) -> None:
+    """Make sure that no run waits for ever."""
+    for run, resources in asked.items():
+        if _fitting(resources, total) < 1:
+            needed = " and ".join(f"{needed:g} {_KINDS[name]}" for name, needed in resources.items())
+            there = " and ".join(f"{total.get(_KINDS[name], 0):g} {_KINDS[name]}" for name in resources)
+            raise ValueError(
+                f"{run} needs {needed}, and Ray has {there} on this machine: use fewer threads, or the "
+                f"device cpu"
+            )
+
+
+def _execute(
+    groups: Sequence[Sequence[Job]], workers: int, asked: dict[str, dict[str, float]]
+) -> Iterator[tuple[str, Event]]:
+    """As `workers.execute_groups`, in the cluster that this process is connected to."""
+    import ray  # noqa: PLC0415
+    from ray.util.queue import Queue  # noqa: PLC0415
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
+
+    task = ray.remote(max_retries=0)(_task)
+    # Beside this process, so that no other node's end takes the line away.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    line = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    waiting = deque([_anywhere(job) for job in group] for group in groups)
+    under_way: dict[Any, dict[str, Job]] = {}  # jobs by name, those that are not done
+    try:
+        while waiting or under_way:
+            while waiting and len(under_way) < workers:
+                jobs = waiting.popleft()
+                named = task.options(name=jobs[0].name, **asked[jobs[0].name])
+                under_way[named.remote(jobs, line)] = {job.name: job for job in jobs}
+            ended, _ = ray.wait(list(under_way), timeout=_PAUSE)
+            heard = line.get_nowait_batch(line.size())  # all that a task that has ended has said is there
+            for name, event in heard:
+                jobs_of = next(jobs for jobs in under_way.values() if name in jobs)
+                if isinstance(event, Busy):
+                    waiting.append([jobs_of[name]])
+                if not isinstance(event, Epoch):
+                    del jobs_of[name]
+                yield name, event
+            for reference in ended:
+                for name in under_way.pop(reference):
+                    yield name, _failure(reference)
+    finally:
+        for reference in under_way:
+            ray.cancel(reference)
+        if under_way:
+            ray.wait(list(under_way), num_returns=len(under_way), timeout=_GRACE)
+        line.shutdown()
+
+
+def _task(jobs: Sequence[Job], line: Queue) -> None:
+    """The jobs of one group, in a worker of Ray."""
+    # Ray cancels by this signal alone, which is ignored below a sweep that was begun in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for said in perform(jobs, lambda name, event: line.put((name, event))):
+        line.put(said)
+
+
+def _failure(reference: Any) -> Failed:
+    """Why a task has ended before its jobs were done."""
+    import ray  # noqa: PLC0415
+
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return Failed(str(error).strip().splitlines()[-1])  # a traceback, which ends in what was raised
+    except ray.exceptions.RayError as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return Failed(f"its Ray worker ended ({reason}); it goes on where it was last saved")
+    return Failed("its Ray task ended and did not say how")
+
+
+def _anywhere(job: Job) -> Job:
+    """The job with paths that do not depend on where a process was started."""
+    data = job.place.get("data_dir")
+    place = job.place if data is None else job.place | {"data_dir": Path(data).absolute()}
+    return replace(job, out=job.out.absolute(), place=place)
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """Be connected to Ray within."""
+    import ray  # noqa: PLC0415
+
+    if ray.is_initialized():
+        yield
+        return
+    variables = {name: value for name, value in os.environ.items() if name.startswith("DCTPS_")}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    main = threading.current_thread() is threading.main_thread()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": variables},
+            include_dashboard=False if address == "local" else None,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Ray at {address!r} is not reached: {error}") from None
+    if main:  # it sets a handler of its own
+        signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        ray.shutdown()

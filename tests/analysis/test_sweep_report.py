@@ -1,0 +1,156 @@
+"""The page of a sweep: what it says, and what a real browser makes of it."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from tests.browser import measure
+from tests.faults import TINY, train_tiny
+
+from dctps.analysis.study import keep_failures
+from dctps.analysis.sweep_report import write_report
+from dctps.cli import main
+from dctps.experiments.folder import RunFolderError
+
+HOSTILE = '<script>alert("1")</script> & <img src=x>'
+CONFIGS = {
+    f"{method}-{density}-{seed}": replace(TINY, method=method, density=density, seed=seed)
+    for method in ("dctps", "random-epl", "dense")
+    for density in ((0.2, 0.1) if method != "dense" else (0.2,))
+    for seed in (0, 1)
+}
+UNFINISHED, FAILED, MISSING = "random-epl-0.1-1", "dctps-0.1-1", "dctps-0.1-0"
+
+
+class Stop(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Runs of every fate."""
+    root = tmp_path_factory.mktemp("page") / "a & <b>"
+    for name, config in CONFIGS.items():
+        if name not in (FAILED, MISSING, UNFINISHED):
+            train_tiny(root / name, config)
+
+    def stop(record):
+        raise Stop
+
+    with pytest.raises(Stop):
+        train_tiny(root / UNFINISHED, CONFIGS[UNFINISHED], on_epoch=stop)
+    keep_failures(root, CONFIGS, {FAILED: HOSTILE})
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(sweep):
+    file = sweep.parent / "report.html"
+    write_report(sweep, file, CONFIGS)
+    return file.read_text()
+
+
+class Elements(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.links, self.open, self.cells = [], [], [], [[]]
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "td" in self.open or "th" in self.open:
+            self.cells[-1][-1] += data
+
+
+def test_it_is_one_file_in_which_nothing_runs(page):
+    elements = Elements(page)
+    assert not elements.open
+    assert not {"script", "iframe", "object"} & set(elements.tags)
+    assert elements.tags.count("img") == 3  # test, validation, by epoch
+    assert elements.links and all(link.startswith("data:") for link in elements.links)
+
+
+def test_it_tells_each_runs_fate_and_the_numbers_of_its_summary(page, sweep):
+    rows = {row[0]: row[1:] for row in Elements(page).cells if row and row[0] in CONFIGS}
+    assert list(rows) == sorted(CONFIGS)
+    for name, row in rows.items():
+        if (sweep / name / "summary.json").exists():
+            summary = json.loads((sweep / name / "summary.json").read_text())
+            trained = sum(summary["report"]["trainable"].values())
+            assert row[:2] == ["finished", f"{100 * summary['last_test_accuracy']:.2f}"]
+            assert row[4] == f"{trained:,}"
+    assert rows[UNFINISHED][0] == "unfinished, epoch 1 of 2"
+    assert rows[FAILED][0] == f"failed: {HOSTILE}"
+    assert rows[MISSING][0] == "missing"
+    assert "10 runs: 7 finished, 1 unfinished, 1 failed, 1 missing." in page
+
+
+def test_its_means_are_those_of_the_runs(page, sweep):
+    def accuracy(name):
+        return 100 * json.loads((sweep / name / "summary.json").read_text())["last_test_accuracy"]
+
+    cells = Elements(page).cells
+    assert ["density", "all", "20%", "10%"] in cells
+    rows = {row[0]: row for row in reversed(cells) if row and row[0] in ("dense", "DCTpS", "Random (EPL)")}
+    for row, method, place in ((rows["DCTpS"], "dctps", 2), (rows["dense"], "dense", 1)):
+        values = [accuracy(f"{method}-0.2-0"), accuracy(f"{method}-0.2-1")]
+        mean, std = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
+        assert row[place] == f"{mean:.1f} ± {std:.1f}"
+    assert rows["DCTpS"][3] == "failed"
+    assert rows["Random (EPL)"][3] == f"{accuracy('random-epl-0.1-0'):.1f}(n=1 of 2)"
+
+
+def test_settings_that_differ_are_told_apart(tmp_path):
+    for lr in (0.01, 0.001):
+        train_tiny(tmp_path / f"lr{lr}", replace(TINY, lr=lr, epochs=1))
+    write_report(tmp_path, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<h2>Test accuracy: tiny, tiny, 1 epoch, lr 0.01</h2>") == 1
+    assert page.count("<h2>Test accuracy: tiny, tiny, 1 epoch, lr 0.001</h2>") == 1
+
+
+def test_a_browser_shows_it_at_the_width_of_a_phone_and_of_a_screen(page):
+    found, complaints = measure(page, [390, 1280])
+    assert complaints == []
+    for width, frame in found.items():
+        assert frame["scrolls"] == 0 and frame["beyond"] == []
+        assert len(frame["images"]) == 3 and min(frame["images"]) > 600
+        assert all(200 < shown <= max(width, 704) for shown in frame["shown"])
+        assert frame["resources"] == [] and frame["scripts"] == 0
+        assert HOSTILE in frame["text"]
+
+
+def test_the_browser_would_notice(page):
+    """What the test above looks for, were it there."""
+    bad = page.replace(
+        "</body>", '<div style="width: 2000px">x</div><img src="http://127.0.0.1:9/x.png"></body>'
+    )
+    found, complaints = measure(bad, [390])
+    assert found[390]["scrolls"] > 0 and found[390]["beyond"]
+    assert found[390]["images"][-1] == 0
+    assert any("Content Security Policy" in line for line in complaints)
+
+
+def test_the_command(sweep, tmp_path, capsys):
+    assert main(["report", str(sweep), "--html", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    assert "<title>Sweep a &amp; &lt;b&gt;</title>" in (tmp_path / "page.html").read_text()
+    assert main(["report", str(tmp_path), "--html", str(tmp_path / "no.html")]) == 2
+    assert "holds no run folders" in capsys.readouterr().err
+    assert main(["report", str(sweep), "--file", "sweep.toml"]) == 2
+    with pytest.raises(RunFolderError, match="there is no folder"):
+        write_report(tmp_path / "nowhere", tmp_path / "no.html")
