@@ -53,6 +53,12 @@ def accuracy(rows: Rows) -> str:
     return "\n\n".join(parts)
 
 
+def number(text: str) -> str:
+    """Two digits, or all before the point."""
+    value = float(text)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def spectra(summary: Rows, layers: Rows) -> str:
     """How many singular values are not 0, their range, and how many layers are emptied."""
     emptied = {(row["method"], row["density"]): float(row["emptied_layers"]) for row in layers}
@@ -64,7 +70,7 @@ def spectra(summary: Rows, layers: Rows) -> str:
         text = f"all {row['values']} are 0" if count == 0 else f"{count:g}"
         if count > 0:
             text += f", {least:g} above" if least < count else ""
-            text += f", {float(row['smallest']):.2g} to {float(row['largest']):.2g}"
+            text += f", {number(row['smallest'])} to {number(row['largest'])}"
         empty = emptied.get((row["method"], row["density"]), 0) if row["steps"] == "0" else 0
         return text + (f"; {empty:g} empty" if empty else "")
 
