@@ -33,7 +33,7 @@ def accuracy(rows: Rows) -> str:
     """Mean and deviation of each method at each density, a table for each network and effort."""
     panels: dict[tuple[str, ...], Rows] = {}
     for row in rows:
-        key = (row["model"], row["dataset"], row["epochs"], row["train_images"])
+        key = (row["model"], row["dataset"], row["epochs"], row["train_images"], row["image_size"])
         panels.setdefault(key, []).append(row)
 
     def cell(row: dict[str, str]) -> str:
@@ -44,8 +44,9 @@ def accuracy(rows: Rows) -> str:
         return text if row["n"] == row["wanted"] else f"{text} (n = {row['n']} of {row['wanted']})"
 
     parts = []
-    for (model, dataset, epochs, images), those in panels.items():
+    for (model, dataset, epochs, images, pixels), those in panels.items():
         of = f" of {int(images):,} images" if images else ""
+        of += f", {pixels} x {pixels} pixels" if pixels else ""
         seeds = max(int(row["wanted"]) for row in those)
         parts.append(
             f"{model}, {dataset}, {epochs} epochs{of}, n = {seeds}, in percent:\n\n{by_density(those, cell)}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
+Place = tuple[str, str, int, int | None, int | None]
 
 _LONGEST_REASON = 70  # letters, beside a panel
 
@@ -49,6 +50,7 @@ class Panel:
         dataset: the data set.
         epochs: of every run.
         images: that every run trains on in an epoch; None for all.
+        pixels: side that images were resized to; None for their own.
         curves: by method, its points from the densest.
         dense: the cell of the dense network, if it is wanted.
     """
@@ -57,6 +59,7 @@ class Panel:
     dataset: str
     epochs: int
     images: int | None
+    pixels: int | None
     curves: dict[str, list[Point]]
     dense: Cell | None
 
@@ -68,13 +71,15 @@ class Panel:
 
     def holds(self, config: RunConfig) -> bool:
         """Whether a run belongs here."""
-        return _place(config) == (self.model, self.dataset, self.epochs, self.images)
+        place = (self.model, self.dataset, self.epochs, self.images, self.pixels)
+        return panel_of(config) == place
 
     @property
     def effort(self) -> str:
         """How long its runs train."""
         images = "" if self.images is None else f" of {self.images:,} images"
-        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}{images}"
+        pixels = "" if self.pixels is None else f", {self.pixels} x {self.pixels} pixels"
+        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}{images}{pixels}"
 
     @property
     def seeds(self) -> int:
@@ -87,6 +92,11 @@ MODELS = {
     "lenet5": "LeNet-5", "resnet18": "ResNet18", "resnet50": "ResNet50", "vgg19": "VGG19",
     "mobilenetv2": "MobileNetV2", "fixup-resnet110": "FixupResNet110",
 }  # fmt: skip
+
+
+def panel_of(config: RunConfig) -> Place:
+    """What runs of one panel have in common: the first attributes of `Panel`."""
+    return config.model, config.dataset, config.epochs, config.train_images, config.image_size
 
 
 def make_panels(
@@ -105,10 +115,10 @@ def make_panels(
     """
     cells = over_seeds(runs, value, wanted, notes)
     weights = {setting(run.config): run.weights_trained for run in runs if run.summary is not None}
-    panels: dict[tuple[str, str, int, int | None], Panel] = {}
-    dense: dict[tuple[str, str, int, int | None], Cell] = {}
+    panels: dict[Place, Panel] = {}
+    dense: dict[Place, Cell] = {}
     for config, cell in cells.items():
-        key = _place(config)
+        key = panel_of(config)
         panel = panels.setdefault(key, Panel(*key, {}, None))
         if config.density is None:
             dense[key] = cell
@@ -116,10 +126,6 @@ def make_panels(
             point = Point(config.density, weights.get(config), cell)
             panel.curves.setdefault(config.method, []).append(point)
     return [replace(panel, curves=_in_order(panel.curves), dense=dense.get(k)) for k, panel in panels.items()]
-
-
-def _place(config: RunConfig) -> tuple[str, str, int, int | None]:
-    return config.model, config.dataset, config.epochs, config.train_images
 
 
 def rows_of(panels: Sequence[Panel]) -> Rows:
@@ -137,6 +143,7 @@ def rows_of(panels: Sequence[Panel]) -> Rows:
                     "dataset": panel.dataset,
                     "epochs": panel.epochs,
                     "train_images": panel.images,
+                    "image_size": panel.pixels,
                     "method": method,
                     "density": None if method == "dense" else point.density,
                     "weights_trained": point.weights,

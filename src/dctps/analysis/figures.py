@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dctps.analysis.curves import Panel, draw_families, draw_panels, make_panels, rows_of
@@ -94,4 +95,4 @@ def _only(panel: Panel, others: Sequence[Panel]) -> Panel:
         for method, curve in panel.curves.items()
         if method in methods
     }
-    return Panel(panel.model, panel.dataset, panel.epochs, panel.images, curves, panel.dense)
+    return replace(panel, curves=curves)

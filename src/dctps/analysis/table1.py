@@ -77,8 +77,7 @@ def drop(panel: Panel, cell: Cell) -> float | None:
 
 
 def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) -> dict[str, Any]:
-    key = (config.model, config.dataset, config.epochs, config.train_images)
-    (panel,) = (p for p in panels if (p.model, p.dataset, p.epochs, p.images) == key)
+    (panel,) = (p for p in panels if p.holds(config))
     if config.density is None:
         cell = panel.dense or Cell((), 0)
     else:
