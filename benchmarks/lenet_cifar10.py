@@ -21,11 +21,12 @@ from dctps.benchmarking.record import commit, processor
 from dctps.experiments.folder import RunFolder, read_summary
 from dctps.experiments.grid import Runs, grid
 from dctps.experiments.methods import METHODS
+from dctps.experiments.stacking import stacked
 from dctps.experiments.sweep import run_sweep
 
 RESULTS = Path(__file__).parent / "results"
 ALL = {"model": "lenet5", "dataset": "cifar10"}
-IMP_LEVELS = 8  # a training for each, where 20% at a time would be 18 and 24
+IMP_LEVELS = 4  # a training for each, where 20% at a time would be 18 and 24
 STUDIES: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "offsets": (
         "lenet_cifar10",
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the runs; default runs/ and the result's name")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--stack", type=int, default=1, help="runs that a worker trains together")
     parser.add_argument("--finished", action="store_true", help="train nothing: a table of the finished runs")
     parser.add_argument("--result", type=Path)
     parser.add_argument("--note", help="what else to say of how the runs were made")
@@ -91,7 +93,10 @@ def main() -> None:
     runs = grid(*tables, shared=ALL | {"epochs": arguments.epochs})
     out = arguments.out or Path("runs") / name
     if not arguments.finished:
-        done = run_sweep(runs, out, workers=arguments.workers, progress=True, on_note=print)
+        executor = stacked(arguments.stack)
+        done = run_sweep(
+            runs, out, workers=arguments.workers, executor=executor, progress=True, on_note=print
+        )
         if done.failed:
             raise SystemExit("\n".join(f"{run} failed: {error}" for run, error in done.failed.items()))
     missing = [run for run, config in runs.items() if RunFolder(out / run, config).finished() is None]

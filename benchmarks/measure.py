@@ -17,14 +17,14 @@ RESULT = "benchmarks/results/bench.json"
 
 # "linear" runs without --backends are what performance.py plots against density.
 COMMANDS = (
-    "linear --offsets dct sdct zero --backends auto transform --seconds 1",
-    "linear --sizes 512 1024 2048 4096 8192 --nnz-per-row 8 --seconds 1",
-    "linear --sizes 512 1024 2048 4096 --densities 0.0001 0.0003 0.001 0.003 0.01 0.03 0.1 --seconds 0.5",
-    "transform --sizes 512 576 768 1024 1152 1536 2048 2304 3072 4096 4608 8192 --seconds 1",
-    "conv --seconds 1",
-    "network --models vgg19 resnet50 --seconds 8",
-    "network --models mobilenetv2 lenet5 --seconds 8",
-    "latency --seconds 2",
+    "linear --offsets dct sdct zero --backends auto transform --seconds 0.7",
+    "linear --sizes 512 1024 2048 4096 8192 --nnz-per-row 8 --seconds 0.5",
+    "linear --sizes 512 1024 2048 4096 --densities 0.0001 0.0003 0.001 0.003 0.01 0.03 0.1 --seconds 0.3",
+    "transform --sizes 512 576 768 1024 1152 1536 2048 2304 3072 4096 4608 8192 --seconds 0.6",
+    "conv --seconds 0.7",
+    "network --models vgg19 resnet50 --seconds 5",
+    "network --models mobilenetv2 lenet5 --seconds 5",
+    "latency --seconds 1",
     "layers --seconds 0",
     "memory --models vgg19 resnet50",
 )
