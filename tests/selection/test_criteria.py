@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tests.selection import naive
 from torch import nn
@@ -197,6 +197,9 @@ def test_synflow_conserves_flow_and_empties_no_layer_of_a_chain():
     assert all(mask.any() for mask in kept.values())
 
 
+# On narrow chains the last weights of a budget may have lost their connection: a warning says so.
+@pytest.mark.filterwarnings("ignore:after the last step of synflow:UserWarning")
+@example(widths=[9, 4, 4], each=10, seed=0)
 @settings(max_examples=15, deadline=None)
 @given(
     widths=st.lists(st.integers(4, 12), min_size=3, max_size=8),

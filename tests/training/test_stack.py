@@ -12,6 +12,7 @@ from torch import nn
 
 import dctps
 from dctps.data import batches, load_dataset
+from dctps.dynamic import DSR, SET, RigL
 from dctps.experiments.config import METHODS, RunConfig, resolve
 from dctps.experiments.network import build_network
 from dctps.experiments.scoring import ScoringBatches
@@ -71,6 +72,55 @@ def test_twenty_steps_are_those_of_separate_runs():
             torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-9)
             moved = max([moved, *p.detach().abs().flatten().tolist()])
     assert moved > 0.05  # they have trained
+
+
+def test_supports_that_move_are_those_of_separate_runs():
+    """RigL, SET and DSR beside a network that stays, float64, a change after every fifth step."""
+    dataset = load_dataset("digits")
+    stream = batches(dataset.train, 8, mean=dataset.mean, std=dataset.std, augment=False)
+    data = [(images.double(), labels) for images, labels in islice(stream, 20)]
+    moving = [RigL, RigL, SET, DSR, None]
+    methods = ["dctps", "random-erk", "random-erk", "sdctps", "dctps"]
+    alone = [network(method, 0.05, seed, dataset).double() for seed, method in enumerate(methods)]
+    stacked, before = copy.deepcopy(alone), copy.deepcopy(alone)
+
+    def trainers(model, kind):
+        optimizer = build_optimizer("adam", parameter_groups(model, 5e-4), lr=6e-3)
+        seeded = {} if kind is RigL else {"seed": 7}
+        return optimizer, kind and kind(model, optimizer, update_interval=5, end=20, **seeded)
+
+    for model, kind in zip(alone, moving, strict=True):
+        optimizer, dynamics = trainers(model, kind)
+        for images, labels in data:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            if dynamics:
+                dynamics.step()
+    stack = Stack(stacked)
+    members = [(model, *trainers(model, kind)) for model, kind in zip(stacked, moving, strict=True)]
+    for images, labels in data:
+        stack.step(images, labels)
+        due = [(model, optimizer) for model, optimizer, dynamics in members if dynamics and dynamics.due]
+        for model, optimizer in due:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+        for _, optimizer, dynamics in members:
+            optimizer.step()
+            if dynamics:
+                dynamics.step()
+        if due:
+            stack.lay_out()
+    for one, other, start, kind in zip(alone, stacked, before, moving, strict=True):
+        changed = False
+        for (name, layer), like, was in zip(
+            one.named_modules(), other.modules(), start.modules(), strict=True
+        ):
+            if isinstance(layer, dctps.DpSLinear | dctps.DpSConv2d):
+                assert torch.equal(layer.support, like.support), name
+                torch.testing.assert_close(like.values, layer.values, rtol=1e-9, atol=1e-9)
+                changed |= not torch.equal(layer.support, was.support)
+        assert changed == (kind is not None)
 
 
 @st.composite
