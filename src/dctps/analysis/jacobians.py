@@ -135,7 +135,7 @@ def draw_spectra(initial: Sequence[Spectra], trained: Sequence[Spectra]) -> Figu
             axes.legend(fontsize=6.5, loc="lower left", handlelength=3.0, framealpha=0.9)
         axes_row[0].set_ylabel(f"singular value\n({title})", fontsize=9)
     span = math.log10(top / low)
-    grid[0, 0].set_ylim(low / 10 ** (0.45 * span + 1), 10 ** (0.05 * span) * top)  # room for the legends
+    grid[0, 0].set_ylim(low / 10 ** (0.65 * span + 1), 10 ** (0.05 * span) * top)  # room for the legends
     for axes, density in zip(grid[0], densities, strict=True):
         axes.set_title(f"density {100 * density:g}%", fontsize=10)
     for axes in grid[-1]:
