@@ -89,9 +89,8 @@ def sigterm_raises(message: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if _raised and not isinstance(
-            interrupt, Stopped
-        ):  # native code, as Ray's, has put its own in its place
+        # Native code, as Ray's, has put its own in the place of `Stopped`.
+        if _raised and not isinstance(interrupt, Stopped):
             raise Stopped(_raised[-1], message) from None
         raise
     finally:

@@ -11,11 +11,12 @@ from dctps.experiments.network import plain_network
 from dctps.experiments.workers import Event, Job, execute_groups
 from dctps.training import NotAChain, chain_of
 
-# In these the runs of a stack may differ: each has its own network, optimizer and schedule.
+# In these the runs of a stack may differ: each has its own network, optimizer, schedule and dynamics.
 _OWN = (
     *("method", "density", "seed", "batch_seed", "offset", "allocation", "criterion", "alpha"),
     *("alpha_trainable", "projection", "optimizer", "lr", "momentum", "nesterov", "weight_decay"),
-    *("decay_alpha", "decay_norm_bias", "schedule", "milestones", "clip_norm"),
+    *("decay_alpha", "decay_norm_bias", "schedule", "milestones", "clip_norm", "options"),
+    *("dynamics", "update_interval", "drop_fraction", "dynamics_end"),
 )
 _USUAL = Description(classes=10, channels=3, image_size=32)  # where only a data set's files say
 
