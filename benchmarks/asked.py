@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from markdown_tables import table
+
 Cell = dict[str, Any]
 
 LINEAR = {  # times nn.Linear, forward and backward, at density 0.1%, 1%, 5%
@@ -46,16 +48,17 @@ def tables(cells: dict[str, list[Cell]]) -> str:
     if not found:
         return ""
     reached = [measured <= asked if most else measured >= asked for _, _, asked, measured, most in found]
-    lines = ["| what | which | asked | measured | reached |", "| --- | --- | --- | --- | --- |"]
+    shown = []
     for (what, which, asked, measured, most), good in zip(found, reached, strict=True):
         if good and asked == NEVER_SLOWER:
             continue
         sign = "at most " if most else ""
-        lines.append(f"| {what} | {which} | {sign}{asked:.3g} | {measured:.3g} | {'yes' if good else 'no'} |")
+        shown.append((what, which, f"{sign}{asked:.3g}", f"{measured:.3g}", "yes" if good else "no"))
     text = (
         f"{sum(reached)} of {len(found)} are reached. Layers and networks that need only keep up with dense "
     )
-    return text + "are listed where they do not.\n\n" + "\n".join(lines)
+    heads = ("what", "which", "asked", "measured", "reached")
+    return text + "are listed where they do not.\n\n" + table(heads, shown)
 
 
 def _linear(cell: Cell) -> Iterator[Row]:

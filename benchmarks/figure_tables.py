@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from markdown_tables import table
+
 Rows = list[dict[str, str]]
 
 
@@ -23,10 +25,8 @@ def by_density(rows: Rows, cell: Callable[[dict[str, str]], str]) -> str:
     for row in rows:
         at = [float(row["density"])] if row["density"] else densities[:1]
         cells.setdefault(row["method"], {}).update(dict.fromkeys(at, cell(row)))
-    header = ["method", *(f"{100 * d:g}%" for d in densities)]
-    lines = [header, ["---"] * len(header)]
-    lines += [[method, *(found.get(d, "") for d in densities)] for method, found in cells.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    heads = ["method", *(f"{100 * d:g}%" for d in densities)]
+    return table(heads, ([method, *(found.get(d, "") for d in densities)] for method, found in cells.items()))
 
 
 def accuracy(rows: Rows) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import asked
+from markdown_tables import table
 
 from dctps.benchmarking.record import read_runs
 
@@ -59,11 +60,6 @@ def ratio(cell: Cell, name: str) -> str:
         cell["candidates"][base][f"{q}_ms"] / cell["candidates"][name][f"{q}_ms"] for q in ("median", "p10")
     )
     return " / ".join(f"{r:.2f}" if r < 10 else f"{r:.1f}" for r in both)
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def speedups(cells: list[Cell], fields: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import figure_tables
 import performance
+from markdown_tables import table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -19,10 +20,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def lenet(result: dict[str, Any]) -> str:
     """Accuracy, trained numbers and bytes for each method and density."""
-    lines = [
-        "| method | density | test accuracy | trained numbers | of them values | bytes in memory | on disk |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = (
+        "method",
+        "density",
+        "test accuracy",
+        "trained numbers",
+        "of them values",
+        "bytes in memory",
+        "on disk",
+    )
+    rows = []
     for row in sorted(result["rows"], key=lambda row: -(row["density"] or 1)):
         mean, std = row["test_accuracy_mean"], row["test_accuracy_std"]
         numbers = row["trainable"]
@@ -35,17 +42,23 @@ def lenet(result: dict[str, Any]) -> str:
             f"{row['memory_bytes']:,}",
             f"{row['disk_bytes']:,}",
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(heads, rows)
 
 
 def methods(result: dict[str, Any]) -> str:
     """Accuracy and cost of every method at each density, by accuracy."""
-    lines = [
-        "| method | density | test accuracy, last epoch | best validation | weights that train "
-        "| trained numbers | epochs in all | seconds |",
-        "| --- " * 8 + "|",
-    ]
+    heads = (
+        "method",
+        "density",
+        "test accuracy, last epoch",
+        "best validation",
+        "weights that train",
+        "trained numbers",
+        "epochs in all",
+        "seconds",
+    )
+    rows = []
     for row in sorted(result["rows"], key=lambda row: (-(row["density"] or 1), -row["test_accuracy_mean"])):
         numbers = row["trainable"]
         weights = numbers["values"] + numbers["dense"] + numbers.get("dimensions", 0)
@@ -59,8 +72,8 @@ def methods(result: dict[str, Any]) -> str:
             str(row["epochs_trained"][0]),
             f"{row['seconds'][0]:,.0f}",
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(heads, rows)
 
 
 def methods_section(result: dict[str, Any]) -> str:
@@ -84,11 +97,17 @@ has dimensions in place of weights. Seconds are those of a run on one thread, se
 
 def selection_cost(result: dict[str, Any]) -> str:
     """Time and memory to a support of whole networks."""
-    lines = [
-        "| network | criterion | looks | seconds | CPU seconds | of them measured "
-        "| memory beside the model, MB | bytes for each weight |",
-        "| --- " * 8 + "|",
-    ]
+    heads = (
+        "network",
+        "criterion",
+        "looks",
+        "seconds",
+        "CPU seconds",
+        "of them measured",
+        "memory beside the model, MB",
+        "bytes for each weight",
+    )
+    rows = []
     full = {"force": 60, "iter-snip": 60, "synflow": 100}
     for row in result["rows"]:
         looks = full.get(row["criterion"], 1)
@@ -103,7 +122,7 @@ def selection_cost(result: dict[str, Any]) -> str:
             f"{row['peak_bytes'] / 1e6:,.0f}",
             f"{row['peak_bytes_per_weight']:.1f}",
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     first = result["rows"][0]
     return "\n".join(
         [
@@ -112,7 +131,7 @@ def selection_cost(result: dict[str, Any]) -> str:
             f"seconds of criteria that were given fewer looks are in proportion. Memory is the largest "
             f"resident one above that with the dense network built, activations included.",
             "",
-            *lines,
+            table(heads, rows),
             "",
             source(result),
         ]
@@ -179,10 +198,16 @@ def fill(page: Path, name: str, table: str) -> None:
 
 def hyperplane(result: dict[str, Any]) -> str:
     """What each projection costs."""
-    lines = [
-        "| projection | D | d | drawn once in, s | held, bytes | P v, ms | P^T g, ms |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = (
+        "projection",
+        "D",
+        "d",
+        "drawn once in, s",
+        "held, bytes",
+        "P v, ms",
+        "P^T g, ms",
+    )
+    rows = []
     for cell in result["cells"]:
         numbers = (f"{cell[name]:,}" for name in ("size", "dimensions"))
         times = (f"{cell[name]:.2f}" for name in ("forward_ms", "backward_ms"))
@@ -193,16 +218,21 @@ def hyperplane(result: dict[str, Any]) -> str:
             f"{cell['held_bytes']:,}",
             *times,
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(heads, rows)
 
 
 def rigl_memory(result: dict[str, Any]) -> str:
     """What RigL adds to a step of the layers with the largest dense gradients, in MB."""
-    lines = [
-        "| layer | in, out, kernel | dense gradient | largest block | peak of a step | of an update step |",
-        "| --- " * 6 + "|",
-    ]
+    heads = (
+        "layer",
+        "in, out, kernel",
+        "dense gradient",
+        "largest block",
+        "peak of a step",
+        "of an update step",
+    )
+    rows = []
     for row in sorted(result["rows"], key=lambda row: -row["dense_gradient"])[:6]:
         inputs, outputs, kernel = row["shape"][:3]
         sizes = ("dense_gradient", "largest_block", "peak_of_a_step", "peak_of_an_update_step")
@@ -211,7 +241,7 @@ def rigl_memory(result: dict[str, Any]) -> str:
             f"{inputs}, {outputs}, {kernel} x {kernel}",
             *(f"{row[name] / 1e6:.1f}" for name in sizes),
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     most = f"{result['most_that_rigl_adds'] / 1e6:.1f} MB"
     whole = {name: f"{value / 1e6:,.1f} MB" for name, value in result["whole_network"].items()}
     return "\n".join(
@@ -224,7 +254,7 @@ def rigl_memory(result: dict[str, Any]) -> str:
             f"most, of which up to {result['block_bytes'] / 1e6:.1f} MB are the block, the rest what torch's "
             f"kernel takes for it.",
             "",
-            *lines,
+            table(heads, rows),
             "",
             source(result),
         ]
@@ -233,10 +263,14 @@ def rigl_memory(result: dict[str, Any]) -> str:
 
 def stacked(result: dict[str, Any]) -> str:
     """What an epoch of one run costs alone and in a stack."""
-    lines = [
-        "| method | density | epoch alone, s | in a stack, s | speed-up |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    heads = (
+        "method",
+        "density",
+        "epoch alone, s",
+        "in a stack, s",
+        "speed-up",
+    )
+    rows = []
     for row in result["rows"]:
         alone, together = (row["epoch_seconds"][name] for name in ("alone", "stacked"))
         cells = (
@@ -246,7 +280,7 @@ def stacked(result: dict[str, Any]) -> str:
             f"{together:.2f}",
             f"{row['speed_up']:.1f}x",
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     total = {name: sum(row["epoch_seconds"][name] for row in result["rows"]) for name in ("alone", "stacked")}
     return "\n".join(
         [
@@ -254,7 +288,7 @@ def stacked(result: dict[str, Any]) -> str:
             f"included. The rows together take {total['stacked']:.1f} s in stacks and {total['alone']:.1f} s "
             f"run by run, {total['alone'] / total['stacked']:.1f} times as long.",
             "",
-            *lines,
+            table(heads, rows),
             "",
             source(result),
         ]
