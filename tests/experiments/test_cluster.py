@@ -98,29 +98,31 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
     assert "loss" in result.failed[bad] and "Traceback" not in result.failed[bad]
 
 
+def parent(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def workers_of_ray():
-    """Process numbers of the workers that are at a task."""
+    """Process numbers of this process's workers that are at a task; other test processes have their own Ray."""
     busy = []
     for entry in Path("/proc").iterdir():
         try:
-            title = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::lenet5-digits"):
+                busy += [int(entry.name)] if parent(parent(entry.name)) == os.getpid() else []
         except OSError:
             continue
-        if title.startswith(b"ray::lenet5-digits"):
-            busy.append(int(entry.name))
     return busy
 
 
 def test_a_worker_that_is_killed_loses_nothing(tmp_path, one_by_one):
-    killed = []
+    def kill_one():
+        while not (busy := workers_of_ray()):
+            time.sleep(0.01)
+        os.kill(busy[0], signal.SIGKILL)
 
-    def kill_one(line):
-        if not killed:
-            killed.extend(workers_of_ray()[:1])
-            for process in killed:
-                os.kill(process, signal.SIGKILL)
-
-    result = run_sweep(RUNS, tmp_path, workers=2, device="cpu", executor=on_ray(), on_note=kill_one)
+    # As soon as one has begun: when a run ends, the others may be between two.
+    threading.Thread(target=kill_one, daemon=True).start()
+    result = run_sweep(RUNS, tmp_path, workers=2, device="cpu", executor=on_ray())
     (message,) = result.failed.values()
     assert "worker" in message and "goes on where it was last saved" in message
     assert sorted([*result.finished, *result.failed]) == sorted(RUNS)
