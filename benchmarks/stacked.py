@@ -25,8 +25,9 @@ import torch
 from dctps.benchmarking.record import provenance
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.run import torch_settings
-from dctps.experiments.session import Session, split
+from dctps.experiments.parts import split
+from dctps.experiments.session import Session
+from dctps.experiments.settings import torch_settings
 from dctps.files import write_atomically
 from dctps.training import Stack
 

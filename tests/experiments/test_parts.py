@@ -4,7 +4,8 @@ import torch
 
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve, run_name
-from dctps.experiments.session import Session, split
+from dctps.experiments.parts import split
+from dctps.experiments.session import Session
 
 CPU = torch.device("cpu")
 

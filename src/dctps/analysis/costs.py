@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor
 
 import dctps
+from dctps.analysis.opened import opened
 from dctps.benchmarking.record import processor
 from dctps.benchmarking.resident import peak_resident, reset_peak, resident
-from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.folder import LAST, RunFolder, RunFolderError, check_data
+from dctps.experiments.folder import LAST, RunFolder, RunFolderError
 from dctps.experiments.network import build_network
-from dctps.experiments.run import torch_settings
-from dctps.experiments.session import Session, scoring_batches, split
+from dctps.experiments.parts import scoring_batches, split
+from dctps.experiments.session import Session
 from dctps.files import write_atomically
 
 COST = "cost.json"
@@ -50,17 +50,10 @@ def measure_cost(
     """
     config = resolve(config)
     folder = RunFolder(out, config)
-    finished = folder.finished() is not None
+    folder.finished()  # which refuses the folder of another run
     if (out / COST).exists():
         return
-    with torch_settings("cpu", threads, config.seed) as place, folder.writing():
-        dataset = load_dataset(
-            config.dataset, data_dir, image_size=config.image_size, data_seed=config.data_seed
-        )
-        if finished:
-            check_data(out, dataset.to_dict())
-        else:
-            folder.begin(dataset.to_dict())
+    with opened(folder, data_dir=data_dir, device="cpu", threads=threads) as (place, dataset):
         batches = scoring_batches(config, split(config, dataset, place).train, dataset)
         reset_peak()
         before, started, used = resident(), time.perf_counter(), time.process_time()

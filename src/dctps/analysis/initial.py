@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 import dctps
+from dctps.analysis.opened import opened
 from dctps.analysis.spectra import freeze_statistics_, spectrum
-from dctps.data import Dataset, first_of, load_dataset, normalize
+from dctps.data import Dataset, first_of, normalize
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.folder import LAST, RunFolder, RunFolderError, check_data
+from dctps.experiments.folder import LAST, RunFolder, RunFolderError
 from dctps.experiments.network import restore_network
-from dctps.experiments.run import torch_settings
 from dctps.experiments.session import Session
 from dctps.files import write_atomically
 
@@ -57,14 +57,7 @@ def examine(
     trained = folder.finished() is not None and not (out / TRAINED).exists()
     if (out / INITIAL).exists() and not trained:
         return
-    with torch_settings(device, threads, config.seed) as place, folder.writing():
-        dataset = load_dataset(
-            config.dataset, data_dir, image_size=config.image_size, data_seed=config.data_seed
-        )
-        if folder.finished() is None:
-            folder.begin(dataset.to_dict())
-        else:
-            check_data(out, dataset.to_dict())
+    with opened(folder, data_dir=data_dir, device=device, threads=threads) as (place, dataset):
         if not (out / INITIAL).exists():
             if not (out / _NETWORK).exists():
                 folder.save_model(Session(config, dataset, place).model, _NETWORK, 0)

@@ -12,7 +12,7 @@ from dctps.benchmarking.memory import memory_cells
 from dctps.benchmarking.networks import BATCHES, latency_cells, network_cells
 from dctps.benchmarking.record import add_run, provenance, read_runs
 from dctps.benchmarking.transform import transform_cells
-from dctps.experiments.run import torch_settings
+from dctps.experiments.settings import torch_settings
 from dctps.nn.dispatch import Backend
 
 Part = Literal["linear", "conv", "layers", "network", "latency", "transform", "memory"]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from importlib import metadata
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -31,10 +28,10 @@ from dctps.experiments.folder import (
 from dctps.experiments.levels import LevelSession
 from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
 from dctps.experiments.session import Record, Session
+from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import Stopped, StopRequest, deferred_signals
 from dctps.experiments.state import State, StateError
 from dctps.kernels import variant
-from dctps.nn.dispatch import environment_backend
 from dctps.nn.explanation import Explanation
 from dctps.reporting import Report
 from dctps.training import Metrics, Processes, joined, launched
@@ -363,71 +360,9 @@ def _backends(
     return given if recorded is None else recorded
 
 
-def environment_of(device: torch.device, processes: Processes, config: RunConfig) -> Record:
-    """Where a process runs, as far as its numbers may depend on it."""
-    native = device.type == "cpu" and config.offset is not None
-    return {
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "processes": processes.count,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "kernels": variant() if native else "off",
-        "backend": environment_backend(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("dctps", "torch", "numpy")},
-        },
-    }
-
-
 def _changes(before: Record, now: Record) -> str:
     return ", ".join(
         f"{name} {before.get(name)} before and {now[name]} now"
         for name in now
         if before.get(name) != now[name]
     )
-
-
-@contextmanager
-def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torch.device]:
-    """Number of threads, global seed and flushing of subnormals within, the caller's after; gives the device.
-
-    Raises:
-        ValueError: no such device, or a number of threads that cannot be.
-    """
-    place = _device(device)
-    if threads is not None and not 1 <= threads <= 1024:
-        raise ValueError(f"threads must be from 1 to 1024, got {threads}")
-    before, flushed = torch.get_num_threads(), _flushes_denormals()
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(seed)
-        torch.set_num_threads(before if threads is None else threads)
-        # A collapsed network decays into subnormal numbers, on which a CPU is ten times slower.
-        torch.set_flush_denormal(True)
-        try:
-            yield place
-        finally:
-            torch.set_num_threads(before)
-            torch.set_flush_denormal(flushed)
-
-
-def _flushes_denormals() -> bool:
-    return float(torch.tensor([1e-310], dtype=torch.float64) + 0.0) == 0.0
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and launched():
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"unknown device {name!r}: choose cpu, cuda, cuda:0, ... or auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"the device {name!r} is not supported: choose cpu, cuda or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"there is no device {name!r} ({torch.cuda.device_count()} GPUs found): choose --device cpu"
-        )
-    return device

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dctps.counter import derive_key
-from dctps.data import Dataset, ImageTensors, batches, first_of, split_validation
+from dctps.data import Dataset, ImageTensors, batches
 from dctps.dynamic import take_sizes_
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_dynamics, build_network
-from dctps.experiments.options import option_of_run
-from dctps.experiments.scoring import ScoringBatches
+from dctps.experiments.parts import Parts, scoring_batches, split
 from dctps.experiments.state import State, StateError
 from dctps.nn import tune_
 from dctps.nn.tuning import Measured
@@ -54,31 +53,6 @@ class _Epoch:
     lr: float
     seconds: float = 0.0
     tally: Tally = field(default_factory=Tally)
-
-
-class Parts(NamedTuple):
-    """A data set's images as a run takes them, on its device."""
-
-    train: ImageTensors
-    validation: ImageTensors
-    test: ImageTensors
-
-
-def split(config: RunConfig, dataset: Dataset, device: torch.device) -> Parts:
-    """The parts of `dataset` that the resolved `config` trains, chooses and tests with."""
-    held_out = round(config.validation_size * len(dataset.train))
-    train, validation = split_validation(dataset.train, held_out, config.data_seed)
-    train = first_of(train, config.train_images, config.data_seed, "train_images")
-    judged = (
-        first_of(p, config.eval_images, config.data_seed, "eval_images") for p in (validation, dataset.test)
-    )
-    return Parts(*(part.to(device) for part in (train, *judged)))
-
-
-def scoring_batches(config: RunConfig, train: ImageTensors, dataset: Dataset) -> ScoringBatches:
-    """What criteria look at, of the images that a run trains on."""
-    per_class = option_of_run(config.options, "images_per_class")
-    return ScoringBatches(train, config.seed, dataset.mean, dataset.std, per_class=per_class)
 
 
 class Session:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig
-from dctps.experiments.run import torch_settings
 from dctps.experiments.session import Session
+from dctps.experiments.settings import torch_settings
 
 _STEPS = 4  # the first one warms up
 

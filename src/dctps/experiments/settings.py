@@ -1,0 +1,79 @@
+"""Where a run is made: device, threads, torch's settings, and the record of what numbers may depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from dctps.experiments.config import RunConfig
+from dctps.kernels import variant
+from dctps.nn.dispatch import environment_backend
+from dctps.training import Processes, launched
+
+
+@contextmanager
+def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torch.device]:
+    """Number of threads, global seed and flushing of subnormals within, the caller's after; gives the device.
+
+    Raises:
+        ValueError: no such device, or a number of threads that cannot be.
+    """
+    place = _device(device)
+    if threads is not None and not 1 <= threads <= 1024:
+        raise ValueError(f"threads must be from 1 to 1024, got {threads}")
+    before, flushed = torch.get_num_threads(), _flushes_denormals()
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.manual_seed(seed)
+        torch.set_num_threads(before if threads is None else threads)
+        # A collapsed network decays into subnormal numbers, on which a CPU is ten times slower.
+        torch.set_flush_denormal(True)
+        try:
+            yield place
+        finally:
+            torch.set_num_threads(before)
+            torch.set_flush_denormal(flushed)
+
+
+def _flushes_denormals() -> bool:
+    return float(torch.tensor([1e-310], dtype=torch.float64) + 0.0) == 0.0
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launched():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}: choose cpu, cuda, cuda:0, ... or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"the device {name!r} is not supported: choose cpu, cuda or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"there is no device {name!r} ({torch.cuda.device_count()} GPUs found): choose --device cpu"
+        )
+    return device
+
+
+def environment_of(device: torch.device, processes: Processes, config: RunConfig) -> dict[str, Any]:
+    """Where a process runs, as far as its numbers may depend on it."""
+    native = device.type == "cpu" and config.offset is not None
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "kernels": variant() if native else "off",
+        "backend": environment_backend(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("dctps", "torch", "numpy")},
+        },
+    }
