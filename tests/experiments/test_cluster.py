@@ -103,7 +103,7 @@ def parent(process):
 
 
 def workers_of_ray():
-    """Process numbers of this process's workers that are at a task; other test processes have their own Ray."""
+    """Process numbers of this process's workers that are at a task; other test processes have theirs."""
     busy = []
     for entry in Path("/proc").iterdir():
         try:

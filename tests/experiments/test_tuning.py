@@ -63,7 +63,7 @@ def test_measuring_in_the_middle_of_a_run_is_said(tmp_path):
 
 def test_kernels_of_another_variant_are_said(tmp_path, monkeypatch):
     stop_after(2, tmp_path / "run")
-    monkeypatch.setattr("dctps.experiments.run.variant", lambda: "other")
+    monkeypatch.setattr("dctps.experiments.settings.variant", lambda: "other")
     notes = []
     summary = run(TINY, out=tmp_path / "run", threads=1, on_note=notes.append)
     assert f"kernels {variant()} before and other now" in notes[1]
