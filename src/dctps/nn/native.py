@@ -82,6 +82,15 @@ def single(t: Tensor | None) -> Tensor | None:
     return t if t is None or t.dtype == torch.float32 else t.float()
 
 
+@overload
+def rounded(made: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def rounded(made: Tensor | None, like: Tensor) -> Tensor | None: ...
+def rounded(made: Tensor | None, like: Tensor) -> Tensor | None:
+    """What the kernels made, in the dtype that was asked for."""
+    return made if made is None or made.dtype == like.dtype else made.to(like.dtype)
+
+
 def _form(offset: Offset) -> NativeOffset:
     return _FORMS[type(offset)](offset)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import overload
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from dctps.kernels import (
     variant,
 )
 from dctps.nn.maps import Conv2d
-from dctps.nn.native import single
+from dctps.nn.native import rounded, single
 from dctps.nn.taps import conv_by_taps, conv_by_taps_backward, is_by_taps, is_last
 from dctps.nn.torch_paths import Gradients, Needs
 from dctps.nn.weight import Weight
@@ -61,7 +59,7 @@ def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d,
     values, alpha, support, offset = weight
     # A first layer's images need no gradient, and nothing else reads the numbers in W.
     made = (
-        _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=_layout(x))
+        _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=layout_of(x))
     )
     needed = needs[0], needs[1] or needs[2]
     if is_by_taps(x, made, op):
@@ -82,24 +80,16 @@ def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d,
     return by_x, rounded(by_values, values), rounded(by_alpha, values)
 
 
-@overload
-def rounded(made: Tensor, like: Tensor) -> Tensor: ...
-@overload
-def rounded(made: Tensor | None, like: Tensor) -> Tensor | None: ...
-def rounded(made: Tensor | None, like: Tensor) -> Tensor | None:
-    """What the kernels made, in the dtype that was asked for."""
-    return made if made is None or made.dtype == like.dtype else made.to(like.dtype)
-
-
 def _make(x: Tensor, weight: Weight) -> Tensor:
     """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
     values, alpha, support, offset = weight
     form = offset.weight_filters()
-    made = conv_weight(single(values), support, single(alpha), form, offset.shape, _layout(x))
+    made = conv_weight(single(values), support, single(alpha), form, offset.shape, layout_of(x))
     return rounded(made, x)
 
 
-def _layout(x: Tensor) -> torch.memory_format:
+def layout_of(x: Tensor) -> torch.memory_format:
+    """Of the W that the convolution of x wants."""
     return torch.channels_last if is_last(x) else torch.contiguous_format
 
 

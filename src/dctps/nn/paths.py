@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dctps.kernels import variant
 from dctps.nn.conv_dispatch import choose_conv_backend
 from dctps.nn.dispatch import Backend, choose_backend, environment_backend
 from dctps.nn.maps import Conv2d, Linear
@@ -48,10 +49,19 @@ def choose_path(x: Tensor, weight: Weight, op: Linear | Conv2d, backend: Backend
     values, alpha, support, offset = weight
     asked = environment_backend() if backend == "auto" else backend
     plain = is_plain(x, values, alpha, support)
-    of_conv, told = question(x, values.numel(), offset, op, asked, plain)
-    path = (choose_conv_backend if of_conv else choose_backend)(asked, offset, **told)
+    nnz = values.numel()
+    key = (x.shape, x.stride(), nnz, op, asked, plain, variant())
+    path, native_conv = offset.memo(key, lambda: _decide(x, nnz, offset, op, asked, plain))
     for see in witnesses:
         see(Call(x, weight, op, backend, plain, path))
+    return path, native_conv
+
+
+def _decide(
+    x: Tensor, nnz: int, offset: Offset, op: Linear | Conv2d, asked: Backend, plain: bool
+) -> tuple[Backend, bool]:
+    of_conv, told = question(x, nnz, offset, op, asked, plain)
+    path = (choose_conv_backend if of_conv else choose_backend)(asked, offset, **told)
     if path == "dense":
         return path, plain and isinstance(op, Conv2d) and has_native_weight(offset)
     return path, path == "native" and op.is_by_strips(x, offset) and has_native_conv(offset)

@@ -13,8 +13,10 @@ from dctps.nn.autograd import (
     native_conv_product_backward,
 )
 from dctps.nn.dispatch import Backend
+from dctps.nn.kept_weight import keeps_weight, made_weight
 from dctps.nn.maps import Conv2d, Linear, flat, unflat
-from dctps.nn.native import native_backward
+from dctps.nn.native import native_backward, rounded
+from dctps.nn.native_conv import layout_of
 from dctps.nn.paths import choose_path
 from dctps.nn.torch_paths import Gradients, Needs, dense_backward, transform_backward
 from dctps.nn.weight import Weight
@@ -28,8 +30,11 @@ def product(
     # In half precision the sum is rounded before b is added, as compiled layers do.
     fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
     y: Tensor
-    if native_conv:
-        y = NativeConv.apply(x, *weight, op, path == "dense", fused)
+    if native_conv and isinstance(op, Conv2d):
+        if path == "dense" and keeps_weight(x, len(weight.values), weight.offset):
+            y = op.apply(x, rounded(made_weight(weight, layout_of(x)), x), fused)
+        else:
+            y = NativeConv.apply(x, *weight, op, path == "dense", fused)
         return y if bias is fused else op.add(y, bias)
     if path == "dense":
         y = DenseProduct.apply(x, *weight, op)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from dctps.kernels import Filters, depthwise_filters
 from dctps.transforms.tables import constant_to_compilers, making_constants
+
+T = TypeVar("T")
+
+_MAX_MEMO = 256  # keys, of a few numbers each
 
 
 class Offset(ABC):
@@ -41,6 +45,7 @@ class Offset(ABC):
         self.shape = tuple(int(size) for size in shape)
         self.groups, self.seed, self.layer = groups, seed, layer
         self._held: dict[torch.device, tuple[Tensor, ...]] = {}
+        self._memo: dict[Any, Any] = {}
         if len(self.shape) < 2 or min(self.shape) < 1:
             raise ValueError(f"an offset needs a weight shape (out, in, ...) of positive sizes, got {shape}")
         if groups < 1 or self.shape[0] % groups:
@@ -141,7 +146,17 @@ class Offset(ABC):
         return hash((self.name, self.shape, self.groups, self.seed, self.layer))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": {}}
+        return {**self.__dict__, "_held": {}, "_memo": {}}
+
+    def memo(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, which depends on D and the key alone and is small, once for a key; not saved with D."""
+        try:
+            return self._memo[key]  # type: ignore[no-any-return]
+        except KeyError:
+            if len(self._memo) >= _MAX_MEMO:
+                self._memo.clear()
+            made = self._memo[key] = make()
+            return made
 
     def _draw(self, device: torch.device) -> tuple[Tensor, ...]:
         """The seeded index tables of a subclass that has some, O(m + n) numbers."""

@@ -113,7 +113,7 @@ class DCTOffset(Offset):
 
     def weight_filters(self) -> Filters:
         """W's rows are D's, read with the channel fastest."""
-        return Filters(1, rows=self.size)
+        return self.memo("weight_filters", lambda: Filters(1, rows=self.size))
 
     def _above(self, group: int) -> int:
         """Transform rows above those of `group`."""
