@@ -3,6 +3,8 @@
 from dctps.kernels.conv import Window as Window
 from dctps.kernels.conv import conv_backward as conv_backward
 from dctps.kernels.conv import conv_forward as conv_forward
+from dctps.kernels.depthwise import depthwise_backward as depthwise_backward
+from dctps.kernels.depthwise import depthwise_forward as depthwise_forward
 from dctps.kernels.filters import Filters as Filters
 from dctps.kernels.filters import depthwise_filters as depthwise_filters
 from dctps.kernels.linear import NativeOffset as NativeOffset

@@ -13,6 +13,7 @@ from dctps.kernels import (
     conv_weight_backward,
     variant,
 )
+from dctps.nn.depthwise import conv_by_channels, conv_by_channels_backward, is_by_channels
 from dctps.nn.maps import Conv2d
 from dctps.nn.native import rounded, single
 from dctps.nn.taps import conv_by_taps, conv_by_taps_backward, is_by_taps, is_last
@@ -49,6 +50,8 @@ def native_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs
 def native_dense_conv(x: Tensor, weight: Weight, op: Conv2d, bias: Tensor | None = None) -> Tensor:
     """The convolution with a W that native code makes, plus b."""
     made = _make(x, weight)
+    if is_by_channels(x, weight.offset.shape, op):
+        return conv_by_channels(x, made, op, bias)
     if is_by_taps(x, made, op):
         return op.add(conv_by_taps(x, made, op), bias)
     return op.apply(x, made, bias)
@@ -62,7 +65,9 @@ def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d,
         _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=layout_of(x))
     )
     needed = needs[0], needs[1] or needs[2]
-    if is_by_taps(x, made, op):
+    if is_by_channels(x, offset.shape, op):
+        by_x, by_weight = conv_by_channels_backward(g, x, made, op, *needed)
+    elif is_by_taps(x, made, op):
         by_x, by_weight = conv_by_taps_backward(g, x, made, op, *needed)
     else:
         by_x, by_weight = op.backward(g, x, made, *needed)

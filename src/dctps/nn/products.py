@@ -12,6 +12,7 @@ from dctps.nn.autograd import (
     TransformProduct,
     native_conv_product_backward,
 )
+from dctps.nn.depthwise import is_by_channels
 from dctps.nn.dispatch import Backend
 from dctps.nn.kept_weight import keeps_weight, made_weight
 from dctps.nn.maps import Conv2d, Linear, flat, unflat
@@ -31,7 +32,8 @@ def product(
     fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
     y: Tensor
     if native_conv and isinstance(op, Conv2d):
-        if path == "dense" and keeps_weight(x, len(weight.values), weight.offset):
+        by_channels = is_by_channels(x, weight.offset.shape, op)
+        if path == "dense" and not by_channels and keeps_weight(x, len(weight.values), weight.offset):
             y = op.apply(x, rounded(made_weight(weight, layout_of(x)), x), fused)
         else:
             y = NativeConv.apply(x, *weight, op, path == "dense", fused)

@@ -28,6 +28,38 @@ typedef V in_memory __attribute__((may_alias));
 INLINE V load(const float *p) { return *(const in_memory *)p; }
 INLINE void store(float *p, V v) { *(in_memory *)p = v; }
 
+/* Of any alignment; of some lanes, where the others are read as zeros and not written. */
+typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#if LANES == 16
+typedef __mmask16 some;
+INLINE some first_lanes(int64_t n) { return (some)((1u << n) - 1); }
+INLINE V load_some(const float *p, some lanes) { return (V)_mm512_maskz_loadu_ps(lanes, p); }
+INLINE void store_some(float *p, V v, some lanes) { _mm512_mask_storeu_ps(p, lanes, (__m512)v); }
+#elif LANES == 8
+typedef __m256i some;
+INLINE some first_lanes(int64_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE V load_some(const float *p, some lanes) { return (V)_mm256_maskload_ps(p, lanes); }
+INLINE void store_some(float *p, V v, some lanes) { _mm256_maskstore_ps(p, lanes, (__m256)v); }
+#else
+typedef int64_t some;
+INLINE some first_lanes(int64_t n) { return n; }
+INLINE V load_some(const float *p, some lanes)
+{
+    if (lanes == LANES) return *(const anywhere *)p;
+    V v = {0};
+    for (int64_t i = 0; i < lanes; i++) v[i] = p[i];
+    return v;
+}
+INLINE void store_some(float *p, V v, some lanes)
+{
+    for (int64_t i = 0; i < lanes; i++) p[i] = v[i];
+}
+#endif
+
 #if LANES == 16
 
 /* LANES columns to as many vectors; lane i holds row i. A row's line is read at once: the lines of rows that

@@ -1,0 +1,370 @@
+/* A depthwise convolution, channels last,
+
+       y[o] = b + sum_t  w_t x[o * stride - padding + t * dilation],     all of them vectors of channels,
+
+   and its derivatives. Along an axis outputs are divided into spans that read the same taps, three of them at most.
+   A span of rows and one of columns make a tile, whose taps stay in registers; a larger kernel adds tiles up. The
+   gradient of x is a convolution of the same kind, of which a stride reads every so manieth tap, and W's gradient
+
+       d w_t = sum_o  x[o * stride - padding + t * dilation] g[o]
+
+   is summed on the same tiles, since each of its products meets there.
+
+   Images are dealt to slots, and channels to groups, by shapes alone; the slots' sums are added in order. */
+#include "common/runtime.h"
+#include "vec.h"
+
+#define SIDE 3         /* taps of a tile along an axis, at most */
+#define WIDE 4         /* pixels at once */
+#define UNROLL _Pragma("GCC unroll 9")
+#define TILE 32        /* pixels of a tile, about: less than that, and loading its taps takes the time */
+#define SLOT 32        /* pixels of a slot, at least: its sums are as many numbers as W */
+#define SLOTS 32       /* at most */
+#define ITEMS 16       /* for the threads, at least, where there are so many channels */
+#define LINE 16        /* floats of a line of the cache */
+
+typedef struct {
+    int64_t batch, channels, in[2], out[2]; /* sizes of x and y: rows, columns */
+    int64_t kernel[2], stride[2], padding[2], dilation[2], threads;
+    const float *x, *weight, *bias; /* bias may be null */
+    float *y;                       /* in backward the gradient of y, which is read */
+    float *d_x, *d_weight;          /* backward: each may be null */
+} arguments;
+
+/* Outputs out, out + out_step, ...; the first of them reads tap `tap` at `in`, the next tap, tap_step on, in_tap on. */
+typedef struct {
+    int64_t out, out_step, count, in, in_step, in_tap, tap, tap_step, taps;
+    int adds; /* to what earlier taps made */
+} span;
+
+typedef struct {
+    const arguments *a;
+    int64_t slots, per_slot, blocks, groups, per_group, taps;
+    int64_t ahead_read, ahead_made; /* floats from where a tile begins to what is prefetched meanwhile */
+    const int64_t *from, *to; /* sizes of what a tile reads and of what it makes */
+    span *spans[2];
+    int64_t counts[2];
+    V *weights, *sums; /* by blocks of channels: (blocks, taps), and for each slot */
+} job;
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+/* ---- spans ------------------------------------------------------------------------------------------------- */
+
+/* Whether output o reads tap t, in backward an output of the transposed convolution, and which pixel, which may lie in
+   the padding. */
+INLINE int reads(const arguments *a, int axis, int backward, int64_t o, int64_t t, int64_t *in)
+{
+    const int64_t stride = a->stride[axis], shift = t * a->dilation[axis] - a->padding[axis];
+    *in = backward ? (o - shift) / stride : o * stride + shift;
+    return !backward || (o - shift) % stride == 0;
+}
+
+/* The taps that output o reads, by ascending pixels: all, or those at pixels of the image. */
+static span taps_of(const arguments *a, int axis, int backward, int64_t o, int all)
+{
+    span s = {.out = o, .count = 1, .tap_step = 1, .in_tap = 1};
+    s.out_step = backward ? a->stride[axis] : 1, s.in_step = backward ? 1 : a->stride[axis];
+    const int64_t pixels = backward ? a->out[axis] : a->in[axis], last = a->kernel[axis] - 1;
+    for (int64_t i = 0, in; i <= last; i++) {
+        const int64_t t = backward ? last - i : i;
+        if (!reads(a, axis, backward, o, t, &in) || (!all && (in < 0 || in >= pixels))) continue;
+        if (s.taps == 0) s.tap = t, s.in = in;
+        if (s.taps == 1) s.tap_step = t - s.tap, s.in_tap = in - s.in;
+        s.taps++;
+    }
+    return s;
+}
+
+/* The span, in parts of up to SIDE taps. */
+static span *split(span s, span *end)
+{
+    const int64_t pieces = most(1, parts(s.taps, SIDE));
+    for (int64_t i = 0; i < pieces; i++) {
+        const int64_t first = s.taps * i / pieces, past = s.taps * (i + 1) / pieces;
+        span piece = s;
+        piece.tap += first * s.tap_step, piece.in += first * s.in_tap;
+        piece.taps = past - first, piece.adds = i > 0;
+        *end++ = piece;
+    }
+    return end;
+}
+
+/* Those of an axis, by their places, of up to `longest` outputs; outputs a step apart read alike. */
+static int make_spans(job *j, int axis, int backward, int64_t longest, int all)
+{
+    const arguments *a = j->a;
+    const int64_t outputs = j->to[axis], step = backward ? a->stride[axis] : 1;
+    span *end = j->spans[axis] = dctps_take(sizeof(span) * (size_t)(outputs * parts(a->kernel[axis], SIDE)));
+    if (!end) return -1;
+    for (int64_t band = 0; band < outputs; band += longest * step)
+        for (int64_t first = band; first < least(band + step, outputs); first++) {
+            span open = taps_of(a, axis, backward, first, all);
+            for (int64_t o = first + step; o < least(band + longest * step, outputs); o += step) {
+                const span next = taps_of(a, axis, backward, o, all);
+                if (next.tap == open.tap && next.taps == open.taps) {
+                    open.count++;
+                } else {
+                    end = split(open, end);
+                    open = next;
+                }
+            }
+            end = split(open, end);
+        }
+    j->counts[axis] = end - j->spans[axis];
+    return 0;
+}
+
+/* ---- tiles ------------------------------------------------------------------------------------------------- */
+
+/* What is prefetched, in the order of memory, since tiles' strides hide that from the processor. */
+typedef struct {
+    const float *read, *here, *made;
+    int64_t read_step; /* floats that are read for a vector that is made */
+    int on;
+} ahead;
+
+/* A span of rows by one of columns of an image. */
+typedef struct {
+    const span *rows, *columns;
+    const float *read, *here; /* the image in what is convolved; backward: in x */
+    float *made;              /* in what is made; null where it is not wanted */
+    V *sums;                  /* backward: of the slot */
+    int64_t first, past;      /* blocks of channels */
+    ahead next;
+} tile;
+
+/* Where WIDE pixels of a block lie. */
+typedef struct {
+    int64_t row, tap, pixel, made; /* steps, in floats */
+    int64_t column, column_tap, column_step, width; /* the first that is read, steps, and how many there are */
+    int64_t left;                                   /* pixels of the span from here on */
+    some lanes;
+    int adds;
+} place;
+
+INLINE V read_one(const float *p, const int edge, some lanes)
+{
+    if (edge) return load_some(p, lanes);
+    return *(const anywhere *)p;
+}
+
+INLINE some lanes_at(const place *at, int64_t column)
+{
+    return column >= 0 && column < at->width ? at->lanes : first_lanes(0);
+}
+
+INLINE void prefetch(const ahead *next, const int backward, const int makes)
+{
+    for (int64_t i = 0; i < WIDE * next->read_step; i += LINE) __builtin_prefetch(next->read + i, 0, 2);
+    UNROLL for (int i = 0; i < WIDE * LANES; i += LINE) {
+        if (backward) __builtin_prefetch(next->here + i, 0, 2);
+        if (makes) __builtin_prefetch(next->made + i, 1, 2);
+    }
+}
+
+/* WIDE pixels, one block; `edge`: some may lie outside of the images or of the channels. `apart` is how many columns one
+   pixel reads after the other where taps read neighbours, so that a column is loaded once; 0: any. All is read before
+   any is stored: a load waits for a store that merely might be to its place, and the pages of x and y often lie alike. */
+INLINE void convolve_pixels(const int down, const int across, const int apart, const int edge, const int backward,
+                            const place *at, V (*weight)[SIDE], V (*sums)[SIDE], const float *read, const float *here,
+                            float *made, const V start)
+{
+    V x[WIDE], y[WIDE];
+    some own[WIDE];
+    UNROLL for (int p = 0; p < WIDE; p++) {
+        own[p] = edge && p >= at->left ? first_lanes(0) : at->lanes;
+        if (backward) x[p] = read_one(here + p * at->made, edge, own[p]);
+        y[p] = at->adds && made ? read_one(made + p * at->made, edge, own[p]) : start;
+    }
+    UNROLL for (int i = 0; i < down; i++, read += at->row) {
+        if (apart) {
+            UNROLL for (int u = 0; u < (WIDE - 1) * apart + across; u++) {
+                const V there = read_one(read + u * at->tap, edge, lanes_at(at, at->column + u));
+                UNROLL for (int p = 0; p < WIDE; p++) {
+                    const int c = u - p * apart;
+                    if (c < 0 || c >= across) continue;
+                    y[p] += weight[i][c] * there;
+                    if (backward) sums[i][c] += x[p] * there;
+                }
+            }
+        } else {
+            UNROLL for (int p = 0; p < WIDE; p++)
+                UNROLL for (int c = 0; c < across; c++) {
+                    const some lanes = lanes_at(at, at->column + p * at->column_step + c * at->column_tap);
+                    const V there = read_one(read + p * at->pixel + c * at->tap, edge, lanes);
+                    y[p] += weight[i][c] * there;
+                    if (backward) sums[i][c] += x[p] * there;
+                }
+        }
+    }
+    if (!made) return;
+    UNROLL for (int p = 0; p < WIDE; p++) {
+        if (edge) store_some(made + p * at->made, y[p], own[p]);
+        else *(anywhere *)(made + p * at->made) = y[p];
+    }
+}
+
+INLINE void convolve(const job *j, tile *t, const int down, const int across, const int apart, const int backward)
+{
+    const span *r = t->rows, *k = t->columns;
+    const int64_t channels = j->a->channels, kernel_width = j->a->kernel[1], width = j->from[1];
+    place at = {.row = r->in_tap * width * channels, .tap = k->in_tap * channels, .pixel = k->in_step * channels,
+                .made = k->out_step * channels, .column_tap = k->in_tap, .column_step = k->in_step, .width = width,
+                .adds = r->adds || k->adds};
+    const int64_t reach = (WIDE - 1) * k->in_step + (across - 1) * k->in_tap;
+    const int64_t read_row = r->in_step * width * channels, made_row = r->out_step * j->to[1] * channels;
+    const int64_t read_at = (r->in * width + k->in) * channels, made_at = (r->out * j->to[1] + k->out) * channels;
+    ahead next = t->next;
+    for (int64_t block = t->first; block < t->past; block++) {
+        const int64_t channel = block * LANES, lanes = least(LANES, channels - channel);
+        const V *weights = j->weights + block * j->taps;
+        V *slot = t->sums + block * j->taps, start = {0}, weight[SIDE][SIDE], sums[SIDE][SIDE];
+        at.lanes = first_lanes(lanes);
+        if (!backward && j->a->bias) start = load_some(j->a->bias + channel, at.lanes);
+        UNROLL for (int i = 0; i < down; i++)
+            UNROLL for (int c = 0; c < across; c++) {
+                const int64_t tap = (r->tap + i * r->tap_step) * kernel_width + k->tap + c * k->tap_step;
+                weight[i][c] = weights[tap];
+                if (backward) sums[i][c] = slot[tap];
+            }
+        for (int64_t row = 0; row < r->count; row++) {
+            const float *read = t->read + read_at + row * read_row + channel;
+            const float *here = backward ? t->here + made_at + row * made_row + channel : NULL;
+            float *made = t->made ? t->made + made_at + row * made_row + channel : NULL;
+            at.column = k->in, at.left = k->count;
+            for (; at.left > 0; at.left -= WIDE, at.column += WIDE * k->in_step) {
+                if (next.on) prefetch(&next, backward, made != NULL);
+                if (lanes == LANES && at.left >= WIDE && at.column >= 0 && at.column + reach < width)
+                    convolve_pixels(down, across, apart, 0, backward, &at, weight, sums, read, here, made, start);
+                else
+                    convolve_pixels(down, across, apart, 1, backward, &at, weight, sums, read, here, made, start);
+                const int64_t pixels = least(at.left, WIDE);
+                next.read += pixels * next.read_step, next.here += pixels * LANES, next.made += pixels * LANES;
+                read += WIDE * at.pixel;
+                if (backward) here += WIDE * at.made;
+                if (made) made += WIDE * at.made;
+            }
+        }
+        UNROLL for (int i = 0; i < down && backward; i++)
+            UNROLL for (int c = 0; c < across; c++)
+                slot[(r->tap + i * r->tap_step) * kernel_width + k->tap + c * k->tap_step] = sums[i][c];
+    }
+    t->next = next;
+}
+
+/* The number of taps as a constant, for each that there is. */
+INLINE void convolve_taps(const job *j, tile *t, const int apart, const int backward)
+{
+#define CASE(down, across) \
+    case (down) * (SIDE + 1) + (across): convolve(j, t, down, across, apart, backward); break;
+    switch (t->rows->taps && t->columns->taps ? t->rows->taps * (SIDE + 1) + t->columns->taps : 0) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3)
+        CASE(3, 1) CASE(3, 2) CASE(3, 3)
+        default: if (t->made && !t->rows->adds && !t->columns->adds) convolve(j, t, 0, 0, 0, 0);
+    }
+#undef CASE
+}
+
+static void forward_next(const job *j, tile *t) { convolve_taps(j, t, 1, 0); }
+static void forward_second(const job *j, tile *t) { convolve_taps(j, t, 2, 0); }
+static void forward_any(const job *j, tile *t) { convolve_taps(j, t, 0, 0); }
+static void backward_next(const job *j, tile *t) { convolve_taps(j, t, 1, 1); }
+static void backward_any(const job *j, tile *t) { convolve_taps(j, t, 0, 1); }
+
+static void convolve_tile(const job *j, tile *t, int backward)
+{
+    const int apart = t->columns->in_tap == 1 ? (int)least(t->columns->in_step, 3) : 0;
+    if (backward) (apart == 1 ? backward_next : backward_any)(j, t);
+    else (apart == 1 ? forward_next : apart == 2 ? forward_second : forward_any)(j, t);
+}
+
+/* ---- the call ---------------------------------------------------------------------------------------------- */
+
+INLINE void run_item(const job *j, int64_t item, const float *read, const float *here, float *made, const int backward)
+{
+    const arguments *a = j->a;
+    const int64_t slot = item / j->groups, group = item % j->groups;
+    const int64_t read_size = j->from[0] * j->from[1] * a->channels, made_size = j->to[0] * j->to[1] * a->channels;
+    tile t = {.first = group * j->per_group, .past = least((group + 1) * j->per_group, j->blocks)};
+    if (backward) {
+        t.sums = j->sums + slot * j->blocks * j->taps;
+        memset(t.sums + t.first * j->taps, 0, sizeof(V) * (size_t)((t.past - t.first) * j->taps));
+    }
+    for (int64_t image = slot * j->per_slot; image < least((slot + 1) * j->per_slot, a->batch); image++) {
+        t.read = read + image * read_size, t.here = here ? here + image * made_size : NULL;
+        t.made = made ? made + image * made_size : NULL;
+        t.next = (ahead){.on = j->groups == 1, .read_step = most(1, LANES * read_size / made_size)};
+        t.next.read = t.read + j->ahead_read;
+        t.next.made = (made ? t.made : t.read) + j->ahead_made, t.next.here = (here ? t.here : t.read) + j->ahead_made;
+        for (t.rows = j->spans[0]; t.rows < j->spans[0] + j->counts[0]; t.rows++)
+            for (t.columns = j->spans[1]; t.columns < j->spans[1] + j->counts[1]; t.columns++)
+                convolve_tile(j, &t, backward);
+    }
+}
+
+static void forward_item(void *argument, int64_t item, void *scratch)
+{
+    const job *j = argument;
+    (void)scratch;
+    run_item(j, item, j->a->x, NULL, j->a->y, 0);
+}
+
+static void backward_item(void *argument, int64_t item, void *scratch)
+{
+    const job *j = argument;
+    (void)scratch;
+    run_item(j, item, j->a->y, j->a->x, j->a->d_x, 1);
+}
+
+static void pack_weights(const job *j)
+{
+    const arguments *a = j->a;
+    memset(j->weights + (j->blocks - 1) * j->taps, 0, sizeof(V) * (size_t)j->taps);
+    for (int64_t c = 0; c < a->channels; c++) {
+        float *to = (float *)(j->weights + c / LANES * j->taps) + c % LANES;
+        for (int64_t t = 0; t < j->taps; t++) to[t * LANES] = a->weight[c * j->taps + t];
+    }
+}
+
+static void add_slots(const job *j)
+{
+    const arguments *a = j->a;
+    const int64_t all = j->blocks * j->taps;
+    for (int64_t block = 0; block < j->blocks; block++)
+        for (int64_t t = 0; t < j->taps; t++) {
+            V sum = j->sums[block * j->taps + t];
+            for (int64_t s = 1; s < j->slots; s++) sum += j->sums[s * all + block * j->taps + t];
+            for (int64_t c = block * LANES; c < least((block + 1) * LANES, a->channels); c++)
+                a->d_weight[c * j->taps + t] = sum[c % LANES];
+        }
+}
+
+static int run(const arguments *a, int backward)
+{
+    job j = {.a = a, .taps = a->kernel[0] * a->kernel[1], .blocks = parts(a->channels, LANES)};
+    j.from = backward ? a->out : a->in, j.to = backward ? a->in : a->out;
+    const int64_t slots = least(least(a->batch, SLOTS), parts(a->batch * a->out[0] * a->out[1], SLOT));
+    j.per_slot = parts(a->batch, slots), j.slots = parts(a->batch, j.per_slot);
+    j.per_group = parts(j.blocks, least(j.blocks, parts(ITEMS, j.slots))), j.groups = parts(j.blocks, j.per_group);
+    const size_t weights = sizeof(V) * (size_t)(j.blocks * j.taps);
+    int failed = !(j.weights = dctps_take(weights)) || (backward && !(j.sums = dctps_take(weights * (size_t)j.slots)));
+    const int64_t rows = most(1, TILE / j.to[1]);
+    j.ahead_made = rows * (backward ? a->stride[0] : 1) * j.to[1] * a->channels;
+    j.ahead_read = (rows * (backward ? 1 : a->stride[0]) + SIDE - 1) * j.from[1] * a->channels;
+    failed = failed || make_spans(&j, 0, backward, rows, 0) ||
+             make_spans(&j, 1, backward, j.to[1], 1);
+    if (!failed) {
+        pack_weights(&j);
+        failed = dctps_parallel(j.slots * j.groups, a->threads, 0, backward ? backward_item : forward_item, &j);
+        if (!failed && a->d_weight) add_slots(&j);
+    }
+    dctps_give(j.weights), dctps_give(j.sums), dctps_give(j.spans[0]), dctps_give(j.spans[1]);
+    return failed ? -1 : 0;
+}
+
+EXPORT int DPS(depthwise_forward)(const arguments *a) { return run(a, 0); }
+EXPORT int DPS(depthwise_backward)(const arguments *a) { return run(a, 1); }

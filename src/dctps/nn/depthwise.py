@@ -1,0 +1,39 @@
+"""Depthwise convolutions of channels-last tensors by a native kernel of their own.
+
+Other kernels make fewer multiplications of a convolution than are asked for; here there is nothing to save, and
+what counts is that x and g are read once each, for both derivatives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dctps.kernels import Window, depthwise_backward, depthwise_forward
+from dctps.nn.maps import Conv2d
+from dctps.nn.native import single
+from dctps.nn.taps import is_last
+
+
+def is_by_channels(x: Tensor, shape: tuple[int, ...], op: Conv2d) -> bool:
+    """Whether it does the convolution of x with a W of `shape`: fixed by shapes, dtype and x being channels last."""
+    if op.groups == 1 or op.groups != shape[0] or x.dtype != torch.float32:
+        return False
+    return is_last(x) and x.numel() > 0
+
+
+def conv_by_channels(x: Tensor, weight: Tensor, op: Conv2d, bias: Tensor | None) -> Tensor:
+    """The convolution of x with W, plus b."""
+    return depthwise_forward(x, weight, _window(weight, op), single(bias))
+
+
+def conv_by_channels_backward(
+    g: Tensor, x: Tensor, weight: Tensor, op: Conv2d, need_x: bool, need_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The derivatives of `conv_by_channels` in x and W, those that are needed."""
+    window = _window(weight, op)
+    return depthwise_backward(single(g), x, weight, window, needs_x=need_x, needs_weight=need_weight)
+
+
+def _window(weight: Tensor, op: Conv2d) -> Window:
+    return Window(tuple(weight.shape), op.stride, op.padding, op.dilation, op.groups)
