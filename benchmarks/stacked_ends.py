@@ -1,6 +1,6 @@
 """Where runs of LeNet-5 on CIFAR-10 end that were trained in a stack, and by themselves, on the same batches.
 
-    python benchmarks/stacked_ends.py DIR [WORKERS]     # trains what DIR lacks: 24 runs of 5 epochs on each side
+    python benchmarks/stacked_ends.py DIR [WORKERS]     # trains what DIR lacks: 24 runs a side
 
 Float32 sums in another order, so that single runs part after some hundreds of steps; what must agree is where
 the seeds of a cell end, within their spread.
