@@ -68,7 +68,7 @@ def test_equals_masked_dense_networks(rewind, choices):
         dense.load_state(copy.deepcopy(rewound))
         train_masked(dense.model, masks)
         for parameter, mask in ((dense.model[0].weight, masks["0"]), (dense.model[5].weight, masks["5"])):
-            for slot in dense._optimizer.state[parameter].values():
+            for slot in dense.trainer.optimizer.state[parameter].values():
                 if slot.dim():
                     slot.mul_(mask)
     for name, mask in masks.items():

@@ -145,8 +145,8 @@ def test_shuffled_supports(offset):
 )
 def test_dynamics_get_their_options(method, options):
     given = tuple(f"{name}={str(value).lower()}" for name, value in options.items())
-    dynamics = session_of(replace(TINY, method=method, options=given))._dynamics
-    usual = session_of(replace(TINY, method=method))._dynamics
+    dynamics = session_of(replace(TINY, method=method, options=given)).trainer.dynamics
+    usual = session_of(replace(TINY, method=method)).trainer.dynamics
     for name, value in options.items():
         assert getattr(dynamics, name) == value != getattr(usual, name)
 

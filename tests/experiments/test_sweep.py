@@ -1,7 +1,9 @@
 """Sweeps, with real worker processes."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.experiments.test_resume import send_after
 from tests.faults import outcome
 
 import dctps
 from dctps.experiments.grid import grid
 from dctps.experiments.run import run
+from dctps.experiments.signals import Stopped
 from dctps.experiments.sweep import look_ahead, run_sweep, timed
+from dctps.kernels import variant
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dctps.__file__).parents[1])}
 RUNS = grid({"method": ["dctps", "dense"], "seed": [0, 1]}, shared={"epochs": 2, "density": 0.05})
@@ -108,6 +113,36 @@ def test_a_signal_stops_the_sweep_with_all_runs_saved(tmp_path):
     assert child.returncode == 143
     assert "stopped" in errors and "Traceback" not in errors
     assert not list(tmp_path.glob("*/summary.json"))
+
+
+def test_runs_move_between_machines_and_go_on(tmp_path, one_by_one):
+    """Folders that were cut short, copied: to a machine like the first, and to one without the kernels."""
+    first, like, other = (tmp_path / name for name in ("first", "like/runs", "other/runs"))
+    for name, config in RUNS.items():
+        handle = send_after(50, signal.SIGINT)  # in the second epoch
+        try:
+            with pytest.raises(Stopped):
+                run(config, out=first / name, threads=1)
+        finally:
+            handle.remove()
+    shutil.copytree(first, like)
+    shutil.copytree(first, other)
+    shutil.rmtree(first)
+    for place, kernels in ((like, "auto"), (other, "off")):
+        there = ENVIRONMENT | {"DCTPS_KERNELS": kernels}
+        command = [*COMMAND, "--out", place.name]
+        done = subprocess.run(
+            command, env=there, cwd=place.parent, check=True, timeout=120, capture_output=True
+        )
+        assert b"4 begun, 0 to begin" in done.stderr
+    assert outcomes(like) == one_by_one
+    for name, config in RUNS.items():
+        summary = json.loads((other / name / "summary.json").read_text())
+        assert summary["last_epoch"] == 2
+        # A dense network has no use for the kernels, and nothing to note.
+        before = [variant()] if config.method == "dctps" and variant() != "off" else []
+        assert summary["kernels"] == "off"
+        assert [place["kernels"] for place in summary["earlier_environments"]] == before
 
 
 def test_outlook(tmp_path):

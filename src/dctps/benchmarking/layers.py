@@ -51,7 +51,7 @@ def linear_cells(
                 layer = DpSLinear(n, n, offset=offset, density=density)
                 for backend in backends:
                     steps[_name(offset, backend)] = _step(layer, x, g, backend)
-            peer = _sparseprop(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
+            peer = sparseprop_step(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
             if peer is not None:
                 steps["SparseProp"] = peer
             yield {"n": n, "density": density, "batch": batch, "candidates": measure(steps, seconds)}
@@ -143,7 +143,7 @@ def _name(offset: str, backend: Backend) -> str:
     return offset if backend == "auto" else f"{offset} {backend}"
 
 
-def _sparseprop(sparse: nn.Module, x: Tensor, g: Tensor) -> Step | None:
+def sparseprop_step(sparse: nn.Module, x: Tensor, g: Tensor) -> Step | None:
     """Its own gradients go to `.grad`, which are dropped before each step."""
     try:
         peer = importlib.import_module("sparseprop.modules.linear")

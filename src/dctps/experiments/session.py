@@ -1,49 +1,30 @@
-"""All that a run holds in memory: network, data, optimizer, schedule, stream of batches, metrics so far."""
+"""All that a run holds in memory: the network on its way, the data, the stream of batches, metrics so far."""
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from dctps.counter import derive_key
 from dctps.data import Dataset, ImageTensors, batches
-from dctps.dynamic import take_sizes_
 from dctps.experiments.config import RunConfig
-from dctps.experiments.network import build_dynamics, build_network
+from dctps.experiments.network import build_network
 from dctps.experiments.parts import Parts, scoring_batches, split
 from dctps.experiments.state import State, StateError
-from dctps.nn import tune_
+from dctps.experiments.trainer import Trainer
 from dctps.nn.tuning import Measured
-from dctps.training import (
-    Metrics,
-    Mixup,
-    Precision,
-    Processes,
-    Tally,
-    build_optimizer,
-    build_schedule,
-    check_finite,
-    evaluate,
-    parameter_groups,
-    train_epoch,
-)
+from dctps.training import Metrics, Processes, Tally
 
 Record = dict[str, Any]
 
 _EVALUATION_BATCH = 500
-# What else a schedule has, its configuration fixes.
-_SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")
-_ADAM_SLOTS = {"step", "exp_avg", "exp_avg_sq"}
-_SLOTS = {"sgd": {"momentum_buffer"}, "adam": _ADAM_SLOTS, "adamw": _ADAM_SLOTS}
 
 
 @dataclass
@@ -72,6 +53,7 @@ class Session:
 
     Attributes:
         model: the network.
+        trainer: what changes it.
         records: of the epochs that are done, as in metrics.jsonl.
 
     Raises:
@@ -107,30 +89,7 @@ class Session:
             batches=scoring_batches(config, self._train, dataset),
             supports=supports,
         )
-        self._precision = Precision(config.amp, device.type)
-        self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
-        assert config.lr is not None and config.weight_decay is not None, "resolve() fills them in"
-        groups = parameter_groups(
-            self.model,
-            config.weight_decay,
-            decay_alpha=config.decay_alpha,
-            decay_norm_bias=config.decay_norm_bias,
-        )
-        self._optimizer = build_optimizer(
-            config.optimizer, groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
-        )
-        assert config.batch_size is not None, "resolve() fills it in"
-        self._batch_size = config.batch_size
-        self._steps = math.ceil(len(self._train) / self._batch_size)
-        self._schedule = build_schedule(
-            config.schedule,
-            self._optimizer,
-            total_steps=config.epochs * self._steps,
-            milestones=config.milestones,
-        )
-        self._dynamics = build_dynamics(
-            config, self.model, self._optimizer, config.epochs * self._steps, self._processes
-        )
+        self.trainer = Trainer(config, self.model, len(self._train), device, self._processes)
         self.records: list[Record] = []
         self._best: dict[str, Any] | None = None
         self._begin_epoch()
@@ -143,12 +102,12 @@ class Session:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of training."""
-        return self._steps
+        return self.trainer.steps
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Those that train, in the order of the optimizer's slots."""
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
+        return self.trainer.parameters
 
     @property
     def position(self) -> tuple[int, int]:
@@ -160,7 +119,9 @@ class Session:
         """The position in words: `"after epoch 3 of 20"`, `"in epoch 4 of 20, after step 120 of 450"`."""
         epochs, steps = self.position
         if steps:
-            return f"in epoch {epochs + 1} of {self.config.epochs}, after step {steps} of {self._steps}"
+            return (
+                f"in epoch {epochs + 1} of {self.config.epochs}, after step {steps} of {self.steps_per_epoch}"
+            )
         return f"after epoch {epochs} of {self.config.epochs}" if epochs else "before the first step"
 
     @property
@@ -174,7 +135,7 @@ class Session:
         if self._best is None:
             return None
         model = copy.deepcopy(self.model)
-        self._fill(model, self._best)
+        self.trainer.fill(model, self._best)
         return model
 
     def train_epoch(self, *, progress: bool, between: Callable[[], None]) -> Record:
@@ -194,26 +155,13 @@ class Session:
         bar = tqdm(
             self.training_batches(between),
             desc=f"epoch {number}/{self.config.epochs}",
-            total=self._steps,
+            total=self.steps_per_epoch,
             initial=epoch.tally.steps,
             unit="step",
             leave=False,
             disable=None if progress else True,
         )
-        train = train_epoch(
-            self.model,
-            bar,
-            self._optimizer,
-            self._schedule,
-            epoch=number,
-            precision=self._precision,
-            clip_norm=self.config.clip_norm,
-            mixup=self._mixup,
-            tally=epoch.tally,
-            processes=self._processes,
-            dynamics=self._dynamics,
-        )
-        self._processes.average_statistics_(self.model)
+        train = self.trainer.train_epoch(bar, number, epoch.tally)
         validation = self._evaluate(self._validation, between) if len(self._validation) else None
         test = self._evaluate(self._test, between)
         return self.close_epoch(train, validation, test)
@@ -263,24 +211,17 @@ class Session:
             NonFiniteLoss: the loss is not finite; nothing has changed.
         """
         tally = self._epoch.tally
-        check_finite(loss / images, len(self.records) + 1, tally.steps + 1, self._optimizer, self._precision)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self._optimizer.step()
-        if self._dynamics is not None:
-            self._dynamics.step()
-        self._schedule.step()
+        self.trainer.take_step(loss / images, len(self.records) + 1, tally)
         tally.add(loss, correct, images)
 
     @property
     def changes(self) -> bool:
         """Whether the next step changes supports; what decides that may need a backward pass of its own."""
-        return self._dynamics is not None and self._dynamics.due
+        return self.trainer.changes
 
     def backward(self, images: Tensor, labels: Tensor) -> None:
         """Put the gradients of a batch's mean loss in place of those that the parameters hold."""
-        self._optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self.model(images), labels).backward()
+        self.trainer.backward(images, labels)
 
     @property
     def tally(self) -> Tally:
@@ -289,7 +230,7 @@ class Session:
 
     def training_batches(self, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
         """The rest of the epoch's batches; `between` as for `train_epoch`."""
-        return self._batches(self._train, self._batch_size, between, training=True)
+        return self._batches(self._train, self.trainer.batch_size, between, training=True)
 
     def evaluation_batches(
         self, data: ImageTensors, between: Callable[[], None]
@@ -299,9 +240,7 @@ class Session:
 
     def tune(self) -> dict[str, Measured]:
         """Measure the paths of the layers on a batch as in training, and fix each at its fastest."""
-        images = self._train.images[: math.ceil(self._batch_size / self._processes.count)]
-        with self._precision.autocast():
-            return tune_(self.model, images.float() / 255)
+        return self.trainer.tune(self._train.images)
 
     def test(self) -> Metrics:
         """Evaluate on the test images."""
@@ -313,18 +252,11 @@ class Session:
         In the middle of an epoch too: its order and augmentations are drawn again from `generator`, which is
         the stream at the epoch's start, and the first `tally["steps"]` batches are passed over.
         """
-        optimizer = self._optimizer.state_dict()
-        schedule = self._schedule.state_dict()
         state = {
             "records": self.records,
             "best": self._best,
             "epoch": asdict(self._epoch) | {"seconds": self._seconds()},
-            "model": dict(self.model.state_dict()),
-            "slots": {str(index): slots for index, slots in optimizer["state"].items()},
-            "rates": [group["lr"] for group in optimizer["param_groups"]],
-            "schedule": {name: schedule[name] for name in _SCHEDULE_STATE},
-            "scaler": self._precision.scaler.state_dict(),
-            "dynamics": None if self._dynamics is None else self._dynamics.state_dict(),
+            **self.trainer.state(),
             "generator": self._epoch_generator,
             "torch_rng": torch.get_rng_state(),
         }
@@ -353,17 +285,12 @@ class Session:
         lr, seconds, tally = (state["epoch"][name] for name in ("lr", "seconds", "tally"))
         sums = Tally(int(tally["steps"]), float(tally["loss"]), int(tally["correct"]), int(tally["images"]))
         epoch = _Epoch(float(lr), float(seconds), sums)
-        if numbers != list(range(1, len(numbers) + 1)) or not 0 <= epoch.tally.steps <= self._steps:
-            raise ValueError(f"epochs {numbers}, step {epoch.tally.steps} of {self._steps}")
+        if numbers != list(range(1, len(numbers) + 1)) or not 0 <= epoch.tally.steps <= self.steps_per_epoch:
+            raise ValueError(f"epochs {numbers}, step {epoch.tally.steps} of {self.steps_per_epoch}")
         if len(numbers) > self.config.epochs - (epoch.tally.steps > 0):
             raise ValueError(f"{len(numbers)} of {self.config.epochs} epochs, step {epoch.tally.steps}")
 
-        self._fill(self.model, state["model"])
-        self._load_optimizer(state["slots"], state["rates"])
-        self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
-        self._precision.scaler.load_state_dict(state["scaler"])
-        if self._dynamics is not None:
-            self._dynamics.load_state_dict(state["dynamics"])
+        self.trainer.load_state(state)
         self._generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         if self._device.type == "cuda" and "cuda_rng" in state:
@@ -375,27 +302,8 @@ class Session:
         self._epoch, self._epoch_generator = epoch, state["generator"]
         self._resumed_at = time.perf_counter()
 
-    def _fill(self, model: nn.Module, state: dict[str, Any]) -> None:
-        if self.config.dynamics == "dsr":
-            take_sizes_(model, state)
-        model.load_state_dict(state)
-
-    def _load_optimizer(self, slots: dict[str, dict[str, Tensor]], rates: list[float]) -> None:
-        parameters = self.parameters
-        for index, named in slots.items():
-            if named.keys() != _SLOTS[self.config.optimizer]:
-                raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")
-            for name, slot in named.items():
-                # A fused optimizer would read past the end of a slot that is too small.
-                if slot.shape != (() if name == "step" else parameters[int(index)].shape):
-                    raise ValueError(f"the optimizer's {name} of parameter {index} is {tuple(slot.shape)}")
-        saved = self._optimizer.state_dict()
-        for group, rate in zip(saved["param_groups"], rates, strict=True):
-            group["lr"] = float(rate)
-        self._optimizer.load_state_dict(saved | {"state": {int(index): s for index, s in slots.items()}})
-
     def _begin_epoch(self) -> None:
-        self._epoch = _Epoch(lr=self._optimizer.param_groups[0]["lr"])
+        self._epoch = _Epoch(lr=self.trainer.lr)
         self._epoch_generator = self._generator.get_state()
         self._resumed_at = time.perf_counter()
 
@@ -408,11 +316,7 @@ class Session:
         return self._test.images.device
 
     def _evaluate(self, data: ImageTensors, between: Callable[[], None]) -> Metrics:
-        return evaluate(
-            self.model,
-            self.evaluation_batches(data, between),
-            precision=self._precision,
-        )
+        return self.trainer.evaluate(self.evaluation_batches(data, between))
 
     def _batches(
         self, data: ImageTensors, size: int, between: Callable[[], None], *, training: bool

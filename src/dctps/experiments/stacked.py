@@ -18,10 +18,11 @@ from dctps.experiments.config import resolve
 from dctps.experiments.folder import RunFolder, RunFolderBusy, read_summary
 from dctps.experiments.network import is_scored
 from dctps.experiments.parts import Parts, split
-from dctps.experiments.run import Work, data_of
+from dctps.experiments.run import data_of
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import StopRequest, deferred_signals
+from dctps.experiments.work import Work
 from dctps.experiments.workers import Busy, Epoch, Event, Failed, Finished, Job
 from dctps.training import Metrics, Processes, Stack, TrainingError
 

@@ -30,6 +30,7 @@ _MOVE = 4.5  # an element into and out of the sparse kernel's layout
 _NONZERO = 0.6  # of the sparse product
 _CALL = 930_000.0  # overhead of the transform path, for each call
 _NATIVE_MOVE = 0.065  # an element into or out of a tile
+_NATIVE_ROW = 45.0  # a row, however short
 _NATIVE_TRANSFORM = 1.6  # an element of the longer side
 _NATIVE_NONZERO = 0.11
 _NATIVE_INDEX = 7.2  # a nonzero, once
@@ -77,7 +78,9 @@ def linear_costs(offset: Offset, *, rows: int, nnz: int, native: bool) -> Costs:
     m, n, rows = offset.out_features, offset.in_features, max(rows, 1)
     dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows) + (_DENSE_NONZERO * nnz + _DENSE_CALL) / rows
     if native:
-        line = _NATIVE_MOVE * (m + n) + (_NATIVE_TRANSFORM * max(m, n) if offset.row_cost else 0.0)
+        line = (
+            _NATIVE_ROW + _NATIVE_MOVE * (m + n) + (_NATIVE_TRANSFORM * max(m, n) if offset.row_cost else 0.0)
+        )
         once = (_NATIVE_INDEX if rows > 2 * _TILE else _NATIVE_WALK) * nnz + _NATIVE_CALL
         return {"dense": dense, "native": (_tiled(rows) * (line + _NATIVE_NONZERO * nnz) + once) / rows}
     if math.isinf(offset.row_cost):

@@ -1,0 +1,198 @@
+"""A network and what changes it: optimizer, schedule, precision, mixup, dynamics; and their state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dctps.dynamic import take_sizes_
+from dctps.experiments.config import RunConfig
+from dctps.experiments.network import build_dynamics
+from dctps.experiments.state import State
+from dctps.nn import tune_
+from dctps.nn.tuning import Measured
+from dctps.training import (
+    Metrics,
+    Mixup,
+    Precision,
+    Processes,
+    Tally,
+    build_optimizer,
+    build_schedule,
+    check_finite,
+    evaluate,
+    parameter_groups,
+    train_epoch,
+)
+
+Batch = tuple[Tensor, Tensor]
+
+# What else a schedule has, its configuration fixes.
+_SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")
+_ADAM_SLOTS = {"step", "exp_avg", "exp_avg_sq"}
+_SLOTS = {"sgd": {"momentum_buffer"}, "adam": _ADAM_SLOTS, "adamw": _ADAM_SLOTS}
+
+
+class Trainer:
+    """The network of a run on its way, step by step.
+
+    Args:
+        config: resolved.
+        model: the network, on `device`.
+        images: in the training set.
+        device: where it trains.
+        processes: that share the batches.
+
+    Attributes:
+        model: the network.
+        batch_size: of training.
+        steps: of an epoch.
+        optimizer: of all parameters that train.
+        dynamics: what changes the supports; None where they stay.
+    """
+
+    def __init__(
+        self, config: RunConfig, model: nn.Module, images: int, device: torch.device, processes: Processes
+    ) -> None:
+        assert config.lr is not None and config.weight_decay is not None, "resolve() fills them in"
+        assert config.batch_size is not None, "resolve() fills it in"
+        self.config, self.model, self._processes = config, model, processes
+        self.batch_size = config.batch_size
+        self.steps = math.ceil(images / self.batch_size)
+        self._precision = Precision(config.amp, device.type)
+        self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
+        groups = parameter_groups(
+            model,
+            config.weight_decay,
+            decay_alpha=config.decay_alpha,
+            decay_norm_bias=config.decay_norm_bias,
+        )
+        self.optimizer = build_optimizer(
+            config.optimizer, groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
+        )
+        steps = config.epochs * self.steps
+        self._schedule = build_schedule(
+            config.schedule, self.optimizer, total_steps=steps, milestones=config.milestones
+        )
+        self.dynamics = build_dynamics(config, model, self.optimizer, steps, processes)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that train, in the order of the optimizer's slots."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next step, of the first group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def changes(self) -> bool:
+        """Whether the next step changes supports; what decides that may need a backward pass of its own."""
+        return self.dynamics is not None and self.dynamics.due
+
+    def train_epoch(self, batches: Iterable[Batch], epoch: int, tally: Tally) -> Metrics:
+        """Train on the rest of an epoch's batches, after those in `tally`."""
+        train = train_epoch(
+            self.model,
+            batches,
+            self.optimizer,
+            self._schedule,
+            epoch=epoch,
+            precision=self._precision,
+            clip_norm=self.config.clip_norm,
+            mixup=self._mixup,
+            tally=tally,
+            processes=self._processes,
+            dynamics=self.dynamics,
+        )
+        self._processes.average_statistics_(self.model)
+        return train
+
+    def take_step(self, loss: float, epoch: int, tally: Tally) -> None:
+        """Step along the gradients that the parameters hold, as `train_epoch` does.
+
+        Args:
+            loss: mean over the images of the batch.
+            epoch: from 1, and
+            tally: of its steps so far, for the error.
+
+        Raises:
+            NonFiniteLoss: the loss is not finite; nothing has changed.
+        """
+        check_finite(loss, epoch, tally.steps + 1, self.optimizer, self._precision)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        self.optimizer.step()
+        if self.dynamics is not None:
+            self.dynamics.step()
+        self._schedule.step()
+
+    def backward(self, images: Tensor, labels: Tensor) -> None:
+        """Put the gradients of a batch's mean loss in place of those that the parameters hold."""
+        self.optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(self.model(images), labels).backward()
+
+    def evaluate(self, batches: Iterable[Batch]) -> Metrics:
+        """Loss and accuracy on all of `batches`."""
+        return evaluate(self.model, batches, precision=self._precision)
+
+    def tune(self, images: Tensor) -> dict[str, Measured]:
+        """Measure the paths of the layers on a batch as in training, and fix each at its fastest.
+
+        Args:
+            images: of the training set, bytes; as many are taken as one process has in a step.
+        """
+        batch = images[: math.ceil(self.batch_size / self._processes.count)]
+        with self._precision.autocast():
+            return tune_(self.model, batch.float() / 255)
+
+    def fill(self, model: nn.Module, state: dict[str, Any]) -> None:
+        """Load a network's state, of supports of other sizes too, where they change."""
+        if self.config.dynamics == "dsr":
+            take_sizes_(model, state)
+        model.load_state_dict(state)
+
+    def state(self) -> State:
+        """All that its next steps depend on, beside the batches."""
+        optimizer, schedule = self.optimizer.state_dict(), self._schedule.state_dict()
+        return {
+            "model": dict(self.model.state_dict()),
+            "slots": {str(index): slots for index, slots in optimizer["state"].items()},
+            "rates": [group["lr"] for group in optimizer["param_groups"]],
+            "schedule": {name: schedule[name] for name in _SCHEDULE_STATE},
+            "scaler": self._precision.scaler.state_dict(),
+            "dynamics": None if self.dynamics is None else self.dynamics.state_dict(),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on where `state` was taken, of a trainer with the same configuration.
+
+        Raises:
+            ValueError: and what loading raises: it does not fit.
+        """
+        self.fill(self.model, state["model"])
+        self._load_optimizer(state["slots"], state["rates"])
+        self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
+        self._precision.scaler.load_state_dict(state["scaler"])
+        if self.dynamics is not None:
+            self.dynamics.load_state_dict(state["dynamics"])
+
+    def _load_optimizer(self, slots: dict[str, dict[str, Tensor]], rates: list[float]) -> None:
+        parameters = self.parameters
+        for index, named in slots.items():
+            if named.keys() != _SLOTS[self.config.optimizer]:
+                raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")
+            for name, slot in named.items():
+                # A fused optimizer would read past the end of a slot that is too small.
+                if slot.shape != (() if name == "step" else parameters[int(index)].shape):
+                    raise ValueError(f"the optimizer's {name} of parameter {index} is {tuple(slot.shape)}")
+        saved = self.optimizer.state_dict()
+        for group, rate in zip(saved["param_groups"], rates, strict=True):
+            group["lr"] = float(rate)
+        self.optimizer.load_state_dict(saved | {"state": {int(index): s for index, s in slots.items()}})
