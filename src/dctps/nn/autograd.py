@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import Function
 
+from dctps.nn.depthwise import is_by_channels
 from dctps.nn.maps import Conv2d, Linear
 from dctps.nn.native import is_plain, native_backward, native_product
 from dctps.nn.native_conv import (
@@ -20,6 +21,7 @@ from dctps.nn.native_conv import (
     native_conv_backward,
     native_dense_conv,
     native_dense_conv_backward,
+    native_weight,
 )
 from dctps.nn.precision import no_autocast
 from dctps.nn.torch_paths import (
@@ -131,7 +133,7 @@ class NativeProduct(Function):
 
 
 class NativeConv(Function):
-    """The convolution plus b by native code: on strips, or by the dense kernel and a native W."""
+    """The convolution plus b by native code: on strips, or by a W made for it, kept where that is but a few filters."""
 
     @staticmethod
     def forward(
@@ -146,11 +148,10 @@ class NativeConv(Function):
         bias: Tensor | None,
     ) -> Tensor:
         ctx.op, ctx.dense = op, dense
-        _save(ctx, x, values, alpha, support, offset)
         weight = Weight(values, alpha, support, offset)
-        if dense:
-            return native_dense_conv(x, weight, op, bias)
-        return native_conv(x, weight, op, bias)
+        made = native_weight(x, weight) if dense else None
+        _save(ctx, x, *weight, made if is_by_channels(x, op, offset.shape[0]) else None)
+        return native_conv(x, weight, op, bias) if made is None else native_dense_conv(x, made, op, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Found:
@@ -159,7 +160,7 @@ class NativeConv(Function):
         if _is_traced(g, x):
             found = dense_backward(g, x, weight, ctx.op, needs)
         else:
-            found = native_conv_product_backward(g, x, weight, ctx.op, ctx.dense, needs)
+            found = native_conv_product_backward(g, x, weight, ctx.op, ctx.dense, needs, ctx.saved_tensors[4])
         return (*found, None, None, None, None, g.sum((0, 2, 3)) if ctx.needs_input_grad[7] else None)
 
     @staticmethod
@@ -172,21 +173,31 @@ class NativeConv(Function):
 
 
 def native_conv_product_backward(
-    g: Tensor, x: Tensor, weight: Weight, op: Conv2d, dense: bool, needs: Needs
+    g: Tensor, x: Tensor, weight: Weight, op: Conv2d, dense: bool, needs: Needs, made: Tensor | None = None
 ) -> Gradients:
-    """The derivatives of `NativeConv` in x, values and alpha, those that are needed."""
+    """The derivatives of `NativeConv` in x, values and alpha, those that are needed; `made`: W, if it is at hand."""
     with no_autocast(x):
-        return (native_dense_conv_backward if dense else native_conv_backward)(g, x, weight, op, needs)
+        if dense:
+            return native_dense_conv_backward(g, x, weight, op, needs, made)
+        return native_conv_backward(g, x, weight, op, needs)
 
 
-def _save(ctx: Any, x: Tensor, values: Tensor, alpha: Tensor | None, support: Tensor, offset: Offset) -> None:
+def _save(
+    ctx: Any,
+    x: Tensor,
+    values: Tensor,
+    alpha: Tensor | None,
+    support: Tensor,
+    offset: Offset,
+    made: Tensor | None = None,
+) -> None:
     ctx.offset = offset
-    ctx.save_for_backward(x, values, alpha, support)
-    ctx.save_for_forward(x, values, alpha, support)
+    ctx.save_for_backward(x, values, alpha, support, made)
+    ctx.save_for_forward(x, values, alpha, support, made)
 
 
 def _saved(ctx: Any) -> tuple[Tensor, Weight]:
-    x, values, alpha, support = ctx.saved_tensors
+    x, values, alpha, support, _ = ctx.saved_tensors
     return x, Weight(values, alpha, support, ctx.offset)
 
 

@@ -15,11 +15,11 @@ from dctps.nn.native import single
 from dctps.nn.taps import is_last
 
 
-def is_by_channels(x: Tensor, shape: tuple[int, ...], op: Conv2d) -> bool:
-    """Whether it does the convolution of x with a W of `shape`: fixed by shapes, dtype and x being channels last."""
-    if op.groups == 1 or op.groups != shape[0] or x.dtype != torch.float32:
+def is_by_channels(x: Tensor, op: Conv2d, outputs: int) -> bool:
+    """Whether it is so done: fixed by shapes, dtype, and x being in channels-last order."""
+    if not op.groups == outputs == x.shape[1] > 1:
         return False
-    return is_last(x) and x.numel() > 0
+    return x.dtype == torch.float32 and is_last(x) and x.numel() > 0
 
 
 def conv_by_channels(x: Tensor, weight: Tensor, op: Conv2d, bias: Tensor | None) -> Tensor:

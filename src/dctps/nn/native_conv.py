@@ -47,25 +47,26 @@ def native_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs
     return rounded(by_x, x), rounded(by_values, values), rounded(by_alpha, values)
 
 
-def native_dense_conv(x: Tensor, weight: Weight, op: Conv2d, bias: Tensor | None = None) -> Tensor:
-    """The convolution with a W that native code makes, plus b."""
-    made = _make(x, weight)
-    if is_by_channels(x, weight.offset.shape, op):
+def native_dense_conv(x: Tensor, made: Tensor, op: Conv2d, bias: Tensor | None = None) -> Tensor:
+    """The convolution with a W that native code made, plus b."""
+    if is_by_channels(x, op, len(made)):
         return conv_by_channels(x, made, op, bias)
     if is_by_taps(x, made, op):
         return op.add(conv_by_taps(x, made, op), bias)
     return op.apply(x, made, bias)
 
 
-def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs: Needs) -> Gradients:
-    """The derivatives of `native_dense_conv` in x, values and alpha, those that are needed."""
+def native_dense_conv_backward(
+    g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs: Needs, made: Tensor | None = None
+) -> Gradients:
+    """The derivatives of `native_dense_conv` in x, values and alpha, those that are needed; W made again if not given."""
     values, alpha, support, offset = weight
-    # A first layer's images need no gradient, and nothing else reads the numbers in W.
-    made = (
-        _make(x, weight) if needs[0] else torch.empty(offset.shape, dtype=x.dtype, memory_format=layout_of(x))
-    )
+    if made is None and needs[0]:
+        made = native_weight(x, weight)
+    elif made is None:  # a first layer's images need no gradient, and nothing else reads the numbers in W
+        made = torch.empty(offset.shape, dtype=x.dtype, memory_format=layout_of(x))
     needed = needs[0], needs[1] or needs[2]
-    if is_by_channels(x, offset.shape, op):
+    if is_by_channels(x, op, len(made)):
         by_x, by_weight = conv_by_channels_backward(g, x, made, op, *needed)
     elif is_by_taps(x, made, op):
         by_x, by_weight = conv_by_taps_backward(g, x, made, op, *needed)
@@ -85,7 +86,7 @@ def native_dense_conv_backward(g: Tensor, x: Tensor, weight: Weight, op: Conv2d,
     return by_x, rounded(by_values, values), rounded(by_alpha, values)
 
 
-def _make(x: Tensor, weight: Weight) -> Tensor:
+def native_weight(x: Tensor, weight: Weight) -> Tensor:
     """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
     values, alpha, support, offset = weight
     form = offset.weight_filters()

@@ -32,8 +32,10 @@ def product(
     fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
     y: Tensor
     if native_conv and isinstance(op, Conv2d):
-        by_channels = is_by_channels(x, weight.offset.shape, op)
-        if path == "dense" and not by_channels and keeps_weight(x, len(weight.values), weight.offset):
+        kept = not is_by_channels(x, op, weight.offset.shape[0]) and keeps_weight(
+            x, len(weight.values), weight.offset
+        )
+        if path == "dense" and kept:
             y = op.apply(x, rounded(made_weight(weight, layout_of(x)), x), fused)
         else:
             y = NativeConv.apply(x, *weight, op, path == "dense", fused)

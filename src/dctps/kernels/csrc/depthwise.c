@@ -21,6 +21,7 @@
 #define SLOT 32        /* pixels of a slot, at least: its sums are as many numbers as W */
 #define SLOTS 32       /* at most */
 #define ITEMS 16       /* for the threads, at least, where there are so many channels */
+#define NEAR (1 << 20) /* numbers of x and y that the caches may still hold, so that prefetching only costs */
 #define LINE 16        /* floats of a line of the cache */
 
 typedef struct {
@@ -40,6 +41,7 @@ typedef struct {
 typedef struct {
     const arguments *a;
     int64_t slots, per_slot, blocks, groups, per_group, taps;
+    int ahead; /* whether to prefetch */
     int64_t ahead_read, ahead_made; /* floats from where a tile begins to what is prefetched meanwhile */
     const int64_t *from, *to; /* sizes of what a tile reads and of what it makes */
     span *spans[2];
@@ -297,7 +299,7 @@ INLINE void run_item(const job *j, int64_t item, const float *read, const float 
     for (int64_t image = slot * j->per_slot; image < least((slot + 1) * j->per_slot, a->batch); image++) {
         t.read = read + image * read_size, t.here = here ? here + image * made_size : NULL;
         t.made = made ? made + image * made_size : NULL;
-        t.next = (ahead){.on = j->groups == 1, .read_step = most(1, LANES * read_size / made_size)};
+        t.next = (ahead){.on = j->ahead, .read_step = most(1, LANES * read_size / made_size)};
         t.next.read = t.read + j->ahead_read;
         t.next.made = (made ? t.made : t.read) + j->ahead_made, t.next.here = (here ? t.here : t.read) + j->ahead_made;
         for (t.rows = j->spans[0]; t.rows < j->spans[0] + j->counts[0]; t.rows++)
@@ -353,6 +355,7 @@ static int run(const arguments *a, int backward)
     const size_t weights = sizeof(V) * (size_t)(j.blocks * j.taps);
     int failed = !(j.weights = dctps_take(weights)) || (backward && !(j.sums = dctps_take(weights * (size_t)j.slots)));
     const int64_t rows = most(1, TILE / j.to[1]);
+    j.ahead = j.groups == 1 && a->batch * a->channels * (a->in[0] * a->in[1] + a->out[0] * a->out[1]) > NEAR;
     j.ahead_made = rows * (backward ? a->stride[0] : 1) * j.to[1] * a->channels;
     j.ahead_read = (rows * (backward ? 1 : a->stride[0]) + SIDE - 1) * j.from[1] * a->channels;
     failed = failed || make_spans(&j, 0, backward, rows, 0) ||
