@@ -80,10 +80,10 @@ static span taps_of(const arguments *a, int axis, int backward, int64_t o, int a
     return s;
 }
 
-/* The span, in parts of up to SIDE taps. */
-static span *split(span s, span *end)
+/* The span, in parts of up to SIDE taps; of one where pixels side by side have no columns in common to speak of. */
+static span *split(span s, span *end, int axis)
 {
-    const int64_t pieces = most(1, parts(s.taps, SIDE));
+    const int64_t pieces = most(1, parts(s.taps, axis == 1 && (s.in_tap > 1 || s.in_step > 2) ? 1 : SIDE));
     for (int64_t i = 0; i < pieces; i++) {
         const int64_t first = s.taps * i / pieces, past = s.taps * (i + 1) / pieces;
         span piece = s;
@@ -99,7 +99,7 @@ static int make_spans(job *j, int axis, int backward, int64_t longest, int all)
 {
     const arguments *a = j->a;
     const int64_t outputs = j->to[axis], step = backward ? a->stride[axis] : 1;
-    span *end = j->spans[axis] = dctps_take(sizeof(span) * (size_t)(outputs * parts(a->kernel[axis], SIDE)));
+    span *end = j->spans[axis] = dctps_take(sizeof(span) * (size_t)(outputs * a->kernel[axis]));
     if (!end) return -1;
     for (int64_t band = 0; band < outputs; band += longest * step)
         for (int64_t first = band; first < least(band + step, outputs); first++) {
@@ -109,11 +109,11 @@ static int make_spans(job *j, int axis, int backward, int64_t longest, int all)
                 if (next.tap == open.tap && next.taps == open.taps) {
                     open.count++;
                 } else {
-                    end = split(open, end);
+                    end = split(open, end, axis);
                     open = next;
                 }
             }
-            end = split(open, end);
+            end = split(open, end, axis);
         }
     j->counts[axis] = end - j->spans[axis];
     return 0;
@@ -140,9 +140,9 @@ typedef struct {
 
 /* Where WIDE pixels of a block lie. */
 typedef struct {
-    int64_t row, tap, pixel, made; /* steps, in floats */
-    int64_t column, column_tap, column_step, width; /* the first that is read, steps, and how many there are */
-    int64_t left;                                   /* pixels of the span from here on */
+    int64_t row, column_size, made;     /* from a tap to that below, from a column to the next, from a pixel to the next */
+    int64_t column, column_step, width; /* the first that is read, the pixels' step, and how many there are */
+    int64_t left;                       /* pixels of the span from here on */
     some lanes;
     int adds;
 } place;
@@ -167,13 +167,14 @@ INLINE void prefetch(const ahead *next, const int backward, const int makes)
     }
 }
 
-/* WIDE pixels, one block; `edge`: some may lie outside of the images or of the channels. `apart` is how many columns one
-   pixel reads after the other where taps read neighbours, so that a column is loaded once; 0: any. All is read before
-   any is stored: a load waits for a store that merely might be to its place, and the pages of x and y often lie alike. */
+/* WIDE pixels, one block; `edge`: some may lie outside of the images or of the channels. Taps read neighbours, one pixel
+   `apart` columns after the other, so that a column is loaded once; a single tap any columns. All is read before any is
+   stored: a load waits for a store that merely might be to its place, and the pages of x and y often lie alike. */
 INLINE void convolve_pixels(const int down, const int across, const int apart, const int edge, const int backward,
                             const place *at, V (*weight)[SIDE], V (*sums)[SIDE], const float *read, const float *here,
                             float *made, const V start)
 {
+    const int columns = across == 1 ? WIDE : (WIDE - 1) * apart + across;
     V x[WIDE], y[WIDE];
     some own[WIDE];
     UNROLL for (int p = 0; p < WIDE; p++) {
@@ -182,24 +183,15 @@ INLINE void convolve_pixels(const int down, const int across, const int apart, c
         y[p] = at->adds && made ? read_one(made + p * at->made, edge, own[p]) : start;
     }
     UNROLL for (int i = 0; i < down; i++, read += at->row) {
-        if (apart) {
-            UNROLL for (int u = 0; u < (WIDE - 1) * apart + across; u++) {
-                const V there = read_one(read + u * at->tap, edge, lanes_at(at, at->column + u));
-                UNROLL for (int p = 0; p < WIDE; p++) {
-                    const int c = u - p * apart;
-                    if (c < 0 || c >= across) continue;
-                    y[p] += weight[i][c] * there;
-                    if (backward) sums[i][c] += x[p] * there;
-                }
+        UNROLL for (int u = 0; u < columns; u++) {
+            const int64_t column = across == 1 ? u * at->column_step : u;
+            const V there = read_one(read + column * at->column_size, edge, lanes_at(at, at->column + column));
+            UNROLL for (int p = 0; p < WIDE; p++) {
+                const int c = across == 1 ? 0 : u - p * apart;
+                if (across == 1 ? p != u : c < 0 || c >= across) continue;
+                y[p] += weight[i][c] * there;
+                if (backward) sums[i][c] += x[p] * there;
             }
-        } else {
-            UNROLL for (int p = 0; p < WIDE; p++)
-                UNROLL for (int c = 0; c < across; c++) {
-                    const some lanes = lanes_at(at, at->column + p * at->column_step + c * at->column_tap);
-                    const V there = read_one(read + p * at->pixel + c * at->tap, edge, lanes);
-                    y[p] += weight[i][c] * there;
-                    if (backward) sums[i][c] += x[p] * there;
-                }
         }
     }
     if (!made) return;
@@ -213,10 +205,9 @@ INLINE void convolve(const job *j, tile *t, const int down, const int across, co
 {
     const span *r = t->rows, *k = t->columns;
     const int64_t channels = j->a->channels, kernel_width = j->a->kernel[1], width = j->from[1];
-    place at = {.row = r->in_tap * width * channels, .tap = k->in_tap * channels, .pixel = k->in_step * channels,
-                .made = k->out_step * channels, .column_tap = k->in_tap, .column_step = k->in_step, .width = width,
-                .adds = r->adds || k->adds};
-    const int64_t reach = (WIDE - 1) * k->in_step + (across - 1) * k->in_tap;
+    place at = {.row = r->in_tap * width * channels, .column_size = channels, .made = k->out_step * channels,
+                .column_step = k->in_step, .width = width, .adds = r->adds || k->adds};
+    const int64_t reach = (WIDE - 1) * k->in_step + across - 1;
     const int64_t read_row = r->in_step * width * channels, made_row = r->out_step * j->to[1] * channels;
     const int64_t read_at = (r->in * width + k->in) * channels, made_at = (r->out * j->to[1] + k->out) * channels;
     ahead next = t->next;
@@ -245,7 +236,7 @@ INLINE void convolve(const job *j, tile *t, const int down, const int across, co
                     convolve_pixels(down, across, apart, 1, backward, &at, weight, sums, read, here, made, start);
                 const int64_t pixels = least(at.left, WIDE);
                 next.read += pixels * next.read_step, next.here += pixels * LANES, next.made += pixels * LANES;
-                read += WIDE * at.pixel;
+                read += WIDE * k->in_step * channels;
                 if (backward) here += WIDE * at.made;
                 if (made) made += WIDE * at.made;
             }
@@ -258,30 +249,30 @@ INLINE void convolve(const job *j, tile *t, const int down, const int across, co
 }
 
 /* The number of taps as a constant, for each that there is. */
-INLINE void convolve_taps(const job *j, tile *t, const int apart, const int backward)
-{
-#define CASE(down, across) \
+#define CASE(down, across, apart, backward) \
     case (down) * (SIDE + 1) + (across): convolve(j, t, down, across, apart, backward); break;
-    switch (t->rows->taps && t->columns->taps ? t->rows->taps * (SIDE + 1) + t->columns->taps : 0) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3)
-        CASE(3, 1) CASE(3, 2) CASE(3, 3)
-        default: if (t->made && !t->rows->adds && !t->columns->adds) convolve(j, t, 0, 0, 0, 0);
+#define CASES(across, apart, backward) \
+    CASE(1, across, apart, backward) CASE(2, across, apart, backward) CASE(3, across, apart, backward)
+
+static void convolve_forward(const job *j, tile *t)
+{
+    const int64_t down = t->rows->taps, across = t->columns->taps;
+    if (!down || !across) {
+        if (!t->rows->adds && !t->columns->adds) convolve(j, t, 0, 0, 1, 0);
+    } else if (across == 1 || t->columns->in_step == 1) {
+        switch (down * (SIDE + 1) + across) { CASES(1, 1, 0) CASES(2, 1, 0) CASES(3, 1, 0) }
+    } else {
+        switch (down * (SIDE + 1) + across) { CASES(2, 2, 0) CASES(3, 2, 0) }
     }
-#undef CASE
 }
 
-static void forward_next(const job *j, tile *t) { convolve_taps(j, t, 1, 0); }
-static void forward_second(const job *j, tile *t) { convolve_taps(j, t, 2, 0); }
-static void forward_any(const job *j, tile *t) { convolve_taps(j, t, 0, 0); }
-static void backward_next(const job *j, tile *t) { convolve_taps(j, t, 1, 1); }
-static void backward_any(const job *j, tile *t) { convolve_taps(j, t, 0, 1); }
-
-static void convolve_tile(const job *j, tile *t, int backward)
+static void convolve_backward(const job *j, tile *t)
 {
-    const int apart = t->columns->in_tap == 1 ? (int)least(t->columns->in_step, 3) : 0;
-    if (backward) (apart == 1 ? backward_next : backward_any)(j, t);
-    else (apart == 1 ? forward_next : apart == 2 ? forward_second : forward_any)(j, t);
+    const int64_t down = t->rows->taps, across = t->columns->taps;
+    if (down && across)
+        switch (down * (SIDE + 1) + across) { CASES(1, 1, 1) CASES(2, 1, 1) CASES(3, 1, 1) }
+    else if (t->made && !t->rows->adds && !t->columns->adds)
+        convolve(j, t, 0, 0, 1, 0);
 }
 
 /* ---- the call ---------------------------------------------------------------------------------------------- */
@@ -304,7 +295,7 @@ INLINE void run_item(const job *j, int64_t item, const float *read, const float 
         t.next.made = (made ? t.made : t.read) + j->ahead_made, t.next.here = (here ? t.here : t.read) + j->ahead_made;
         for (t.rows = j->spans[0]; t.rows < j->spans[0] + j->counts[0]; t.rows++)
             for (t.columns = j->spans[1]; t.columns < j->spans[1] + j->counts[1]; t.columns++)
-                convolve_tile(j, &t, backward);
+                (backward ? convolve_backward : convolve_forward)(j, &t);
     }
 }
 

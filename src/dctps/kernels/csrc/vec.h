@@ -47,14 +47,14 @@ INLINE void store_some(float *p, V v, some lanes) { _mm256_maskstore_ps(p, lanes
 #else
 typedef int64_t some;
 INLINE some first_lanes(int64_t n) { return n; }
-INLINE V load_some(const float *p, some lanes)
+LOCAL __attribute__((noinline)) V load_some(const float *p, some lanes)
 {
     if (lanes == LANES) return *(const anywhere *)p;
     V v = {0};
     for (int64_t i = 0; i < lanes; i++) v[i] = p[i];
     return v;
 }
-INLINE void store_some(float *p, V v, some lanes)
+LOCAL __attribute__((noinline)) void store_some(float *p, V v, some lanes)
 {
     for (int64_t i = 0; i < lanes; i++) p[i] = v[i];
 }
