@@ -26,6 +26,35 @@ CASES = (
     ("sdct", (96, 48, 3, 3), 1, (1, 1), (1, 1), (1, 1), 9, (4, 4), 2000),
 )
 
+# batch, channels, image, kernel, stride, padding, dilation
+DEPTHWISE = (
+    (1, 1, (1, 1), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (3, 17, (9, 14), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (35, 16, (8, 8), (3, 3), (2, 2), (1, 1), (1, 1)),
+    (2, 40, (15, 11), (5, 7), (1, 2), (2, 3), (1, 1)),
+    (2, 7, (13, 30), (2, 3), (3, 3), (4, 0), (2, 3)),
+    (5, 50, (4, 4), (1, 1), (4, 3), (0, 2), (1, 1)),
+    (33, 96, (36, 6), (3, 3), (1, 1), (1, 1), (1, 1)),
+)
+
+
+def drawn_depthwise(
+    batch: int,
+    channels: int,
+    image: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[Window, Tensor, Tensor, Tensor, Tensor]:
+    """A window, x and g in channels-last order, weight and bias of one of `DEPTHWISE`."""
+    window = Window((channels, 1, *kernel), stride, padding, dilation, channels)
+    generator = torch.Generator().manual_seed(batch)
+    x = torch.randn(batch, channels, *image, generator=generator).to(memory_format=torch.channels_last)
+    g = torch.randn(window.outputs(x), generator=generator).to(memory_format=torch.channels_last)
+    weight, bias = torch.randn(window.shape, generator=generator), torch.randn(channels, generator=generator)
+    return window, x, g, weight, bias
+
 
 @dataclass(frozen=True)
 class DrawnConv:

@@ -16,22 +16,29 @@ from dctps.kernels.build import CompileError, compile_library
 PROGRAM = """
     import pathlib, sys
     import torch
-    import dctps.kernels.conv, dctps.kernels.linear, dctps.kernels.loader as loader, dctps.kernels.weight
+    import dctps.kernels.conv, dctps.kernels.depthwise, dctps.kernels.linear, dctps.kernels.loader as loader
+    import dctps.kernels.weight
     loader.LIBRARY = pathlib.Path(sys.argv[1])
     from dctps.kernels.linear import linear_backward, linear_forward
     from tests.kernels.drawn import Drawn
-    from tests.kernels.drawn_conv import CASES, DrawnConv
+    from tests.kernels.drawn_conv import CASES, DEPTHWISE as depthwise, DrawnConv, drawn_depthwise
     torch.set_num_threads(2)
     shapes = [(1, 1, 1, 1), (2, 3, 5, 4), (17, 33, 40, 90), (40, 130, 70, 5200), (130, 40, 17, 333),
               (96, 62, 100, 0), (200, 200, 300, 12000), (7, 49, 16, 20), (300, 60, 33, 900),
               (90, 110, 9, 9800), (33, 64, 4, 70), (20, 30, 32, 300)]
     for variant in loader.runnable_variants():
-        for module in (dctps.kernels.conv, dctps.kernels.weight):
+        for module in (dctps.kernels.conv, dctps.kernels.depthwise, dctps.kernels.weight):
             module.function = lambda name: loader.function(name, variant)
         for case in range(len(CASES)):
             for last in (False, True):
                 for cache in (3_000, 260_000):
                     DrawnConv.draw(case, last).made(cache)
+        for case in depthwise:
+            window, x, g, weight, bias = drawn_depthwise(*case)
+            dctps.kernels.depthwise.depthwise_forward(x, weight, window, bias)
+            for needs in ((True, True), (False, True), (True, False)):
+                rest = {"needs_x": needs[0], "needs_weight": needs[1]}
+                dctps.kernels.depthwise.depthwise_backward(g, x, weight, window, **rest)
         dctps.kernels.linear.variant = lambda: variant
         for offset in ("zero", "dct", "sdct", "hadamard"):
             for m, n, batch, nnz in shapes:

@@ -133,7 +133,7 @@ class NativeProduct(Function):
 
 
 class NativeConv(Function):
-    """The convolution plus b by native code: on strips, or by a W made for it, kept where that is but a few filters."""
+    """The convolution plus b by native code: on strips, or by a W made for it, which depthwise ones keep."""
 
     @staticmethod
     def forward(
@@ -175,7 +175,7 @@ class NativeConv(Function):
 def native_conv_product_backward(
     g: Tensor, x: Tensor, weight: Weight, op: Conv2d, dense: bool, needs: Needs, made: Tensor | None = None
 ) -> Gradients:
-    """The derivatives of `NativeConv` in x, values and alpha, those that are needed; `made`: W, if it is at hand."""
+    """The derivatives of `NativeConv` in x, values and alpha, those that are needed; `made`: W, if kept."""
     with no_autocast(x):
         if dense:
             return native_dense_conv_backward(g, x, weight, op, needs, made)

@@ -59,7 +59,7 @@ def native_dense_conv(x: Tensor, made: Tensor, op: Conv2d, bias: Tensor | None =
 def native_dense_conv_backward(
     g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs: Needs, made: Tensor | None = None
 ) -> Gradients:
-    """The derivatives of `native_dense_conv` in x, values and alpha, those that are needed; W made again if not given."""
+    """The derivatives of `native_dense_conv` in x, values and alpha, as needed; W is `made`, or made."""
     values, alpha, support, offset = weight
     if made is None and needs[0]:
         made = native_weight(x, weight)

@@ -36,27 +36,28 @@ typedef __mmask16 some;
 INLINE some first_lanes(int64_t n) { return (some)((1u << n) - 1); }
 INLINE V load_some(const float *p, some lanes) { return (V)_mm512_maskz_loadu_ps(lanes, p); }
 INLINE void store_some(float *p, V v, some lanes) { _mm512_mask_storeu_ps(p, lanes, (__m512)v); }
-#elif LANES == 8
-typedef __m256i some;
-INLINE some first_lanes(int64_t n)
-{
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-INLINE V load_some(const float *p, some lanes) { return (V)_mm256_maskload_ps(p, lanes); }
-INLINE void store_some(float *p, V v, some lanes) { _mm256_maskstore_ps(p, lanes, (__m256)v); }
 #else
 typedef int64_t some;
 INLINE some first_lanes(int64_t n) { return n; }
-LOCAL __attribute__((noinline)) V load_some(const float *p, some lanes)
+LOCAL __attribute__((noinline)) V load_few(const float *p, some lanes)
 {
-    if (lanes == LANES) return *(const anywhere *)p;
     V v = {0};
     for (int64_t i = 0; i < lanes; i++) v[i] = p[i];
     return v;
 }
-LOCAL __attribute__((noinline)) void store_some(float *p, V v, some lanes)
+LOCAL __attribute__((noinline)) void store_few(float *p, V v, some lanes)
 {
     for (int64_t i = 0; i < lanes; i++) p[i] = v[i];
+}
+INLINE V load_some(const float *p, some lanes)
+{
+    if (lanes == LANES) return *(const anywhere *)p;
+    return lanes ? load_few(p, lanes) : (V){0};
+}
+INLINE void store_some(float *p, V v, some lanes)
+{
+    if (lanes == LANES) *(anywhere *)p = v;
+    else if (lanes) store_few(p, v, lanes);
 }
 #endif
 
