@@ -185,10 +185,10 @@ PROSE = {
     "linear": "n inputs and outputs, forward and backward. `dct` and `sdct` are the layers as "
     "anyone gets them, `transform` forces torch operations: `zero transform` is torch's CSR product, with a "
     "backward of its own. SparseProp has S alone.",
-    "parts": "`layer` is the step as above, `native` its two native calls alone; the rest is Python's autograd "
-    "function, and caches that y fills in between. `zero` has S and no D, as SparseProp has. Up to n = 1024 that "
-    "rest, and D, keep a layer below 2.5 times SparseProp; at n = 4096 and 1% or more S itself does, which reads "
-    "a line from the second-level cache for each nonzero and tile.",
+    "parts": "`layer` is the step as above, `native` its two native calls alone; the rest is Python's "
+    "autograd function, and caches that y fills in between. `zero` has S and no D, as SparseProp has. Up to "
+    "n = 1024 that rest, and D, keep a layer below 2.5 times SparseProp; at n = 4096 and 1% or more S itself "
+    "does, which reads a line from the second-level cache for each nonzero and tile.",
     "slope": "Forward and backward, and the slope of the least-squares line through the logarithms.",
     "density": "Forward and backward. Work on S and on D are alike where a row has about log2(n) nonzeros. "
     "The table has the densities at which a layer takes 1.5 times as long as at the lowest.\n\n"
