@@ -73,8 +73,8 @@ class SavedLayer(nn.Module):
             return f"{tuple(values.shape)} values at {support.dtype} {tuple(support.shape)} positions"
         if len(values) != len(self.values):
             return (
-                f"it has nnz={len(self.values)}, the state dict {len(values)}: convert the network with the density, "
-                "allocation and seed of the one that was saved"
+                f"it has nnz={len(self.values)}, the state dict {len(values)}: convert the network with "
+                "the density, allocation and seed of the one that was saved"
             )
         if support.is_meta or not len(support):
             return None
