@@ -26,11 +26,12 @@ _MULTIPLY_ADD = 0.06  # of a dense matrix product
 _MAKE_ENTRY = 8.6  # of W, in each direction
 _DENSE_NONZERO = 4.9  # its place in W and in W's gradient
 _DENSE_CALL = 750_000.0  # overhead of the dense path, for each call
+_MADE = (0.065, 0.6, 1.5, 300_000.0)  # the same four of a 1 x 1 convolution, whose W native code makes
 _MOVE = 4.5  # an element into and out of the sparse kernel's layout
 _NONZERO = 0.6  # of the sparse product
 _CALL = 930_000.0  # overhead of the transform path, for each call
 _NATIVE_MOVE = 0.065  # an element into or out of a tile
-_NATIVE_ROW = 45.0  # a row, however short
+_NATIVE_ROW = 30.0  # a row, however short
 _NATIVE_TRANSFORM = 1.6  # an element of the longer side
 _NATIVE_NONZERO = 0.11
 _NATIVE_INDEX = 7.2  # a nonzero, once
@@ -40,7 +41,9 @@ _TILE = 16  # rows
 _FEW = ((4, 8.0), (8, 10.0))  # up to so many rows cost as so many, in narrower tiles
 
 
-def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, native: bool = False) -> Backend:
+def choose_backend(
+    backend: Backend, offset: Offset, *, rows: int, nnz: int, native: bool = False, made: bool = False
+) -> Backend:
     """`backend` itself, or for `"auto"` the path that the rule estimates to be faster.
 
     Args:
@@ -49,12 +52,13 @@ def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, nat
         rows: input rows of the call: batch, or batch times pixels.
         nnz: of S.
         native: whether the native kernel does this offset, on these tensors.
+        made: whether native code makes the W of the path `dense`.
 
     Raises:
         ValueError: another backend, `"transform"` where the offset has none, `"native"` where it cannot be.
     """
     if backend == "auto":
-        return cheapest(linear_costs(offset, rows=rows, nnz=nnz, native=native))
+        return cheapest(linear_costs(offset, rows=rows, nnz=nnz, native=native, made=made))
     check_backend(backend, offset.layer)
     if backend == "transform" and math.isinf(offset.row_cost):
         raise refusal(backend, offset, f"offset {offset.name!r} has no fast transform")
@@ -68,7 +72,7 @@ def choose_backend(backend: Backend, offset: Offset, *, rows: int, nnz: int, nat
     return backend
 
 
-def linear_costs(offset: Offset, *, rows: int, nnz: int, native: bool) -> Costs:
+def linear_costs(offset: Offset, *, rows: int, nnz: int, native: bool, made: bool = False) -> Costs:
     """The rule's estimates for `choose_backend`, which takes the least.
 
     Returns:
@@ -76,7 +80,10 @@ def linear_costs(offset: Offset, *, rows: int, nnz: int, native: bool) -> Costs:
         kernel the torch path has none: it is not considered.
     """
     m, n, rows = offset.out_features, offset.in_features, max(rows, 1)
-    dense = m * n * (_MULTIPLY_ADD + _MAKE_ENTRY / rows) + (_DENSE_NONZERO * nnz + _DENSE_CALL) / rows
+    multiply, entry, nonzero, call = (
+        _MADE if made else (_MULTIPLY_ADD, _MAKE_ENTRY, _DENSE_NONZERO, _DENSE_CALL)
+    )
+    dense = m * n * (multiply + entry / rows) + (nonzero * nnz + call) / rows
     if native:
         line = (
             _NATIVE_ROW + _NATIVE_MOVE * (m + n) + (_NATIVE_TRANSFORM * max(m, n) if offset.row_cost else 0.0)

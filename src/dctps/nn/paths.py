@@ -80,4 +80,5 @@ def question(
                 sizes = {"read": read, "written": written, "positions": positions}
                 return True, {**sizes, "nnz": nnz, "native": native}
     native = plain and has_native(offset) and nnz < 2**31
-    return False, {"rows": op.count_rows(x), "nnz": nnz, "native": native}
+    made = plain and isinstance(op, Conv2d) and has_native_weight(offset)
+    return False, {"rows": op.count_rows(x), "nnz": nnz, "native": native, "made": made}
