@@ -76,7 +76,7 @@ def conv_costs(offset: Offset, *, read: int, written: int, positions: int, nnz: 
     taps = offset.in_features // channels
     width = max(m, _DENSE_WIDTH) * (channels if channels <= _FEW else max(channels, _DENSE_WIDTH)) * taps
     dense = written * width * _DENSE_MULTIPLY + m * channels * taps * _DENSE_WEIGHT + nnz * _DENSE_NONZERO
-    # The dense kernel has depthwise convolutions of its own.
+    # Depthwise convolutions have a kernel of their own, which takes W (`depthwise.py`).
     if not native or (channels == 1 and offset.groups > 1):
         return {"dense": dense}
     by_strips = _MOVE * (read * channels * offset.groups + written * m)

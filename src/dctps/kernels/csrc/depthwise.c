@@ -2,19 +2,18 @@
 
        y[o] = b + sum_t  w_t x[o * stride - padding + t * dilation],     all of them vectors of channels,
 
-   and its derivatives. Along an axis outputs are divided into spans that read the same taps, three of them at most.
-   A span of rows and one of columns make a tile, whose taps stay in registers; a larger kernel adds tiles up. The
-   gradient of x is a convolution of the same kind, of which a stride reads every so manieth tap, and W's gradient
+   and its derivatives. Along an axis outputs are divided into spans that read the same taps, three of them at most
+   (depthwise_spans.h). A span of rows and one of columns make a tile, whose taps stay in registers; a larger kernel adds
+   tiles up. The gradient of x is a convolution of the same kind, whose outputs read some of the taps each under a stride,
+   and W's gradient
 
        d w_t = sum_o  x[o * stride - padding + t * dilation] g[o]
 
    is summed on the same tiles, since each of its products meets there.
 
    Images are dealt to slots, and channels to groups, by shapes alone; the slots' sums are added in order. */
-#include "common/runtime.h"
-#include "vec.h"
+#include "depthwise_spans.h"
 
-#define SIDE 3         /* taps of a tile along an axis, at most */
 #define WIDE 4         /* pixels at once */
 #define UNROLL _Pragma("GCC unroll 9")
 #define TILE 32        /* pixels of a tile, about: less than that, and loading its taps takes the time */
@@ -23,101 +22,6 @@
 #define ITEMS 16       /* for the threads, at least, where there are so many channels */
 #define NEAR (1 << 20) /* numbers of x and y that the caches may still hold, so that prefetching only costs */
 #define LINE 16        /* floats of a line of the cache */
-
-typedef struct {
-    int64_t batch, channels, in[2], out[2]; /* sizes of x and y: rows, columns */
-    int64_t kernel[2], stride[2], padding[2], dilation[2], threads;
-    const float *x, *weight, *bias; /* bias may be null */
-    float *y;                       /* in backward the gradient of y, which is read */
-    float *d_x, *d_weight;          /* backward: each may be null */
-} arguments;
-
-/* Outputs out, out + out_step, ...; the first of them reads tap `tap` at `in`, the next tap, tap_step on, in_tap on. */
-typedef struct {
-    int64_t out, out_step, count, in, in_step, in_tap, tap, tap_step, taps;
-    int adds; /* to what earlier taps made */
-} span;
-
-typedef struct {
-    const arguments *a;
-    int64_t slots, per_slot, blocks, groups, per_group, taps;
-    int ahead; /* whether to prefetch */
-    int64_t ahead_read, ahead_made; /* floats from where a tile begins to what is prefetched meanwhile */
-    const int64_t *from, *to; /* sizes of what a tile reads and of what it makes */
-    span *spans[2];
-    int64_t counts[2];
-    V *weights, *sums; /* by blocks of channels: (blocks, taps), and for each slot */
-} job;
-
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
-
-/* ---- spans ------------------------------------------------------------------------------------------------- */
-
-/* Whether output o reads tap t, in backward an output of the transposed convolution, and which pixel, which may lie in
-   the padding. */
-INLINE int reads(const arguments *a, int axis, int backward, int64_t o, int64_t t, int64_t *in)
-{
-    const int64_t stride = a->stride[axis], shift = t * a->dilation[axis] - a->padding[axis];
-    *in = backward ? (o - shift) / stride : o * stride + shift;
-    return !backward || (o - shift) % stride == 0;
-}
-
-/* The taps that output o reads, by ascending pixels: all, or those at pixels of the image. */
-static span taps_of(const arguments *a, int axis, int backward, int64_t o, int all)
-{
-    span s = {.out = o, .count = 1, .tap_step = 1, .in_tap = 1};
-    s.out_step = backward ? a->stride[axis] : 1, s.in_step = backward ? 1 : a->stride[axis];
-    const int64_t pixels = backward ? a->out[axis] : a->in[axis], last = a->kernel[axis] - 1;
-    for (int64_t i = 0, in; i <= last; i++) {
-        const int64_t t = backward ? last - i : i;
-        if (!reads(a, axis, backward, o, t, &in) || (!all && (in < 0 || in >= pixels))) continue;
-        if (s.taps == 0) s.tap = t, s.in = in;
-        if (s.taps == 1) s.tap_step = t - s.tap, s.in_tap = in - s.in;
-        s.taps++;
-    }
-    return s;
-}
-
-/* The span, in parts of up to SIDE taps; of one where pixels side by side have no columns in common to speak of. */
-static span *split(span s, span *end, int axis)
-{
-    const int64_t pieces = most(1, parts(s.taps, axis == 1 && (s.in_tap > 1 || s.in_step > 2) ? 1 : SIDE));
-    for (int64_t i = 0; i < pieces; i++) {
-        const int64_t first = s.taps * i / pieces, past = s.taps * (i + 1) / pieces;
-        span piece = s;
-        piece.tap += first * s.tap_step, piece.in += first * s.in_tap;
-        piece.taps = past - first, piece.adds = i > 0;
-        *end++ = piece;
-    }
-    return end;
-}
-
-/* Those of an axis, by their places, of up to `longest` outputs; outputs a step apart read alike. */
-static int make_spans(job *j, int axis, int backward, int64_t longest, int all)
-{
-    const arguments *a = j->a;
-    const int64_t outputs = j->to[axis], step = backward ? a->stride[axis] : 1;
-    span *end = j->spans[axis] = dctps_take(sizeof(span) * (size_t)(outputs * a->kernel[axis]));
-    if (!end) return -1;
-    for (int64_t band = 0; band < outputs; band += longest * step)
-        for (int64_t first = band; first < least(band + step, outputs); first++) {
-            span open = taps_of(a, axis, backward, first, all);
-            for (int64_t o = first + step; o < least(band + longest * step, outputs); o += step) {
-                const span next = taps_of(a, axis, backward, o, all);
-                if (next.tap == open.tap && next.taps == open.taps) {
-                    open.count++;
-                } else {
-                    end = split(open, end, axis);
-                    open = next;
-                }
-            }
-            end = split(open, end, axis);
-        }
-    j->counts[axis] = end - j->spans[axis];
-    return 0;
-}
 
 /* ---- tiles ------------------------------------------------------------------------------------------------- */
 
@@ -140,7 +44,7 @@ typedef struct {
 
 /* Where WIDE pixels of a block lie. */
 typedef struct {
-    int64_t row, column_size, made;     /* from a tap to that below, from a column to the next, from a pixel to the next */
+    int64_t row, column_size, made;     /* to the tap below, to the next column that is read, to the next pixel */
     int64_t column, column_step, width; /* the first that is read, the pixels' step, and how many there are */
     int64_t left;                       /* pixels of the span from here on */
     some lanes;
@@ -167,9 +71,9 @@ INLINE void prefetch(const ahead *next, const int backward, const int makes)
     }
 }
 
-/* WIDE pixels, one block; `edge`: some may lie outside of the images or of the channels. Taps read neighbours, one pixel
-   `apart` columns after the other, so that a column is loaded once; a single tap any columns. All is read before any is
-   stored: a load waits for a store that merely might be to its place, and the pages of x and y often lie alike. */
+/* WIDE pixels, one block; `edge`: some may lie outside of the images or of the channels. Taps read neighbours, each
+   pixel `apart` columns after the last, so that a column is loaded once; a single tap any columns. All is read before
+   any is stored: a load waits for a store that merely might be to its place, and the pages of x and y often lie alike. */
 INLINE void convolve_pixels(const int down, const int across, const int apart, const int edge, const int backward,
                             const place *at, V (*weight)[SIDE], V (*sums)[SIDE], const float *read, const float *here,
                             float *made, const V start)
@@ -349,8 +253,7 @@ static int run(const arguments *a, int backward)
     j.ahead = j.groups == 1 && a->batch * a->channels * (a->in[0] * a->in[1] + a->out[0] * a->out[1]) > NEAR;
     j.ahead_made = rows * (backward ? a->stride[0] : 1) * j.to[1] * a->channels;
     j.ahead_read = (rows * (backward ? 1 : a->stride[0]) + SIDE - 1) * j.from[1] * a->channels;
-    failed = failed || make_spans(&j, 0, backward, rows, 0) ||
-             make_spans(&j, 1, backward, j.to[1], 1);
+    failed = failed || make_spans(&j, 0, backward, rows, 0) || make_spans(&j, 1, backward, j.to[1], 1);
     if (!failed) {
         pack_weights(&j);
         failed = dctps_parallel(j.slots * j.groups, a->threads, 0, backward ? backward_item : forward_item, &j);
