@@ -25,7 +25,7 @@ COMMANDS = (
     "network --models vgg19 resnet50 --seconds 5",
     "network --models mobilenetv2 lenet5 --seconds 5",
     "latency --seconds 1",
-    "layers --seconds 0",
+    "layers --seconds 1",
     "memory --models vgg19 resnet50",
 )
 
