@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dctps.kernels import variant
 from dctps.nn import DpSConv2d
 from dctps.nn.kept_weight import keeps_weight, made_weight
+from dctps.nn.maps import Conv2d
 from dctps.nn.weight import Weight
 from dctps.offsets import build_offset
 
@@ -80,10 +81,12 @@ def test_half_precision_rounds_the_weight_once() -> None:
 
 
 def test_kept_only_where_it_costs_no_memory_that_counts() -> None:
-    offset = build_offset("dct", (64, 64, 3, 3))  # 36,864 weights
+    offset, op = build_offset("dct", (64, 64, 3, 3)), Conv2d((1, 1), (1, 1), (1, 1), 1)  # 36,864 weights
     few, many = torch.empty(1, 64, 16, 16), torch.empty(72, 64, 16, 16)
-    assert not keeps_weight(few, 36, offset) and keeps_weight(many, 36, offset)
-    assert not keeps_weight(few, 12_287, offset) and keeps_weight(few, 12_288, offset)
+    assert not keeps_weight(few, 36, offset, op) and keeps_weight(many, 36, offset, op)
+    assert not keeps_weight(few, 12_287, offset, op) and keeps_weight(few, 12_288, offset, op)
+    by_taps = torch.empty(64, 64, 2, 2).to(memory_format=torch.channels_last)
+    assert not keeps_weight(by_taps, 36_864, offset, op)
 
     saved: list[torch.Size] = []
     layer = DpSConv2d(64, 64, 3, padding=1, density=0.001)

@@ -47,8 +47,6 @@ def test_a_convolution_by_taps_is_torchs(
 def test_only_small_images_are_taken_by_taps(side: int, by_taps: bool) -> None:
     op = Conv2d((1, 1), (1, 1), (1, 1), 1)
     x = torch.zeros(4, 64, side, side + (side == 1)).to(memory_format=torch.channels_last)
-    assert is_by_taps(x, torch.zeros(64, 64, 3, 3), op) is by_taps
-    assert not is_by_taps(x.contiguous(), torch.zeros(64, 64, 3, 3), op)
-    assert not is_by_taps(
-        x[:, :8].contiguous(memory_format=torch.channels_last), torch.zeros(64, 8, 3, 3), op
-    )
+    assert is_by_taps(x, (64, 64, 3, 3), op) is by_taps
+    assert not is_by_taps(x.contiguous(), (64, 64, 3, 3), op)
+    assert not is_by_taps(x[:, :8].contiguous(memory_format=torch.channels_last), (64, 8, 3, 3), op)

@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dctps.kernels import conv_weight, conv_weight_backward
+from dctps.nn.depthwise import is_by_channels
+from dctps.nn.maps import Conv2d
 from dctps.nn.native import is_plain, rounded, single
 from dctps.nn.precision import compute_dtype
+from dctps.nn.taps import is_by_taps
 from dctps.nn.weight import Weight
 from dctps.offsets import Offset
 
@@ -23,9 +26,14 @@ _OF_INPUT = 32  # numbers of x for one of W
 _OF_SUPPORT = 3  # weights for a nonzero: its value and position take the memory of three
 
 
-def keeps_weight(x: Tensor, nnz: int, offset: Offset) -> bool:
-    """Whether W has at most 1/32 of x's numbers, or takes at most the memory of S's values and support."""
+def keeps_weight(x: Tensor, nnz: int, offset: Offset, op: Conv2d) -> bool:
+    """Whether W is so kept: torch's convolution is what reads it, and it is small.
+
+    It has at most 1/32 of x's numbers, or takes at most the memory of S's values and support.
+    """
     size = math.prod(offset.shape)
+    if is_by_taps(x, offset.shape, op) or is_by_channels(x, op, offset.out_features):
+        return False
     return _OF_INPUT * size <= x.numel() or size <= _OF_SUPPORT * nnz
 
 

@@ -51,7 +51,7 @@ def native_dense_conv(x: Tensor, made: Tensor, op: Conv2d, bias: Tensor | None =
     """The convolution with a W that native code made, plus b."""
     if is_by_channels(x, op, len(made)):
         return conv_by_channels(x, made, op, bias)
-    if is_by_taps(x, made, op):
+    if is_by_taps(x, made.shape, op):
         return op.add(conv_by_taps(x, made, op), bias)
     return op.apply(x, made, bias)
 
@@ -68,7 +68,7 @@ def native_dense_conv_backward(
     needed = needs[0], needs[1] or needs[2]
     if is_by_channels(x, op, len(made)):
         by_x, by_weight = conv_by_channels_backward(g, x, made, op, *needed)
-    elif is_by_taps(x, made, op):
+    elif is_by_taps(x, made.shape, op):
         by_x, by_weight = conv_by_taps_backward(g, x, made, op, *needed)
     else:
         by_x, by_weight = op.backward(g, x, made, *needed)

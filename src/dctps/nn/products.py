@@ -12,9 +12,8 @@ from dctps.nn.autograd import (
     TransformProduct,
     native_conv_product_backward,
 )
-from dctps.nn.depthwise import is_by_channels
 from dctps.nn.dispatch import Backend
-from dctps.nn.kept_weight import keeps_weight, made_weight
+from dctps.nn.kept_weight import made_weight
 from dctps.nn.maps import Conv2d, Linear, flat, unflat
 from dctps.nn.native import native_backward, rounded
 from dctps.nn.native_conv import layout_of
@@ -27,24 +26,21 @@ def product(
     x: Tensor, weight: Weight, op: Linear | Conv2d, backend: Backend, bias: Tensor | None = None
 ) -> Tensor:
     """`op` on x with W = alpha * D + S, plus b, by the path that `backend` names or the rule chooses."""
-    path, native_conv = choose_path(x, weight, op, backend)
+    path, way = choose_path(x, weight, op, backend)
     # In half precision the sum is rounded before b is added, as compiled layers do.
     fused = bias if bias is None or x.dtype == bias.dtype == torch.float32 else None
     y: Tensor
-    if native_conv and isinstance(op, Conv2d):
-        kept = not is_by_channels(x, op, weight.offset.shape[0]) and keeps_weight(
-            x, len(weight.values), weight.offset
-        )
-        if path == "dense" and kept:
+    if isinstance(op, Conv2d) and way in ("strips", "made", "kept"):
+        if way == "kept":
             y = op.apply(x, rounded(made_weight(weight, layout_of(x)), x), fused)
         else:
-            y = NativeConv.apply(x, *weight, op, path == "dense", fused)
+            y = NativeConv.apply(x, *weight, op, way == "made", fused)
         return y if bias is fused else op.add(y, bias)
     if path == "dense":
         y = DenseProduct.apply(x, *weight, op)
         return op.add(y, bias)
     pixels = op.to_rows(x)
-    if path == "native":
+    if way == "rows":
         rows = NativeProduct.apply(flat(pixels), *weight, fused)
         y = op.from_rows(unflat(rows, pixels))
         return y if bias is fused else op.add(y, bias)
@@ -56,14 +52,14 @@ def product_backward(
     g: Tensor, x: Tensor, weight: Weight, op: Linear | Conv2d, backend: Backend, needs: Needs
 ) -> Gradients:
     """The first derivatives of `product` in x, values and alpha, those that are needed."""
-    path, native_conv = choose_path(x, weight, op, backend)
-    if native_conv and isinstance(op, Conv2d):
-        return native_conv_product_backward(g, x, weight, op, path == "dense", needs)
+    path, way = choose_path(x, weight, op, backend)
+    if isinstance(op, Conv2d) and way in ("strips", "made", "kept"):
+        return native_conv_product_backward(g, x, weight, op, way != "strips", needs)
     if path == "dense":
         return dense_backward(g, x, weight, op, needs)
     pixels = op.to_rows(x)
     rows = flat(op.to_rows(g, strided=False)), flat(pixels)
-    if path == "native":
+    if way == "rows":
         by_x, by_values, by_alpha, _ = native_backward(*rows, weight, (*needs, False))
     else:
         by_x, by_values, by_alpha = transform_backward(*rows, weight, needs)

@@ -23,15 +23,15 @@ Axis = tuple[
 ]  # the taps that meet pixels: which, of what outputs, of what inputs
 
 
-def is_by_taps(x: Tensor, weight: Tensor, op: Conv2d) -> bool:
-    """Whether it is the faster way: fixed by shapes, and by x being in channels-last order."""
-    if op.groups > 1 or min(weight.shape[:2]) < _LEAST_CHANNELS or not is_last(x):
+def is_by_taps(x: Tensor, shape: tuple[int, ...], op: Conv2d) -> bool:
+    """Whether it is the faster way for a W of a shape: fixed by shapes, and by x's channels being last."""
+    if op.groups > 1 or min(shape[:2]) < _LEAST_CHANNELS or not is_last(x):
         return False
     met = 1.0
     for axis in (0, 1):
-        taps = weight.shape[2 + axis]
+        taps = shape[2 + axis]
         pixels = _outputs(x.shape[2 + axis], taps, op, axis)
-        met *= sum(out.stop - out.start for _, out, _ in _axis(x, weight, op, axis)) / max(1, taps * pixels)
+        met *= sum(out.stop - out.start for _, out, _ in _axis(x, shape, op, axis)) / max(1, taps * pixels)
     return met <= 1 - _LEAST_PADDING
 
 
@@ -40,8 +40,8 @@ def conv_by_taps(x: Tensor, weight: Tensor, op: Conv2d) -> Tensor:
     batch, m = x.shape[0], weight.shape[0]
     rows, columns = (_outputs(x.shape[2 + axis], weight.shape[2 + axis], op, axis) for axis in (0, 1))
     pixels, y = x.permute(0, 2, 3, 1), x.new_zeros(batch, rows, columns, m)
-    for i, to_row, from_row in _axis(x, weight, op, 0):
-        for j, to_column, from_column in _axis(x, weight, op, 1):
+    for i, to_row, from_row in _axis(x, weight.shape, op, 0):
+        for j, to_column, from_column in _axis(x, weight.shape, op, 1):
             read = pixels[:, from_row, from_column].reshape(-1, x.shape[1])
             written = y[:, to_row, to_column]
             written += (read @ weight[:, :, i, j].T).view(written.shape)
@@ -56,8 +56,8 @@ def conv_by_taps_backward(
     pixels, by_y = x.permute(0, 2, 3, 1), g.permute(0, 2, 3, 1)
     by_x = torch.zeros_like(pixels) if need_x else None
     by_weight = torch.zeros_like(weight) if need_weight else None
-    for i, to_row, from_row in _axis(x, weight, op, 0):
-        for j, to_column, from_column in _axis(x, weight, op, 1):
+    for i, to_row, from_row in _axis(x, weight.shape, op, 0):
+        for j, to_column, from_column in _axis(x, weight.shape, op, 1):
             above = by_y[:, to_row, to_column].reshape(-1, m)
             if by_x is not None:
                 read = by_x[:, from_row, from_column]
@@ -73,9 +73,9 @@ def is_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _axis(x: Tensor, weight: Tensor, op: Conv2d, axis: int) -> Axis:
+def _axis(x: Tensor, shape: tuple[int, ...], op: Conv2d, axis: int) -> Axis:
     window = op.stride[axis], op.padding[axis], op.dilation[axis]
-    return _meetings(x.shape[2 + axis], weight.shape[2 + axis], *window)
+    return _meetings(x.shape[2 + axis], shape[2 + axis], *window)
 
 
 @functools.lru_cache(maxsize=1024)
