@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from dctps.benchmarking.layers import sparseprop_step
+from dctps.benchmarking.layers import layer_step, sparseprop_step
 from dctps.benchmarking.record import provenance
 from dctps.benchmarking.timing import Step, measure
 from dctps.files import write_atomically
@@ -25,11 +24,6 @@ from dctps.nn.weight import Weight
 
 RESULT = Path(__file__).parent / "results" / "linear_parts.json"
 SIZES, DENSITIES, BATCH, SECONDS = (512, 1024, 2048, 4096), (0.001, 0.01, 0.05), 256, 0.7
-
-
-def layer_step(layer: torch.nn.Module, x: torch.Tensor, g: torch.Tensor) -> Any:
-    """Forward, and all gradients."""
-    return torch.autograd.grad(layer(x), [x, *layer.parameters()], g)
 
 
 def native_step(layer: DpSLinear, x: torch.Tensor, g: torch.Tensor) -> None:
@@ -50,7 +44,7 @@ def main() -> None:
             steps: dict[str, Step] = {}
             for offset in ("dct", "zero"):
                 layer = DpSLinear(n, n, offset=offset, density=density)
-                steps[f"{offset} layer"] = partial(layer_step, layer, x, g)
+                steps[f"{offset} layer"] = layer_step(layer, x, g)
                 steps[f"{offset} native"] = partial(native_step, layer, x, g)
             peer = sparseprop_step(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
             if peer is None:

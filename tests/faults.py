@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dctps.data import Dataset, ImageTensors, register_dataset
 from dctps.experiments import RunConfig
@@ -26,6 +27,19 @@ from dctps.experiments.run import run
 from dctps.models import register_model
 
 MODES = ("kill", "power cut, names lost", "power cut, contents lost", "disk full")
+
+
+def send_after(steps, number):
+    """Send this process a signal in the middle of its step with that number."""
+    count = 0
+
+    def hook(optimizer, arguments, keywords):
+        nonlocal count
+        count += 1
+        if count == steps:
+            os.kill(os.getpid(), number)
+
+    return register_optimizer_step_post_hook(hook)
 
 
 class FileOperations:

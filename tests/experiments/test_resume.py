@@ -6,26 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.faults import TINY, outcome, train_tiny
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from tests.faults import TINY, outcome, send_after, train_tiny
 
 from dctps.experiments.folder import RunFolderError
 from dctps.experiments.run import evaluate_run, run
 from dctps.experiments.signals import Stopped, sigterm_raises
 from dctps.experiments.state import read_state, write_state
-
-
-def send_after(steps, number):
-    """Send this process a signal in the middle of its step with that number."""
-    count = 0
-
-    def hook(optimizer, arguments, keywords):
-        nonlocal count
-        count += 1
-        if count == steps:
-            os.kill(os.getpid(), number)
-
-    return register_optimizer_step_post_hook(hook)
 
 
 def stop_after(steps, folder, number=signal.SIGINT, **choices):

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.experiments.test_resume import send_after
-from tests.faults import outcome
+from tests.faults import outcome, send_after
 
 import dctps
 from dctps.experiments.grid import grid

@@ -46,11 +46,11 @@ def linear_cells(
             x = torch.randn(batch, n, requires_grad=True)
             g = torch.randn(batch, n)
             dense = nn.Linear(n, n)
-            steps = {"nn.Linear": _step(dense, x, g)}
+            steps = {"nn.Linear": layer_step(dense, x, g)}
             for offset in offsets:
                 layer = DpSLinear(n, n, offset=offset, density=density)
                 for backend in backends:
-                    steps[_name(offset, backend)] = _step(layer, x, g, backend)
+                    steps[_name(offset, backend)] = layer_step(layer, x, g, backend)
             peer = sparseprop_step(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
             if peer is not None:
                 steps["SparseProp"] = peer
@@ -72,11 +72,11 @@ def convolution_cells(
                 x = torch.randn(batch, inputs, side, side).to(memory_format=memory_format).requires_grad_()
                 g = torch.randn(batch, outputs, side, side).to(memory_format=memory_format)
                 dense = nn.Conv2d(*shape, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
-                steps = {"nn.Conv2d": _step(dense, x, g)}
+                steps = {"nn.Conv2d": layer_step(dense, x, g)}
                 for offset in offsets:
                     layer = DpSConv2d(*shape, bias=False, offset=offset, density=density)
                     for backend in backends:
-                        steps[_name(offset, backend)] = _step(layer, x, g, backend)
+                        steps[_name(offset, backend)] = layer_step(layer, x, g, backend)
                 cell: Cell = {"batch": batch, "in": inputs, "out": outputs, "side": side, "kernel": kernel}
                 cell |= {"layout": layout, "density": density}
                 yield cell | {"candidates": measure(steps, seconds)}
@@ -91,13 +91,13 @@ def network_layers(
             dense = copy.deepcopy(layer)
             first = not x.requires_grad
             g = torch.randn_like(dense(x).detach())
-            steps = {"dense": _step(dense, x, g)}
+            steps = {"dense": layer_step(dense, x, g)}
             if measure(steps, 0.0)["dense"]["median_ms"] <= _SHORTEST_MS:
                 continue
             for offset in offsets:
                 for density in densities:
                     made = convert(layer, offset=offset, density=density)
-                    steps[f"{offset} {density:g}"] = _step(made, x, g)
+                    steps[f"{offset} {density:g}"] = layer_step(made, x, g)
             cell = {"model": model, "layer": name, "kind": type(layer).__name__, "first": first}
             cell |= {"weight": list(layer.weight.shape), "input": list(x.shape)}
             yield cell | {"candidates": measure(steps, seconds)}
@@ -127,7 +127,7 @@ def _different_layers(model: str, batch: int) -> list[tuple[str, Any, Tensor]]:
     return list(found.values())
 
 
-def _step(layer: Any, x: Tensor, g: Tensor, backend: Backend | None = None) -> Step:
+def layer_step(layer: Any, x: Tensor, g: Tensor, backend: Backend | None = None) -> Step:
     """Forward, and the gradients of x and of every parameter; a new sum, none added to an older one."""
     by = [*([x] if x.requires_grad else []), *layer.parameters()]
     if backend in (None, "auto"):

@@ -15,8 +15,9 @@ from torch.autograd import Function
 
 from dctps.nn.depthwise import is_by_channels
 from dctps.nn.maps import Conv2d, Linear
-from dctps.nn.native import is_plain, native_backward, native_product
+from dctps.nn.native import is_traced, native_backward, native_product, rounded
 from dctps.nn.native_conv import (
+    layout_of,
     native_conv,
     native_conv_backward,
     native_dense_conv,
@@ -49,7 +50,8 @@ class TransformProduct(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, *inputs)
+        x, *parts = inputs
+        _save(ctx, x, Weight(*parts))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Found:
@@ -78,8 +80,8 @@ class DenseProduct(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *parts, ctx.op = inputs
-        _save(ctx, *parts)
+        x, *parts, ctx.op = inputs
+        _save(ctx, x, Weight(*parts))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Found:
@@ -108,14 +110,15 @@ class NativeProduct(Function):
         offset: Offset,
         bias: Tensor | None,
     ) -> Tensor:
-        _save(ctx, x, values, alpha, support, offset)
-        return native_product(x, Weight(values, alpha, support, offset), bias)
+        weight = Weight(values, alpha, support, offset)
+        _save(ctx, x, weight)
+        return native_product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Found:
         x, weight = _saved(ctx)
         needs, need_bias = ctx.needs_input_grad[:3], ctx.needs_input_grad[5]
-        if _is_traced(g, x):
+        if is_traced(g, x):
             by_bias = g.sum(0) if need_bias else None
             if is_legacy_batchedtensor(g):  # views have no batching rule for the transform
                 return (*dense_backward(g, x, weight, Linear(), needs), None, None, by_bias)
@@ -149,15 +152,15 @@ class NativeConv(Function):
     ) -> Tensor:
         ctx.op, ctx.dense = op, dense
         weight = Weight(values, alpha, support, offset)
-        made = native_weight(x, weight) if dense else None
-        _save(ctx, x, *weight, made if is_by_channels(x, op, offset.shape[0]) else None)
+        made = rounded(native_weight(weight, layout_of(x)), x) if dense else None
+        _save(ctx, x, weight, made if is_by_channels(x, op, offset.shape[0]) else None)
         return native_conv(x, weight, op, bias) if made is None else native_dense_conv(x, made, op, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Found:
         x, weight = _saved(ctx)
         needs = ctx.needs_input_grad[:3]
-        if _is_traced(g, x):
+        if is_traced(g, x):
             found = dense_backward(g, x, weight, ctx.op, needs)
         else:
             found = native_conv_product_backward(g, x, weight, ctx.op, ctx.dense, needs, ctx.saved_tensors[4])
@@ -182,16 +185,8 @@ def native_conv_product_backward(
         return native_conv_backward(g, x, weight, op, needs)
 
 
-def _save(
-    ctx: Any,
-    x: Tensor,
-    values: Tensor,
-    alpha: Tensor | None,
-    support: Tensor,
-    offset: Offset,
-    made: Tensor | None = None,
-) -> None:
-    ctx.offset = offset
+def _save(ctx: Any, x: Tensor, weight: Weight, made: Tensor | None = None) -> None:
+    values, alpha, support, ctx.offset = weight
     ctx.save_for_backward(x, values, alpha, support, made)
     ctx.save_for_forward(x, values, alpha, support, made)
 
@@ -199,11 +194,6 @@ def _save(
 def _saved(ctx: Any) -> tuple[Tensor, Weight]:
     x, values, alpha, support, _ = ctx.saved_tensors
     return x, Weight(values, alpha, support, ctx.offset)
-
-
-def _is_traced(g: Tensor, x: Tensor) -> bool:
-    """Whether a second derivative may follow, or g is a batch of gradients."""
-    return torch.is_grad_enabled() or not is_plain(g, x)
 
 
 def _product_rule(

@@ -1,7 +1,8 @@
 """W made once for a call and kept for its backward pass, where it is no more than what is kept anyway.
 
-The other paths keep x alone and make W twice. Where W is small against x or S that saves no memory worth its
-time: then W is a tensor of the graph, and torch's own convolution reads it.
+The other paths keep x alone and make W twice (depthwise ones keep it too, beside x). Where W is small against
+x or S that saves no memory worth its time: then W is a tensor of the graph, and torch's own convolution reads
+it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dctps.kernels import conv_weight, conv_weight_backward
 from dctps.nn.depthwise import is_by_channels
 from dctps.nn.maps import Conv2d
-from dctps.nn.native import is_plain, rounded, single
-from dctps.nn.precision import compute_dtype
+from dctps.nn.native import is_traced
+from dctps.nn.native_conv import native_weight, native_weight_backward
 from dctps.nn.taps import is_by_taps
+from dctps.nn.torch_paths import weight_backward
 from dctps.nn.weight import Weight
 from dctps.offsets import Offset
 
@@ -53,27 +54,16 @@ class KeptWeight(Function):
         ctx.offset, ctx.layout = offset, layout
         ctx.save_for_backward(values, alpha, support)
         ctx.save_for_forward(values, alpha, support)
-        form = offset.weight_filters()
-        return conv_weight(single(values), support, single(alpha), form, offset.shape, layout)
+        return native_weight(Weight(values, alpha, support, offset), layout)
 
     @staticmethod
     def backward(ctx: Any, by_weight: Tensor) -> tuple[Tensor | None, ...]:
         """What W's gradient says of values and alpha."""
         values, alpha, support = ctx.saved_tensors
-        needs_values, needs_alpha = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or not is_plain(by_weight):
-            found = _torch_backward(by_weight, Weight(values, alpha, support, ctx.offset))
-            return (*found, None, None, None)
-        by_values, by_alpha = conv_weight_backward(
-            single(by_weight),
-            single(values),
-            support,
-            single(alpha),
-            ctx.offset.weight_filters(),
-            needs_values=needs_values,
-            needs_alpha=needs_alpha,
-        )
-        return rounded(by_values, values), rounded(by_alpha, values), None, None, None
+        weight, needs = Weight(values, alpha, support, ctx.offset), ctx.needs_input_grad[:2]
+        backward = weight_backward if is_traced(by_weight) else native_weight_backward
+        found = backward(by_weight, weight, *needs)
+        return (*found, None, None, None)
 
     @staticmethod
     def jvp(ctx: Any, d_values: Tensor | None, d_alpha: Tensor | None, *_: None) -> Tensor:
@@ -88,14 +78,3 @@ def made_weight(weight: Weight, layout: torch.memory_format) -> Tensor:
     """W as a tensor of the graph, in float32, in a layout."""
     made: Tensor = KeptWeight.apply(*weight, layout)  # type: ignore[no-untyped-call]
     return made
-
-
-def _torch_backward(by_weight: Tensor, weight: Weight) -> tuple[Tensor, Tensor | None]:
-    """The same in torch operations, which have derivatives of their own."""
-    values, alpha, support, offset = weight
-    by_values = by_weight.reshape(-1)[support].to(values.dtype)
-    if alpha is None:
-        return by_values, None
-    dense = offset.to_dense(dtype=compute_dtype(values.dtype), device=values.device)
-    by_alpha = (by_weight.to(dense.dtype) * dense).sum(dtype=torch.float64).reshape(1)
-    return by_values, by_alpha.to(alpha.dtype)

@@ -44,6 +44,11 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return True
 
 
+def is_traced(*tensors: Tensor) -> bool:
+    """In a backward pass: whether a second derivative may follow, or the gradient is a batch of them."""
+    return torch.is_grad_enabled() or not is_plain(*tensors)
+
+
 def native_product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """alpha * D x + S x + b on rows; half precision is computed in float32 and rounded once."""
     values, alpha, support, offset = weight
@@ -68,9 +73,9 @@ def native_backward(
     found = linear_backward(*rows, _form(offset), needs)
     if x.dtype == values.dtype == torch.float32:
         return found
-    like = (x.dtype, values.dtype, values.dtype, values.dtype)  # the layer's parameters are of one dtype
-    rounded = (None if by is None else by.to(dtype) for by, dtype in zip(found, like, strict=True))
-    return tuple(rounded)  # type: ignore[return-value]
+    by_x, by_values, by_alpha, by_bias = found  # the layer's parameters are of one dtype
+    by_x, by_values = rounded(by_x, x), rounded(by_values, values)
+    return by_x, by_values, rounded(by_alpha, values), rounded(by_bias, values)
 
 
 @overload

@@ -60,11 +60,10 @@ def native_dense_conv_backward(
     g: Tensor, x: Tensor, weight: Weight, op: Conv2d, needs: Needs, made: Tensor | None = None
 ) -> Gradients:
     """The derivatives of `native_dense_conv` in x, values and alpha, as needed; W is `made`, or made."""
-    values, alpha, support, offset = weight
     if made is None and needs[0]:
-        made = native_weight(x, weight)
+        made = rounded(native_weight(weight, layout_of(x)), x)
     elif made is None:  # a first layer's images need no gradient, and nothing else reads the numbers in W
-        made = torch.empty(offset.shape, dtype=x.dtype, memory_format=layout_of(x))
+        made = torch.empty(weight.offset.shape, dtype=x.dtype, memory_format=layout_of(x))
     needed = needs[0], needs[1] or needs[2]
     if is_by_channels(x, op, len(made)):
         by_x, by_weight = conv_by_channels_backward(g, x, made, op, *needed)
@@ -74,24 +73,31 @@ def native_dense_conv_backward(
         by_x, by_weight = op.backward(g, x, made, *needed)
     if by_weight is None:
         return by_x, None, None
+    return by_x, *native_weight_backward(by_weight, weight, *needs[1:])
+
+
+def native_weight(weight: Weight, layout: torch.memory_format) -> Tensor:
+    """alpha * D + S in float32, in a layout."""
+    values, alpha, support, offset = weight
+    form = offset.weight_filters()
+    return conv_weight(single(values), support, single(alpha), form, offset.shape, layout)
+
+
+def native_weight_backward(
+    by_weight: Tensor, weight: Weight, need_values: bool, need_alpha: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """What W's gradient says of values and alpha, those that are needed."""
+    values, alpha, support, offset = weight
     by_values, by_alpha = conv_weight_backward(
         single(by_weight),
         single(values),
         support,
         single(alpha),
         offset.weight_filters(),
-        needs_values=needs[1],
-        needs_alpha=needs[2],
+        needs_values=need_values,
+        needs_alpha=need_alpha,
     )
-    return by_x, rounded(by_values, values), rounded(by_alpha, values)
-
-
-def native_weight(x: Tensor, weight: Weight) -> Tensor:
-    """alpha * D + S in x's dtype, in the layout that the convolution of x wants."""
-    values, alpha, support, offset = weight
-    form = offset.weight_filters()
-    made = conv_weight(single(values), support, single(alpha), form, offset.shape, layout_of(x))
-    return rounded(made, x)
+    return rounded(by_values, values), rounded(by_alpha, values)
 
 
 def layout_of(x: Tensor) -> torch.memory_format:

@@ -30,17 +30,27 @@ def dense_backward(g: Tensor, x: Tensor, weight: Weight, op: Linear | Conv2d, ne
     """The derivatives of `dense_product` in x, values and alpha, those that are needed; W is made again."""
     need_x, need_values, need_alpha = needs
     dtype = compute_dtype(x.dtype)
-    by_values = by_alpha = None
     with no_autocast(x):
         dense = weight.offset.to_dense(dtype=dtype, device=x.device)
         by_x, by_weight = op.backward(
             g, x, weight.combine(dense).to(x.dtype), need_x, need_values or need_alpha
         )
-        if need_values and by_weight is not None:
-            by_values = by_weight.reshape(-1)[weight.support].to(weight.values.dtype)
-        if need_alpha and by_weight is not None and weight.alpha is not None:
-            by_alpha = _inner(by_weight.to(dtype), dense).to(weight.alpha.dtype)
-    return by_x, by_values, by_alpha
+        if by_weight is None:
+            return by_x, None, None
+        return by_x, *weight_backward(by_weight, weight, need_values, need_alpha, dense)
+
+
+def weight_backward(
+    by_weight: Tensor, weight: Weight, need_values: bool, need_alpha: bool, dense: Tensor | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What W's gradient says of values and alpha, those that are needed; `dense` is D, where it was made."""
+    values, alpha, support, offset = weight
+    by_values = by_weight.reshape(-1)[support].to(values.dtype) if need_values else None
+    if alpha is None or not need_alpha:
+        return by_values, None
+    if dense is None:
+        dense = offset.to_dense(dtype=compute_dtype(values.dtype), device=values.device)
+    return by_values, _inner(by_weight.to(dense.dtype), dense).to(alpha.dtype)
 
 
 def transform_product(x: Tensor, weight: Weight) -> Tensor:

@@ -163,25 +163,6 @@ static void make_output(const arguments *a, int64_t o, float *made, float *row)
     }
 }
 
-/* weight[place[position - first]] += value, of one output's nonzeros */
-static void add_values(float *restrict weight, const float *restrict values, const int64_t *restrict support,
-                       int64_t nnz, int64_t first, const int32_t *restrict place)
-{
-    if (place)
-        for (int64_t k = 0; k < nnz; k++) weight[place[support[k] - first]] += values[k];
-    else
-        for (int64_t k = 0; k < nnz; k++) weight[support[k] - first] += values[k];
-}
-
-static void take_values(float *restrict values, const float *restrict weight, const int64_t *restrict support,
-                        int64_t nnz, int64_t first, const int32_t *restrict place)
-{
-    if (place)
-        for (int64_t k = 0; k < nnz; k++) values[k] = weight[place[support[k] - first]];
-    else
-        for (int64_t k = 0; k < nnz; k++) values[k] = weight[support[k] - first];
-}
-
 static void make_block(void *argument, int64_t item, void *scratch)
 {
     const job *j = argument;
@@ -194,9 +175,11 @@ static void make_block(void *argument, int64_t item, void *scratch)
         if (a->terms) make_output(a, o, a->channels_last ? weight : taps_first, row);
         else memset(weight, 0, sizeof(float) * (size_t)n);
         if (a->terms && !a->channels_last) swap_axes(taps_first, a->taps, a->channels, weight);
-        const int64_t past = first_at_least(a->support, a->nnz, (o + 1) * n);
-        add_values(weight, a->values + k, a->support + k, past - k, o * n, j->place);
-        k = past;
+        const int64_t *support = a->support, first = o * n, past = first + n;
+        if (j->place)
+            for (; k < a->nnz && support[k] < past; k++) weight[j->place[support[k] - first]] += a->values[k];
+        else
+            for (; k < a->nnz && support[k] < past; k++) weight[support[k] - first] += a->values[k];
     }
 }
 
@@ -229,14 +212,14 @@ static void read_block(void *argument, int64_t item, void *scratch)
     const arguments *a = j->a;
     const int64_t n = a->channels * a->taps, end = item * BLOCK + BLOCK;
     float *row = scratch, *taps_first = row + a->channels;
-    int64_t k = first_at_least(a->support, a->nnz, item * BLOCK * n);
+    int64_t k = a->d_values ? first_at_least(a->support, a->nnz, item * BLOCK * n) : a->nnz;
     for (int64_t o = item * BLOCK; o < end && o < a->outputs; o++) {
         const float *weight = a->weight + o * n;
-        if (a->d_values) {
-            const int64_t past = first_at_least(a->support, a->nnz, (o + 1) * n);
-            take_values(a->d_values + k, weight, a->support + k, past - k, o * n, j->place);
-            k = past;
-        }
+        const int64_t *support = a->support, first = o * n, past = first + n;
+        if (j->place)
+            for (; k < a->nnz && support[k] < past; k++) a->d_values[k] = weight[j->place[support[k] - first]];
+        else
+            for (; k < a->nnz && support[k] < past; k++) a->d_values[k] = weight[support[k] - first];
         if (!a->d_alpha) continue;
         if (!a->channels_last) swap_axes(weight, a->channels, a->taps, taps_first);
         j->by_output[o] = read_output(a, o, a->channels_last ? weight : taps_first, row);
