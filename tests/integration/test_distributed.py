@@ -57,6 +57,7 @@ def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
     }
     if rank == 0:
         results.put(found)
+    del wrapped  # it holds the process group, whose threads must not outlive it
     dist.barrier()
     dist.destroy_process_group()
 
