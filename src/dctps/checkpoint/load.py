@@ -272,7 +272,7 @@ def _placements(state: State, tensors: Mapping[str, Tensor]) -> list[_Placement]
             old = getattr(norm, key)
             placements.append(_Placement(Slot(old, [(norm, key)]), cast(name, part, old.dtype)))
     placements += [
-        _Placement(slot, torch.zeros(slot.tensor.shape, dtype=slot.tensor.dtype))
+        _Placement(slot, torch.zeros(slot.tensor.shape, dtype=slot.tensor.dtype, device="cpu"))
         for slot in state.dropped
         if slot.tensor.is_meta
     ]

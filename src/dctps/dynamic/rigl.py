@@ -113,7 +113,8 @@ class RigL(Dynamics):
     def _used(self) -> list[DpSLayer]:
         """The layers that any process has a gradient of, the same in all of them."""
         layers = list(self.layers.values())
-        has = torch.tensor([float(layer in self._growth or self._capture.has(layer)) for layer in layers])
+        found = [float(layer in self._growth or self._capture.has(layer)) for layer in layers]
+        has = torch.tensor(found, dtype=torch.float32, device="cpu")
         if self._reduce is not None:
             has = has.to(layers[0].values.device)
             self._reduce(has)

@@ -120,8 +120,9 @@ class Offset(ABC):
 
     def filters(self) -> Filters:
         """A convolution's D as filters on mixed channels, for fast paths; made from tables for the call."""
-        outputs = torch.arange(self.out_features, dtype=torch.int32)
-        return depthwise_filters(self.to_dense().flatten(1).contiguous(), self.groups, outputs)
+        outputs = torch.arange(self.out_features, dtype=torch.int32, device="cpu")
+        bank = self.to_dense(dtype=torch.float32, device="cpu")
+        return depthwise_filters(bank.flatten(1).contiguous(), self.groups, outputs)
 
     def weight_filters(self) -> Filters:
         """`filters`, or less where no more is needed to make a convolution's weight for the call."""

@@ -62,9 +62,14 @@ def making_constants() -> Iterator[None]:
 
     In inference mode it could not; an exporter's stand-ins would be of no use to anyone after it.
     """
-    tracing = is_exporting()
-    outside = _disable_current_modes() if tracing else contextlib.nullcontext()
-    with outside, torch.inference_mode(False), torch.no_grad():
+    with contextlib.ExitStack() as outside:
+        if torch._C._len_torch_dispatch_stack() or is_exporting():
+            outside.enter_context(_disable_current_modes())
+        if torch._C._are_functorch_transforms_active():
+            outside.enter_context(temporarily_clear_interpreter_stack())
+        outside.enter_context(torch._C.DisableTorchFunction())  # `with torch.device(...)` and the like
+        outside.enter_context(torch.inference_mode(False))
+        outside.enter_context(torch.no_grad())
         yield
 
 
