@@ -18,7 +18,7 @@ from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _disable_current_modes
 
 from dctps.nn.identity import digest_of, pack, parse_spec, unpack
-from dctps.transforms.tables import constant_to_compilers
+from dctps.transforms.tables import constant_to_compilers, is_exporting
 
 # In place of a version: the content is to be looked at, or it came by `to_empty()` and is still to be filled.
 _LOOK = -1
@@ -111,6 +111,11 @@ class Identified(nn.Module, Generic[M]):
         """
         if is_compiling():
             self._settle()
+            if self._buffers["identity"] is not self._seen.identity and not is_exporting():
+                raise ValueError(
+                    f"{self._title()}: functional_call with another state is not for torch.compile, to which D is "
+                    f"a constant: call it outside, or pass parameters alone"
+                )
             return self.last_map  # which compilers guard
         seen, buffers = self._seen, self._buffers
         support, identity = buffers.get("support"), buffers["identity"]
@@ -193,6 +198,9 @@ class Identified(nn.Module, Generic[M]):
     def _support(self) -> Tensor | None:
         return self._buffers.get("support")
 
+    def _holds_seen(self) -> bool:
+        return self._support is self._seen.support and self.identity is self._seen.identity
+
     def _title(self) -> str:
         name = getattr(self.last_map, "layer", "")
         return f"layer {name!r}" if name else f"this {type(self).__name__}"
@@ -204,18 +212,17 @@ class Identified(nn.Module, Generic[M]):
         return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        known = self._seen.checksum if self._holds_seen() else None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        seen, support, identity = self._seen, self._support, self.identity
-        if support is not seen.support or identity is not seen.identity:
-            self._seen = seen._replace(support=support, identity=identity, version=_UNFILLED)
+        if not self._holds_seen():
+            support, identity = self._support, self.identity
+            self._seen = _Seen(support, identity, _UNFILLED, known, self.last_map)
             with contextlib.suppress(ValueError):  # after to_empty() it is refused when it is used
                 self._look(support, identity)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        seen = self._seen
-        own = self._support is seen.support and self.identity is seen.identity
-        if own and seen.version != _UNFILLED:  # tensors are listed to be filled, too
+        if self._holds_seen() and self._seen.version != _UNFILLED:  # tensors are listed to be filled, too
             self._current()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
