@@ -247,7 +247,7 @@ def test_only_x_is_saved_for_backward() -> None:
 
 def test_state() -> None:
     layer = DpSLinear(30, 20, density=0.1, seed=5)
-    assert set(layer.state_dict()) == {"values", "support", "alpha", "bias", "_extra_state"}
+    assert set(layer.state_dict()) == {"values", "support", "alpha", "bias", "identity"}
     assert layer.alpha.item() == 1 and not layer.values.any()
     assert layer.nnz == 60 and layer.density == 0.1
     assert not list(layer.children())

@@ -37,7 +37,9 @@ class DpSLayer(SavedLayer):
         support: buffer, int64 (nnz,), sorted flat row-major positions in W.
         alpha: Parameter (1,), or None under the `zero` offset.
         bias: Parameter (out,) or None.
-        offset: D as an operator; no module, no parameters. Its `layer` names the layer's draws.
+        offset: D as an operator; no module, no parameters. Its `layer` names the layer's draws. Read from the
+            state at each access, which refuses a state that is not whole.
+        identity: buffer, int64 (32,): which offset and which support the values belong to (`identity.py`).
         weight_law: that the dense layer's weight would be drawn from; `bias_law` likewise.
         seed: of the support, and of whatever else `reset_parameters` draws.
         backend: the path that its calls take: `"dense"`, `"transform"`, `"native"`, or `"auto"`. Saved with
@@ -80,7 +82,7 @@ class DpSLayer(SavedLayer):
             count = budget(density, size) if density is not None else nnz or 0
             if not 0 <= count <= size:
                 raise ValueError(f"nnz must be in 0..{size} for a weight of shape {shape}, got {count}")
-        self.offset, self.seed = offset, seed
+        self.seed = seed
         self._alpha_law, self._given_support = alpha, support is not None
         self.weight_law = self.bias_law = default_law(offset.in_features)
 
@@ -96,6 +98,7 @@ class DpSLayer(SavedLayer):
                 "a given support would be lost on the meta device: build the layer on a real one"
             )
         self.register_buffer("support", support.to(where))
+        self._identify(offset, where)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -108,8 +111,9 @@ class DpSLayer(SavedLayer):
         if self.values.is_meta:
             return
         if not self._given_support:
-            size = math.prod(self.offset.shape)
-            self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.offset.layer))
+            size = math.prod(self.last_map.shape)
+            self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.last_map.layer))
+        self.seal()
         self._draw()
 
     @torch.no_grad()
@@ -229,14 +233,9 @@ class DpSLayer(SavedLayer):
         dense.train(self.training)
 
     @property
-    def nnz(self) -> int:
-        """Number of trained values."""
-        return self.values.numel()
-
-    @property
     def density(self) -> float:
         """The fraction of weights that train, nnz / (out * in), in [0, 1]."""
-        return self.nnz / math.prod(self.offset.shape)
+        return self.nnz / math.prod(self.last_map.shape)
 
     def to_dense(self) -> Tensor:
         """W = alpha * D + S, made when asked, differentiable; of the weight's shape and the layer's dtype."""
@@ -257,7 +256,7 @@ class DpSLayer(SavedLayer):
 
     def _state_repr(self) -> str:
         alpha = "" if self.alpha is None or self.alpha.requires_grad else ", alpha_trainable=False"
-        return f"offset={self.offset.name!r}, nnz={self.nnz}, density={self.density:.4g}{alpha}"
+        return f"offset={self.last_map.name!r}, nnz={self.nnz}, density={self.density:.4g}{alpha}"
 
 
 def initial_alpha(alpha: Alpha, offset: Offset, norm: float) -> float:
