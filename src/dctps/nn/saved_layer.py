@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.nn.guard import GuardedLayer
 from dctps.offsets import Offset, ZeroOffset, build_offset
 
 
-class SavedLayer(nn.Module):
+class SavedLayer(GuardedLayer):
     """Values at a support, under an offset: state dicts have the offset's spec, and have to fit."""
 
     values: nn.Parameter
