@@ -33,7 +33,8 @@ class DpSLayer(SavedLayer):
     """A layer with the weight W = alpha * D + S, of which only S's values, alpha and the bias exist.
 
     Attributes:
-        values: Parameter (nnz,), the entries of S at the support.
+        values: Parameter (nnz,), the entries of S at the support. Without a single one it has no gradient,
+            which optimizers and clipping could not divide by its size.
         support: buffer, int64 (nnz,), sorted flat row-major positions in W.
         alpha: Parameter (1,), or None under the `zero` offset.
         bias: Parameter (out,) or None.
@@ -86,7 +87,7 @@ class DpSLayer(SavedLayer):
         self._alpha_law, self._given_support = alpha, support is not None
         self.weight_law = self.bias_law = default_law(offset.in_features)
 
-        self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
+        self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype), count > 0)
         where = self.values.device
         has_offset = not isinstance(offset, ZeroOffset)
         self.alpha = nn.Parameter(self.values.new_empty(1), alpha_trainable) if has_offset else None
@@ -214,7 +215,7 @@ class DpSLayer(SavedLayer):
                 if not dense.bias.is_meta:
                     layer.bias.copy_(dense.bias)
                 layer.bias.requires_grad_(dense.bias.requires_grad)
-        layer.values.requires_grad_(weight.requires_grad)
+        layer.values.requires_grad_(weight.requires_grad and layer.nnz > 0)
         for hooks in _HOOKS:
             setattr(layer, hooks, getattr(dense, hooks))
         return layer.train(dense.training)
@@ -225,7 +226,7 @@ class DpSLayer(SavedLayer):
 
     def _merge_into(self, dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
         """Give a meta-built dense layer this one's weight, bias, training mode, hooks and frozenness."""
-        dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad)
+        dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad or not self.nnz)
         dense.bias = self.bias
         carry(dense, self.weight_law, self.bias_law)
         for hooks in _HOOKS:
@@ -241,11 +242,6 @@ class DpSLayer(SavedLayer):
         """W = alpha * D + S, made when asked, differentiable; of the weight's shape and the layer's dtype."""
         weight = dps_weight(self.values, self.support, self.offset, self.alpha)
         return weight.to(self.values.dtype)
-
-    @property
-    def weight(self) -> Tensor:
-        """The same as `to_dense()`: O(out * in) time and memory at each access."""
-        return self.to_dense()
 
     def _check_input(self, x: Tensor) -> None:
         if x.dtype != self.values.dtype and not torch.is_autocast_enabled(x.device.type):

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.nn.guard import GuardedLayer
 from dctps.nn.identified import Identified
 from dctps.offsets import Offset, ZeroOffset, build_offset
 
 
-class SavedLayer(Identified[Offset]):
+class SavedLayer(GuardedLayer, Identified[Offset]):
     """Values at a support, under an offset: the state has to fit, and says under which offset."""
 
     values: nn.Parameter

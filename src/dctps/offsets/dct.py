@@ -52,7 +52,7 @@ class DCTOffset(Offset):
             blocks = dct_rows(rows, self.size, -(-n // fine), fine, dtype=dtype)
             return blocks.flatten(1)[:, :n].contiguous()
         channels = self.shape[1]
-        return dct_rows(rows, self.size, n // channels, channels, dtype=dtype).mT.reshape(self.shape)
+        return dct_rows(rows, self.size, n // channels, channels, dtype=dtype).transpose(-1, -2).reshape(self.shape)
 
     def apply(self, x: Tensor) -> Tensor:
         """D x by one transform of length q for each group."""
@@ -123,13 +123,13 @@ class DCTOffset(Offset):
         if len(self.shape) == 2:
             return patches
         cubes: Tensor = patches.unflatten(-1, (self.shape[1], -1))
-        return cubes.mT.flatten(-2)
+        return cubes.transpose(-1, -2).flatten(-2)
 
     def _channel_first(self, patches: Tensor) -> Tensor:
         if len(self.shape) == 2:
             return patches
         cubes: Tensor = patches.unflatten(-1, (-1, self.shape[1]))
-        return cubes.mT.flatten(-2)
+        return cubes.transpose(-1, -2).flatten(-2)
 
 
 @shape_table

@@ -128,7 +128,7 @@ def _dct_by_products(x: Tensor) -> Tensor:
     real, imaginary = real * cos_n + imaginary * sin_n, imaginary * cos_n - real * sin_n
     real, imaginary = real @ cos_b + imaginary @ sin_b, imaginary @ cos_b - real @ sin_b
     twist = _full_twiddle(n, v.dtype, v.device)
-    return real.mT.flatten(-2) * twist[0] + imaginary.mT.flatten(-2) * twist[1]
+    return real.transpose(-1, -2).flatten(-2) * twist[0] + imaginary.transpose(-1, -2).flatten(-2) * twist[1]
 
 
 def _matrix_ref(n: int, device: torch.device) -> Tensor:
