@@ -9,11 +9,12 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from dctps.arguments import flag, real, whole
 from dctps.nn.dispatch import Backend
 from dctps.nn.initial import Law, carry, default_law, law_of
 from dctps.nn.saved_layer import SavedLayer
 from dctps.nn.weight import dps_weight
-from dctps.offsets import Offset, ZeroOffset, build_offset
+from dctps.offsets import Offset, OffsetChoice, ZeroOffset, build_offset
 from dctps.sparse import budget, check_support, random_support
 
 Alpha = Literal["one", "match"] | float
@@ -59,7 +60,7 @@ class DpSLayer(SavedLayer):
         *,
         groups: int,
         bias: bool,
-        offset: str | Offset,
+        offset: OffsetChoice,
         density: float | None,
         nnz: int | None,
         support: Tensor | None,
@@ -69,10 +70,8 @@ class DpSLayer(SavedLayer):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        if isinstance(offset, str):
-            offset = build_offset(offset, shape, groups=groups, seed=seed)
-        elif offset.shape != shape or offset.groups != groups:
-            raise ValueError(f"{offset!r} does not fit a weight of shape {shape} in {groups} groups")
+        seed = whole("seed", seed)
+        offset = build_offset(offset, shape, groups=groups, seed=seed)
         if sum(given is not None for given in (density, nnz, support)) != 1:
             raise ValueError("give one of density, nnz and support: it fixes the other two")
         size = math.prod(shape)
@@ -80,7 +79,7 @@ class DpSLayer(SavedLayer):
             support = check_support(support, shape)
             count = len(support)
         else:
-            count = budget(density, size) if density is not None else nnz or 0
+            count = budget(density, size) if density is not None else whole("nnz", nnz)
             if not 0 <= count <= size:
                 raise ValueError(f"nnz must be in 0..{size} for a weight of shape {shape}, got {count}")
         self.seed = seed
@@ -90,7 +89,7 @@ class DpSLayer(SavedLayer):
         self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype), count > 0)
         where = self.values.device
         has_offset = not isinstance(offset, ZeroOffset)
-        self.alpha = nn.Parameter(self.values.new_empty(1), alpha_trainable) if has_offset else None
+        self.alpha = nn.Parameter(self.values.new_empty(1), flag("alpha_trainable", alpha_trainable)) if has_offset else None
         self.bias = nn.Parameter(self.values.new_empty(shape[0])) if bias else None
         if support is None:
             support = torch.empty(count, dtype=torch.int64, device=where)
@@ -146,7 +145,7 @@ class DpSLayer(SavedLayer):
         cls,
         dense: nn.Linear | nn.Conv1d | nn.Conv2d,
         *,
-        offset: str = "dct",
+        offset: OffsetChoice = "dct",
         density: float | None = None,
         nnz: int | None = None,
         support: Tensor | None = None,
@@ -164,7 +163,7 @@ class DpSLayer(SavedLayer):
 
         Args:
             dense: `nn.Linear` for `DpSLinear`, and so on.
-            offset: name of the offset.
+            offset: D: a name, a class of offsets, or an `Offset` of the weight's shape.
             density: fraction of the weights that train; or
             nnz: their number; or
             support: their mask or positions. None of the three: the nonzeros of the dense weight, so
@@ -200,7 +199,7 @@ class DpSLayer(SavedLayer):
             nnz=nnz,
             support=support,
             alpha=alpha,
-            alpha_trainable=alpha_trainable and weight.requires_grad,
+            alpha_trainable=flag("alpha_trainable", alpha_trainable) and weight.requires_grad,
             seed=seed,
             device=device or ("cpu" if weight.is_meta else weight.device),
             dtype=weight.dtype,
@@ -272,7 +271,7 @@ def initial_alpha(alpha: Alpha, offset: Offset, norm: float) -> float:
         return norm / offset.norm()
     if isinstance(alpha, str):
         raise ValueError(f'alpha must be "one", "match" or a number, got {alpha!r}')
-    return float(alpha)
+    return real("alpha", alpha)
 
 
 def _initial_norm(dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from dctps.arguments import whole
 from dctps.names import Registry
 from dctps.subspace.operators import compiled_product
 from dctps.transforms.tables import making_constants
@@ -38,12 +39,13 @@ class Projection:
     name: ClassVar[str]
 
     def __init__(self, size: int, dimensions: int, seed: int = 0) -> None:
+        size, dimensions = whole("size", size), whole("dimensions", dimensions)
         if not 1 <= dimensions <= size:
             raise ValueError(
                 f"dimensions must be from 1 to the number of parameters, {size}, got {dimensions}: "
                 f"a hyperplane of more has no use"
             )
-        self.size, self.dimensions, self.seed = size, dimensions, seed
+        self.size, self.dimensions, self.seed = size, dimensions, whole("seed", seed)
         self._held: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
 
     @property
@@ -148,7 +150,7 @@ class _Product(Function):
         return torch.stack([_Product.apply(row, projection, transposed) for row in rows]), 0
 
 
-PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto",))
+PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto",), names_classes=True)
 
 
 def register_projection(name: str) -> Callable[[type[Projection]], type[Projection]]:
@@ -158,11 +160,7 @@ def register_projection(name: str) -> Callable[[type[Projection]], type[Projecti
         ValueError: the name is taken.
     """
 
-    def register(cls: type[Projection]) -> type[Projection]:
-        cls.name = name
-        return PROJECTIONS.register(name)(cls)
-
-    return register
+    return PROJECTIONS.register(name)
 
 
 def build_projection(name: str, size: int, dimensions: int, seed: int = 0) -> Projection:
