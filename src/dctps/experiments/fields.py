@@ -68,22 +68,22 @@ def _kinds(kind: Any) -> list[Any]:
 
 
 def _fit(name: str, kind: Any, value: Any) -> Any:
-    is_truth = isinstance(value, bool) or getattr(value, "dtype", None) == bool
-    if get_origin(kind) is tuple:
-        of = get_args(kind)[0]
-        return tuple(of_type(name, of, one) for one in (value if isinstance(value, list | tuple) else [value]))
-    if kind is NoneType and value is None:
-        return None
-    if get_origin(kind) is Literal and isinstance(value, str) and value in get_args(kind):
-        return str(value)
-    if kind is str and isinstance(value, str):
-        return str(value)
-    if kind is bool and is_truth:
-        return bool(value)
-    if kind is int and not is_truth:
-        return operator.index(value)
-    if kind is float and not is_truth and not isinstance(value, str | bytes):
-        return value if type(value) is int else float(value)
+    """`value` as one of the kinds of a field; every error of it says that it is no such value."""
+    is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    match get_origin(kind) or kind:
+        case origin if origin is tuple:
+            several = value if isinstance(value, list | tuple) else [value]
+            return tuple(of_type(name, get_args(kind)[0], one) for one in several)
+        case one if one is Literal:
+            return get_args(kind)[get_args(kind).index(value)]
+        case one if one is int and not is_truth:
+            return operator.index(value)
+        case one if one is float and not is_truth and not isinstance(value, str | bytes):
+            return value if type(value) is int else float(value)
+        case one if (one is bool and is_truth) or (one is str and isinstance(value, str)):
+            return one(value)
+        case one if one is NoneType and value is None:
+            return None
     raise TypeError
 
 

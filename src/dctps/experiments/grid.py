@@ -41,7 +41,7 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
         ValueError: an unknown field, no run, or a combination that no run can have; with its values.
     """
     runs: Runs = {}
-    densities = set()
+    densities: set[float | None] = set()
     for table in tables:
         axes = {name: _axis(name, value) for name, value in {**(shared or {}), **table}.items()}
         for values in product(*axes.values()):
@@ -58,7 +58,9 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
                 raise ValueError(f"the run with {listed}: {error}") from None
             runs[_name(config)] = config
     if len(densities) == 1 and all(config.density is None for config in runs.values()):
-        raise ValueError("density: none of these methods has one, as they train every weight: leave it out")
+        raise ValueError(
+            f"density {densities.pop()} would have no effect (these methods train every weight): leave it out"
+        )
     if not runs:
         raise ValueError("a sweep needs at least one run: give fields as name=value,value or a sweep file")
     return runs

@@ -1,7 +1,7 @@
 """Choices that another choice leaves without any effect: said, rather than ignored.
 
-`resolve` lets them pass, so that run folders of any age can be read, and two runs that differ in them alone are
-the same run. Whoever asks for a run is told. This module does not import torch.
+`resolve` lets them pass, so that run folders of any age can be read, and two runs that differ in them alone
+are the same run. Whoever asks for a run is told. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ def unused(config: RunConfig) -> dict[str, str]:
     reasons = {
         "density": "" if has_density(run.method) else f"the method {run.method!r} trains every weight",
         "momentum": "" if run.optimizer == "sgd" else f"the optimizer {run.optimizer} has none; sgd has",
-        "milestones": "" if run.schedule == "multistep" else f"the schedule {run.schedule} has none; multistep has",
-        "flip": "" if run.augment else "it is part of the augmentation, which this run does without; see augment",
+        "milestones": ""
+        if run.schedule == "multistep"
+        else f"the schedule {run.schedule} has none; multistep has",
+        "flip": ""
+        if run.augment
+        else "it is part of the augmentation, which this run does without; see augment",
         "decay_alpha": "" if run.alpha_trainable else "alpha does not train",
     }
     return {name: reason for name, reason in reasons.items() if reason} | alpha
@@ -46,8 +50,8 @@ def refuse_unused(config: RunConfig) -> None:
             raise ValueError(f"{name} {value} would have no effect ({reasons[name]}): leave it out")
     if config.criterion == "nonzero" and config.density != 1:
         raise ValueError(
-            f"criterion 'nonzero' takes every weight that is not 0, whatever the density, and got the density "
-            f"{config.density}: give density 1, or a criterion that ranks, such as magnitude"
+            f"criterion 'nonzero' takes every weight that is not 0, whatever the density, and got "
+            f"density {config.density}: give density 1, or a criterion that ranks, such as magnitude"
         )
 
 
