@@ -24,7 +24,9 @@ def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     """
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=3)
+    spelt = {entry.casefold(): entry for entry in table}
+    typed = name.casefold()
+    near = [spelt[entry] for entry in difflib.get_close_matches(typed, spelt, 1 if typed in spelt else 3)]
     advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(table)}"
     raise ValueError(f"unknown {kind} {name!r}: {advice}")
 

@@ -27,7 +27,8 @@ def learning_lines(runs: Sequence[Run]) -> Lines:
     found: dict[float, dict[str, list[list[float]]]] = {}
     for run in runs:
         held_out = run.config.validation_size > 0
-        values = [100 * r["val_accuracy" if held_out else "test_accuracy"] for r in run.records]
+        found_out = (r["val_accuracy" if held_out else "test_accuracy"] for r in run.records)
+        values = [100 * value for value in found_out if value is not None]  # a share may be of no image
         density = 1.0 if run.config.density is None else run.config.density
         if values:
             found.setdefault(density, {}).setdefault(run.config.method, []).append(values)

@@ -20,7 +20,7 @@ from dctps.data.tensors import Dataset, Description, ImageTensors
 TEST_SIZE = 360
 
 
-@register_dataset("digits", Description(classes=10, channels=1, image_size=32))
+@register_dataset("digits", Description(classes=10, channels=1, image_size=32), published=True)
 def load_digits(data_dir: Path | None = None, download: bool = False) -> Dataset:
     """The digits: 1,437 training and the last 360 as test images, (1, 32, 32), 10 classes.
 

@@ -23,7 +23,8 @@ import dctps
 from dctps.data import Dataset
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_network
-from dctps.experiments.session import Record, Session
+from dctps.experiments.records import Record
+from dctps.experiments.session import Session
 from dctps.experiments.state import State, StateError
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules

@@ -1,15 +1,23 @@
-"""How long an epoch of a run takes here, by trying some steps of it."""
+"""How long an epoch of runs takes here, by trying some steps of it."""
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
 
-from dctps.data import load_dataset
+from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import RunConfig
+from dctps.experiments.network import is_scored
+from dctps.experiments.parts import split
+from dctps.experiments.run import data_of
 from dctps.experiments.session import Session
 from dctps.experiments.settings import torch_settings
+from dctps.training import Stack
 
 _STEPS = 4  # the first one warms up
 
@@ -19,22 +27,63 @@ class _Enough(Exception):  # noqa: N818
 
 
 def time_epoch(
-    config: RunConfig, *, data_dir: Path | str | None = None, device: str = "auto", threads: int | None = None
+    *configs: RunConfig,
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    dataset: Dataset | None = None,
 ) -> float:
-    """Seconds that an epoch's training steps take, from some that are made and thrown away.
+    """Seconds that an epoch takes, training and evaluation, from steps that are made and thrown away.
 
-    Evaluation is not counted: it adds a forward pass over the validation and test images.
+    What a criterion takes before the first step is not counted: random supports stand for those that it would
+    choose, and the dense network for those of imp's levels.
 
     Args:
-        config: resolved.
+        configs: resolved; several are trained together, as one stack.
         data_dir: as for `dctps.experiments.run.run`.
         device: as for `dctps.experiments.run.run`.
         threads: as for `dctps.experiments.run.run`.
+        dataset: of the first, where it is loaded already.
 
     Raises:
-        ValueError: a choice in `config` that does not fit.
+        ValueError: a choice in a configuration that does not fit.
         DataError: the data files are missing or damaged.
     """
+    first = configs[0]
+    with torch_settings(device, threads, first.seed) as place:
+        data = dataset or data_of(first, data_dir, False, None)
+        parts = split(first, data, place)
+        sessions = [Session(_quick(config), data, place, parts=parts) for config in configs]
+        stack = Stack([session.model for session in sessions]) if len(sessions) > 1 else None
+        marks = _marks(lambda between: _train(sessions, stack, between))
+        step = (
+            statistics.median(b - a for a, b in pairwise(marks[1:]))
+            if len(marks) > 2
+            else marks[-1] - marks[0]
+        )
+        judged = [part for part in (parts.validation, parts.test) if len(part)]
+        return sessions[0].steps_per_epoch * step + sum(
+            _evaluation(sessions[0], stack, part) for part in judged
+        )
+
+
+def take_steps(session: Session) -> tuple[int, float, float]:
+    """Make some steps of training: how many after the first, their seconds, and their seconds of the CPU."""
+    used: list[float] = []
+
+    def train(between: Callable[[], None]) -> None:
+        def both() -> None:
+            used.append(time.process_time())
+            between()
+
+        session.train_epoch(progress=False, between=both)
+
+    marks = _marks(train)
+    return max(len(marks) - 2, 1), marks[-1] - marks[1], used[-1] - used[1]
+
+
+def _marks(train: Callable[[Callable[[], None]], None]) -> list[float]:
+    """The times at the beginnings of the steps of `train`, and after the last."""
     marks: list[float] = []
 
     def between() -> None:
@@ -42,9 +91,43 @@ def time_epoch(
         if len(marks) > _STEPS:
             raise _Enough
 
-    with torch_settings(device, threads, config.seed) as place:
-        dataset = load_dataset(config.dataset, data_dir)
-        session = Session(config, dataset, place)
-        with contextlib.suppress(_Enough):
-            session.train_epoch(progress=False, between=between)
-    return session.steps_per_epoch * (marks[-1] - marks[1]) / max(len(marks) - 2, 1)
+    with contextlib.suppress(_Enough):
+        train(between)
+        marks.append(time.perf_counter())
+    return marks
+
+
+def _train(sessions: list[Session], stack: Stack | None, between: Callable[[], None]) -> None:
+    """An epoch of training, as `Session.train_epoch` and `stacked` make it."""
+    if stack is None:
+        sessions[0].train_epoch(progress=False, between=between)
+        return
+    for images, labels in sessions[0].training_batches(between):
+        losses = stack.step(images, labels)
+        for session, loss, correct in zip(
+            sessions, losses.loss.tolist(), losses.correct.tolist(), strict=True
+        ):
+            session.take_step(loss, correct, len(labels))
+
+
+def _evaluation(session: Session, stack: Stack | None, part: ImageTensors) -> float:
+    """Seconds of the evaluation on all of `part`, from its first batch."""
+    seconds = []
+    for batch in islice(session.evaluation_batches(part, lambda: None), 2):
+        started = time.perf_counter()
+        if stack is None:
+            session.trainer.evaluate([batch])
+        else:
+            stack.evaluate([batch])
+        seconds.append((time.perf_counter() - started) / len(batch[1]))
+    return len(part) * min(seconds)
+
+
+def _quick(config: RunConfig) -> RunConfig:
+    """A run whose epochs take as long and that begins at once."""
+    if config.dynamics == "imp":
+        return replace(
+            config, method="dense", density=None, offset=None, allocation=None, criterion=None,
+            dynamics=None, levels=None, rewind_epoch=None,
+        )  # fmt: skip
+    return replace(config, allocation="epl", criterion="random", options=()) if is_scored(config) else config
