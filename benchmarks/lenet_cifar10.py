@@ -21,8 +21,8 @@ from dctps.benchmarking.record import commit, processor
 from dctps.experiments.folder import RunFolder, read_summary
 from dctps.experiments.grid import Runs, grid
 from dctps.experiments.methods import METHODS
-from dctps.experiments.stacking import stacked
 from dctps.experiments.sweep import run_sweep
+from dctps.stacks import stacked
 
 RESULTS = Path(__file__).parent / "results"
 ALL = {"model": "lenet5", "dataset": "cifar10"}

@@ -13,8 +13,9 @@ from tyro.conf import Positional
 from dctps.cli.common import USAGE_ERROR, Machine, print_note
 
 if TYPE_CHECKING:
+    from dctps.experiments.events import Executor
     from dctps.experiments.grid import Runs
-    from dctps.experiments.sweep import Executor, SweepResult
+    from dctps.experiments.sweep import SweepResult
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,8 @@ class Crew:
         return result
 
     def _executor(self) -> Executor:
-        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
-        from dctps.experiments.stacking import stacked  # noqa: PLC0415
         from dctps.experiments.workers import execute  # noqa: PLC0415
+        from dctps.stacks import on_ray, stacked  # noqa: PLC0415
 
         if self.ray is not None:
             return on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)

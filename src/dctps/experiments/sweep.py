@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +18,12 @@ from typing import Any
 from tqdm import tqdm
 
 from dctps.experiments.config import RunConfig, total_epochs
+from dctps.experiments.events import Busy, Epoch, Executor, Failed, Finished, Job
 from dctps.experiments.folder import METRICS, RunFolder
 from dctps.experiments.grid import Runs
 from dctps.experiments.tensorboard import write_events
 from dctps.experiments.trial import time_epoch
-from dctps.experiments.workers import Busy, Epoch, Event, Failed, Finished, Job, execute
-
-Executor = Callable[[list[Job], int], Iterator[tuple[str, Event]]]
+from dctps.experiments.workers import execute
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def run_sweep(
         tensorboard: write each run's metrics as events for TensorBoard too, also of the finished ones.
         on_note: called with a line for a person when a run ends.
         executor: does the jobs, so many at a time; `workers.execute` is the one for this machine, and
-            `cluster.on_ray()` makes one for Ray.
+            `dctps.stacks.on_ray()` makes one for Ray.
 
     Returns:
         what is finished, and the error of each run that failed, which the next call tries again.

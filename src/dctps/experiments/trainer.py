@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.dynamic import take_sizes_
@@ -91,14 +90,9 @@ class Trainer:
         """The rate of the next step, of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    @property
-    def changes(self) -> bool:
-        """Whether the next step changes supports; what decides that may need a backward pass of its own."""
-        return self.dynamics is not None and self.dynamics.due
-
-    def train_epoch(self, batches: Iterable[Batch], epoch: int, tally: Tally) -> Metrics:
+    def train_epoch(self, batches: Iterable[Batch], epoch: int, tally: Tally) -> None:
         """Train on the rest of an epoch's batches, after those in `tally`."""
-        train = train_epoch(
+        train_epoch(
             self.model,
             batches,
             self.optimizer,
@@ -112,10 +106,9 @@ class Trainer:
             dynamics=self.dynamics,
         )
         self._processes.average_statistics_(self.model)
-        return train
 
     def take_step(self, loss: float, epoch: int, tally: Tally) -> None:
-        """Step along the gradients that the parameters hold, as `train_epoch` does.
+        """Step along the gradients that the parameters hold, as `train_epoch` does with its own.
 
         Args:
             loss: mean over the images of the batch.
@@ -132,11 +125,6 @@ class Trainer:
         if self.dynamics is not None:
             self.dynamics.step()
         self._schedule.step()
-
-    def backward(self, images: Tensor, labels: Tensor) -> None:
-        """Put the gradients of a batch's mean loss in place of those that the parameters hold."""
-        self.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self.model(images), labels).backward()
 
     def evaluate(self, batches: Iterable[Batch]) -> Metrics:
         """Loss and accuracy on all of `batches`."""
