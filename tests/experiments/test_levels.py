@@ -15,8 +15,8 @@ from dctps.experiments.levels import LevelSession, level_nnz
 from dctps.experiments.run import evaluate_run, run
 from dctps.experiments.session import Session
 from dctps.experiments.state import read_state, write_state
-from dctps.experiments.sweep import look_ahead
 from dctps.nn import DpSLayer
+from dctps.sweeps.sweep import look_ahead
 
 IMP = replace(TINY, method="imp", levels=3, density=0.1, epochs=3)
 WEIGHTS = 4 * 9 + 144 * 3

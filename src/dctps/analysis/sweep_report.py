@@ -17,8 +17,8 @@ from dctps.analysis.study import read_reasons
 from dctps.analysis.style import image, require_matplotlib, style
 from dctps.experiments.config import RunConfig, resolve, to_dict
 from dctps.experiments.folder import read_data
-from dctps.experiments.grid import Runs
 from dctps.files import write_atomically
+from dctps.sweeps.grid import Runs
 
 _DPI = 150
 _AXES = ("model", "dataset", "epochs", "train_images", "method", "density", "seed")

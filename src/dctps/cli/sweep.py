@@ -13,9 +13,9 @@ from tyro.conf import Positional
 from dctps.cli.common import USAGE_ERROR, Machine, print_note
 
 if TYPE_CHECKING:
-    from dctps.experiments.events import Executor
-    from dctps.experiments.grid import Runs
-    from dctps.experiments.sweep import SweepResult
+    from dctps.sweeps.events import Executor
+    from dctps.sweeps.grid import Runs
+    from dctps.sweeps.sweep import SweepResult
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Crew:
 
     def train(self, runs: Runs, out: Path) -> SweepResult:
         """Do what is left of the runs, and say what has failed."""
-        from dctps.experiments.sweep import look_ahead, run_sweep  # noqa: PLC0415
+        from dctps.sweeps.sweep import look_ahead, run_sweep  # noqa: PLC0415
 
         executor = self._executor()
         self._download(runs)
@@ -64,8 +64,8 @@ class Crew:
         return result
 
     def _executor(self) -> Executor:
-        from dctps.experiments.workers import execute  # noqa: PLC0415
         from dctps.stacks import on_ray, stacked  # noqa: PLC0415
+        from dctps.sweeps.workers import execute  # noqa: PLC0415
 
         if self.ray is not None:
             return on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)
@@ -75,7 +75,7 @@ class Crew:
 
     def look_ahead(self, runs: Runs, out: Path) -> None:
         """Say what is left of the runs, and how long it will take."""
-        from dctps.experiments.sweep import look_ahead, timed  # noqa: PLC0415
+        from dctps.sweeps.sweep import look_ahead, timed  # noqa: PLC0415
 
         self._download(runs)
         trial = timed(self.machine.data_dir, self.machine.device, self.machine.threads or 1)
@@ -112,7 +112,7 @@ class Sweep:
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
         from dctps.analysis.study import keep_failures, read_reasons  # noqa: PLC0415
-        from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
+        from dctps.sweeps.grid import grid, parse_fields, read_tables  # noqa: PLC0415
 
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
         runs = grid(*tables, shared=shared | parse_fields(self.fields))

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import cache, partial
 
 from dctps.data import Description, describe_dataset, list_datasets
-from dctps.experiments.cluster import ray_executor
 from dctps.experiments.config import RunConfig, resolve, to_dict
-from dctps.experiments.events import Executor, Grouping, Job
 from dctps.experiments.network import plain_network
-from dctps.experiments.workers import execute
 from dctps.stacks.chain import NotAChain, chain_of
 from dctps.stacks.stacked_runs import run_stacked
+from dctps.sweeps.events import Executor, Grouping, Job
+from dctps.sweeps.ray import ray_executor
+from dctps.sweeps.workers import execute
 
 # In these the runs of a stack may differ: each has its own network, optimizer, schedule and dynamics.
 _OWN = (
@@ -37,12 +37,12 @@ def on_ray(address: str = "local", *, runs_per_gpu: int = 1, stack: int = 1) -> 
     """An executor for `run_sweep` that does the runs as Ray tasks, several of them in each as one stack.
 
     Args:
-        address: as for `dctps.experiments.cluster.ray_executor`.
-        runs_per_gpu: as for `dctps.experiments.cluster.ray_executor`; a stack counts as one.
+        address: as for `dctps.sweeps.ray.ray_executor`.
+        runs_per_gpu: as for `dctps.sweeps.ray.ray_executor`; a stack counts as one.
         stack: runs that a task trains together at most.
 
     Raises:
-        ValueError: a size below 1; and as for `dctps.experiments.cluster.ray_executor`.
+        ValueError: a size below 1; and as for `dctps.sweeps.ray.ray_executor`.
     """
     grouping = None if stack == 1 else _stacks(stack)
     return ray_executor(address, runs_per_gpu=runs_per_gpu, grouping=grouping)

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 
 from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import resolve
-from dctps.experiments.events import Busy, Epoch, Events, Failed, Finished, Job
 from dctps.experiments.folder import RunFolder, RunFolderBusy, read_summary
 from dctps.experiments.network import is_scored
 from dctps.experiments.parts import Parts, split
@@ -28,6 +27,7 @@ from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import StopRequest, deferred_signals
 from dctps.experiments.work import Work
 from dctps.stacks.stack import Stack
+from dctps.sweeps.events import Busy, Epoch, Events, Failed, Finished, Job
 from dctps.training import Metrics, Processes, TrainingError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from dctps.experiments.events import Busy, Epoch, Event, Events, Failed, Finished, Job, Together
 from dctps.experiments.folder import RunFolderBusy
 from dctps.experiments.run import run
+from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Finished, Job, Together
 
 _PAUSE = 1.0  # seconds before a run that another process holds is tried again
 

@@ -1,7 +1,7 @@
 """Runs of a sweep on Ray: on this machine, or on every node of a cluster.
 
 A run is one Ray task, which holds its folder, saves itself and goes on just as in a worker of
-`dctps.experiments.workers`; the folders, and the data, must be on a file system that all nodes see. What Ray
+`dctps.sweeps.workers`; the folders, and the data, must be on a file system that all nodes see. What Ray
 decides is where and when: a task asks for as many CPUs as the run has threads, and for its share of a GPU.
 """
 
@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dctps.experiments.events import Busy, Epoch, Events, Executor, Failed, Grouping, Job, Together
-from dctps.experiments.perform import perform
+from dctps.sweeps.events import Busy, Epoch, Events, Executor, Failed, Grouping, Job, Together
+from dctps.sweeps.perform import perform
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue

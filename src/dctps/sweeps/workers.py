@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from dctps.experiments.events import Busy, Epoch, Event, Events, Failed, Grouping, Job, Together
+from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Grouping, Job, Together
 
 _PAUSE = 1.0  # seconds between two looks at the process of the sweep
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
@@ -110,8 +110,8 @@ def _work(line: Connection) -> None:
     # Ctrl-C reaches every process of a terminal: the sweep hears it, and tells the workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Only now, as these import torch, which takes a second.
-    from dctps.experiments.perform import perform  # noqa: PLC0415
     from dctps.experiments.signals import Stopped  # noqa: PLC0415
+    from dctps.sweeps.perform import perform  # noqa: PLC0415
 
     while True:
         try:
