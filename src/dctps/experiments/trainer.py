@@ -26,6 +26,7 @@ from dctps.training import (
     check_finite,
     evaluate,
     parameter_groups,
+    take_step,
     train_epoch,
 )
 
@@ -79,6 +80,11 @@ class Trainer:
             config.schedule, self.optimizer, total_steps=steps, milestones=config.milestones
         )
         self.dynamics = build_dynamics(config, model, self.optimizer, steps, processes)
+        self._step: dict[str, Any] = {
+            "precision": self._precision,
+            "clip_norm": config.clip_norm,
+            "dynamics": self.dynamics,
+        }
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -98,17 +104,15 @@ class Trainer:
             self.optimizer,
             self._schedule,
             epoch=epoch,
-            precision=self._precision,
-            clip_norm=self.config.clip_norm,
             mixup=self._mixup,
             tally=tally,
             processes=self._processes,
-            dynamics=self.dynamics,
+            **self._step,
         )
         self._processes.average_statistics_(self.model)
 
     def take_step(self, loss: float, epoch: int, tally: Tally) -> None:
-        """Step along the gradients that the parameters hold, as `train_epoch` does with its own.
+        """Step along the gradients that the parameters hold, as each step of `train_epoch` does.
 
         Args:
             loss: mean over the images of the batch.
@@ -119,12 +123,7 @@ class Trainer:
             NonFiniteLoss: the loss is not finite; nothing has changed.
         """
         check_finite(loss, epoch, tally.steps + 1, self.optimizer, self._precision)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self.optimizer.step()
-        if self.dynamics is not None:
-            self.dynamics.step()
-        self._schedule.step()
+        take_step(self.optimizer, self._schedule, **self._step)
 
     def evaluate(self, batches: Iterable[Batch]) -> Metrics:
         """Loss and accuracy on all of `batches`."""

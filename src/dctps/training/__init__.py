@@ -11,6 +11,7 @@ from dctps.training.loop import (
     TrainingError,
     check_finite,
     evaluate,
+    take_step,
     train_epoch,
 )
 from dctps.training.mixup import Mixup
@@ -35,6 +36,7 @@ __all__ = [
     "joined",
     "launched",
     "parameter_groups",
+    "take_step",
     "train_epoch",
 ]
 
