@@ -17,12 +17,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dctps.benchmarking.trial import time_epoch
 from dctps.experiments.config import RunConfig, total_epochs
 from dctps.experiments.folder import METRICS, RunFolder
 from dctps.experiments.tensorboard import write_events
 from dctps.sweeps.events import Busy, Epoch, Executor, Failed, Finished, Job
 from dctps.sweeps.grid import Runs
-from dctps.sweeps.trial import time_epoch
 from dctps.sweeps.workers import execute
 
 

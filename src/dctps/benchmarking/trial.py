@@ -1,4 +1,4 @@
-"""How long an epoch of a run takes here, by trying some steps of it."""
+"""What a training step of a run takes here, by trying some steps of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig
+from dctps.experiments.run import data_of
 from dctps.experiments.session import Session
 from dctps.experiments.settings import torch_settings
 
@@ -16,6 +16,22 @@ _STEPS = 4  # the first one warms up
 
 class _Enough(Exception):  # noqa: N818
     """The trial has seen all its steps."""
+
+
+def time_step(session: Session) -> tuple[float, float]:
+    """Seconds, and seconds of the CPU, of a training step; the session is afterwards some steps on."""
+    marks: list[tuple[float, float]] = []
+
+    def between() -> None:
+        marks.append((time.perf_counter(), time.process_time()))
+        if len(marks) > _STEPS:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        session.train_epoch(progress=False, between=between)
+    (wall, cpu), (last_wall, last_cpu) = marks[1], marks[-1]
+    steps = max(len(marks) - 2, 1)
+    return (last_wall - wall) / steps, (last_cpu - cpu) / steps
 
 
 def time_epoch(
@@ -35,16 +51,6 @@ def time_epoch(
         ValueError: a choice in `config` that does not fit.
         DataError: the data files are missing or damaged.
     """
-    marks: list[float] = []
-
-    def between() -> None:
-        marks.append(time.perf_counter())
-        if len(marks) > _STEPS:
-            raise _Enough
-
     with torch_settings(device, threads, config.seed) as place:
-        dataset = load_dataset(config.dataset, data_dir)
-        session = Session(config, dataset, place)
-        with contextlib.suppress(_Enough):
-            session.train_epoch(progress=False, between=between)
-    return session.steps_per_epoch * (marks[-1] - marks[1]) / max(len(marks) - 2, 1)
+        session = Session(config, data_of(config, data_dir, False, None), place)
+        return session.steps_per_epoch * time_step(session)[0]

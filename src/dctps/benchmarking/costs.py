@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 import dctps
-from dctps.analysis.opened import opened
+from dctps.benchmarking.opened import opened
 from dctps.benchmarking.record import processor
 from dctps.benchmarking.resident import peak_resident, reset_peak, resident
+from dctps.benchmarking.trial import time_step
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder, RunFolderError
 from dctps.experiments.network import build_network
@@ -22,11 +22,6 @@ from dctps.experiments.session import Session
 from dctps.files import write_atomically
 
 COST = "cost.json"
-_STEPS = 4  # the first one warms up
-
-
-class _Enough(Exception):  # noqa: N818
-    """All steps are seen."""
 
 
 def measure_cost(
@@ -64,7 +59,7 @@ def measure_cost(
             "begin_peak_bytes": peak_resident() - before,
         }
         session = Session(config, dataset, place, model=model)
-        seconds, cpu_seconds = _step(session)
+        seconds, cpu_seconds = time_step(session)
         cost = {
             **begin,
             "step_seconds": seconds,
@@ -99,22 +94,6 @@ def read_cost(path: Path) -> dict[str, Any] | None:
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path / COST} cannot be read ({error}): delete it, and draw again") from None
-
-
-def _step(session: Session) -> tuple[float, float]:
-    """Seconds, and seconds of the CPU, of a training step; the session is afterwards some steps on."""
-    marks: list[tuple[float, float]] = []
-
-    def between() -> None:
-        marks.append((time.perf_counter(), time.process_time()))
-        if len(marks) > _STEPS:
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        session.train_epoch(progress=False, between=between)
-    (wall, cpu), (last_wall, last_cpu) = marks[1], marks[-1]
-    steps = max(len(marks) - 2, 1)
-    return (last_wall - wall) / steps, (last_cpu - cpu) / steps
 
 
 def _held(session: Session) -> int:
