@@ -85,7 +85,7 @@ def finished(folder: Path) -> dict[str, dict[str, int]]:
         path.parent.name: {
             file.name: file.stat().st_mtime_ns
             for file in path.parent.iterdir()
-            if file.name not in ("lock", "state.safetensors")
+            if file.name not in ("lock", "state.safetensors", "rewind.safetensors")
         }
         for path in folder.glob("*/summary.json")
     }

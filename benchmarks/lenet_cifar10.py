@@ -19,10 +19,10 @@ from typing import Any
 
 from dctps.benchmarking.record import commit, processor
 from dctps.experiments.folder import RunFolder, read_summary
-from dctps.experiments.grid import Runs, grid
 from dctps.experiments.methods import METHODS
-from dctps.experiments.stacking import stacked
-from dctps.experiments.sweep import run_sweep
+from dctps.stacks import stacked
+from dctps.sweeps.grid import Runs, grid
+from dctps.sweeps.sweep import run_sweep
 
 RESULTS = Path(__file__).parent / "results"
 ALL = {"model": "lenet5", "dataset": "cifar10"}

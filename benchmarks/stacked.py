@@ -29,7 +29,7 @@ from dctps.experiments.parts import split
 from dctps.experiments.session import Session
 from dctps.experiments.settings import torch_settings
 from dctps.files import write_atomically
-from dctps.training import Stack
+from dctps.stacks import Stack
 
 RESULT = Path(__file__).parent / "results" / "stacked.json"
 METHODS = ("dctps", "sdctps", "random-epl", "random-erk", "snip", "synflow", "hyperplane")

@@ -53,7 +53,7 @@ class FileOperations:
     ("contents lost"): a disk may do either. A full disk stays full.
 
     Args:
-        root: of one run; it holds no folders.
+        root: of one run; the levels of imp are folders in it.
         mode: one of `MODES`.
         k: counted from 0.
     """
@@ -66,14 +66,14 @@ class FileOperations:
         self.full = False
         self.paths = {}
         self.real = {name: getattr(os, name) for name in self.NAMES}
-        self.listed = {f.name: f.read_bytes() for f in root.iterdir()} if root.exists() else None
-        self.contents = {f.stat().st_ino: f.read_bytes() for f in root.iterdir()} if root.exists() else {}
+        self.contents = {f.stat().st_ino: f.read_bytes() for f in root.rglob("*") if f.is_file()}
+        self.listed = self.all_names()
         for name in self.NAMES:
             setattr(os, name, getattr(self, name))
 
     def open(self, path, flags, *arguments, **keywords):
         path = Path(os.fsdecode(path))
-        ours = path == self.root.parent or self.within(path)
+        ours = path in (self.root.parent, self.root) or self.within(path)
         if ours and flags & os.O_CREAT:
             self.step("open")
         new = not path.exists()
@@ -98,9 +98,10 @@ class FileOperations:
         if path is not None:
             self.step("fsync")
             if path == self.root.parent:
-                self.listed = {} if self.listed is None and self.root.exists() else self.listed
-            elif path == self.root:
-                self.listed = {f.name: self.contents[f.stat().st_ino] for f in self.root.iterdir()}
+                if self.root.exists():
+                    self.listed.setdefault(self.root, {})
+            elif path.is_dir():
+                self.listed[path] = self.names(path)
             else:
                 self.contents[os.fstat(descriptor).st_ino] = path.read_bytes()
         self.real["fsync"](descriptor)
@@ -116,12 +117,20 @@ class FileOperations:
         self.real["unlink"](path, **keywords)
 
     def mkdir(self, path, *arguments, **keywords):
-        if Path(path) == self.root:
+        if Path(path) == self.root or self.within(Path(path)):
             self.step("mkdir")
         self.real["mkdir"](path, *arguments, **keywords)
 
     def within(self, path):
-        return path.parent == self.root
+        return self.root in path.parents
+
+    def names(self, folder):
+        """What a folder lists: the contents of its files, and None for each folder."""
+        return {f.name: None if f.is_dir() else self.contents[f.stat().st_ino] for f in folder.iterdir()}
+
+    def all_names(self):
+        folders = [self.root, *(f for f in self.root.rglob("*") if f.is_dir())] if self.root.exists() else []
+        return {folder: self.names(folder) for folder in folders}
 
     def step(self, operation, half=lambda: None):
         """Fail here, if here is where."""
@@ -141,15 +150,20 @@ class FileOperations:
     def cut_power(self):
         for name, function in self.real.items():
             setattr(os, name, function)
-        listed = self.listed
-        if self.mode == "power cut, contents lost" and self.root.exists():
-            listed = {f.name: self.contents[f.stat().st_ino] for f in self.root.iterdir()}
+        listed = self.listed if self.mode == "power cut, names lost" else self.all_names()
         if self.root.exists():
             shutil.rmtree(self.root)
-        if listed is not None:
-            self.root.mkdir()
-            for name, content in listed.items():
-                (self.root / name).write_bytes(content)
+
+        def put_back(folder):
+            folder.mkdir()
+            for name, content in listed.get(folder, {}).items():
+                if content is None:
+                    put_back(folder / name)
+                else:
+                    (folder / name).write_bytes(content)
+
+        if self.root in listed:
+            put_back(self.root)
 
 
 def in_child(function):
@@ -175,10 +189,12 @@ def in_child(function):
 
 def outcome(folder):
     """All that a finished run has come to: its files as bytes, without the times in them."""
-    found = {file.name: file.read_bytes() for file in folder.iterdir()}
-    records = [json.loads(line) for line in found["metrics.jsonl"].splitlines()]
-    found["metrics.jsonl"] = [record | {"seconds": 0} for record in records]
-    found["summary.json"] = json.loads(found["summary.json"]) | {"seconds": 0}
+    found = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    for name, content in found.items():
+        if name.endswith("metrics.jsonl"):
+            found[name] = [json.loads(line) | {"seconds": 0} for line in content.splitlines()]
+        if name.endswith("summary.json"):
+            found[name] = json.loads(content) | {"seconds": 0}
     return found
 
 

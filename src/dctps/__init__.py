@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dctps import moved as moved
+
 if TYPE_CHECKING:
     from dctps.checkpoint import CheckpointError as CheckpointError
     from dctps.checkpoint import load_pretrained_ as load_pretrained_

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dctps.experiments.config import resolve, to_dict
-from dctps.experiments.grid import grid
+from dctps.sweeps.grid import grid
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 from matplotlib.image import imread
 
 from dctps.analysis import style as style_module
-from dctps.analysis.costs import measure_cost
 from dctps.analysis.curves import FAMILIES, draw_families, draw_panels, make_panels
 from dctps.analysis.figures import FIGURES, draw_figure
-from dctps.analysis.initial import examine, read_examined
 from dctps.analysis.runs import read_runs
 from dctps.analysis.study import for_all, keep_failures, make_study, read_failures
 from dctps.analysis.style import STYLES, Style, save, style, to_csv
+from dctps.benchmarking.costs import measure_cost
+from dctps.benchmarking.initial import examine, read_examined
 from dctps.cli import main
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.methods import METHODS

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,22 +10,25 @@ import torch
 from tests.experiments.test_resume import stop_after
 from tests.faults import TINY, outcome, tiny_dataset, train_tiny
 
-from dctps.experiments.config import resolve
-from dctps.experiments.folder import RunFolderError
-from dctps.experiments.levels import LevelSession, level_nnz
-from dctps.experiments.run import evaluate_run, run
+from dctps.analysis.runs import read_runs
+from dctps.experiments.config import differences, resolve
+from dctps.experiments.folder import LAST, REWIND, STATE, RunFolder, RunFolderError, read_config, read_summary
+from dctps.experiments.levels import Levels, level_nnz
+from dctps.experiments.network import restore_network
+from dctps.experiments.run import describe_run, evaluate_run, run
 from dctps.experiments.session import Session
 from dctps.experiments.state import read_state, write_state
-from dctps.experiments.sweep import look_ahead
 from dctps.nn import DpSLayer
+from dctps.sweeps.sweep import look_ahead
+from dctps.training import Processes
 
 IMP = replace(TINY, method="imp", levels=3, density=0.1, epochs=3)
 WEIGHTS = 4 * 9 + 144 * 3
 
 
-def session_of(config):
-    torch.manual_seed(config.seed)
-    return LevelSession(resolve(config), tiny_dataset(None, False), torch.device("cpu"))
+def levels_of(config, folder):
+    config = resolve(config)
+    return Levels(config, RunFolder(folder, config), tiny_dataset(None, False), Processes())
 
 
 def train_masked(dense, masks):
@@ -39,11 +43,11 @@ def train_masked(dense, masks):
 
 @pytest.mark.parametrize("rewind", [0, 1])
 @pytest.mark.parametrize("choices", [{}, {"optimizer": "sgd", "lr": 0.05}])
-def test_equals_masked_dense_networks(rewind, choices):
+def test_equals_masked_dense_networks(tmp_path, rewind, choices):
     config = replace(IMP, rewind_epoch=rewind, **choices)
-    ours = session_of(config)
-    while not ours.finished:
-        ours.train_epoch(progress=False, between=lambda: None)
+    run(config, out=tmp_path, threads=1)
+    description = tiny_dataset(None, False).description
+    ours = restore_network(resolve(config), description, tmp_path / LAST, torch.device("cpu"))
 
     plain = resolve(replace(config, method="dense", levels=None, rewind_epoch=None))
     torch.manual_seed(config.seed)
@@ -72,7 +76,7 @@ def test_equals_masked_dense_networks(rewind, choices):
                 if slot.dim():
                     slot.mul_(mask)
     for name, mask in masks.items():
-        layer = ours.model[int(name)]
+        layer = ours[int(name)]
         assert torch.equal(layer.support, mask.flatten().nonzero().squeeze(1))
         torch.testing.assert_close(
             layer.to_dense().detach(), dense.model[int(name)].weight.detach(), rtol=1e-3, atol=1e-5
@@ -101,20 +105,60 @@ def test_counts_and_cost(tmp_path):
     assert again["best"].accuracy == summary["best_test_accuracy"]
 
 
-def test_supports_are_nested_and_values_go_back():
-    ours = session_of(replace(IMP, levels=2))
-    start = copy.deepcopy(ours.model.state_dict())
-    before = None
-    while not ours.finished:
-        ours.train_epoch(progress=False, between=lambda: None)
-        if ours.level and len(ours._session.records) == 1:
-            rewound = ours._sparse()
-            layers = {n: m for n, m in rewound.named_modules() if isinstance(m, DpSLayer)}
-            now = {name: set(layer.support.tolist()) for name, layer in layers.items()}
-            for name, layer in layers.items():
-                assert torch.equal(layer.values, start[f"{name}.weight"].flatten()[layer.support])
-                assert before is None or now[name] < before[name]
-            before = now
+@pytest.mark.parametrize("rewind", [0, 1])
+def test_supports_are_nested_and_values_go_back(tmp_path, rewind):
+    config = replace(IMP, rewind_epoch=rewind)
+    stop_after(30 - 6 * rewind, tmp_path, config=config)  # in the last level
+    start = read_state(tmp_path / REWIND)["model"]
+    ours, before = levels_of(config, tmp_path), None
+    for level in (1, 2, 3):
+        session = ours._begin(level, tiny_dataset(None, False), torch.device("cpu"), Processes())
+        layers = {n: m for n, m in session.model.named_modules() if isinstance(m, DpSLayer)}
+        now = {name: set(layer.support.tolist()) for name, layer in layers.items()}
+        for name, layer in layers.items():
+            assert torch.equal(layer.values, start[f"{name}.weight"].flatten()[layer.support])
+            assert before is None or now[name] < before[name]
+        before = now
+
+
+def test_each_level_is_an_ordinary_run(tmp_path):
+    run(IMP, out=tmp_path / "run", threads=1)
+    plain = replace(TINY, method="dense", epochs=3)
+    run(plain, out=tmp_path / "dense", threads=1)
+    assert outcome(tmp_path / "run" / "level0") == outcome(tmp_path / "dense")
+    assert differences(read_config(tmp_path / "run" / "level0"), resolve(plain)) == {}
+    for level, nnz in ((1, 217), (2, 101), (3, 47)):
+        folder = tmp_path / "run" / f"level{level}"
+        assert describe_run(folder).nnz == nnz
+        found = evaluate_run(folder, threads=1)
+        assert found["last"].accuracy == read_summary(folder)["last_test_accuracy"]
+    assert not list((tmp_path / "run").rglob("*state*")) and not (tmp_path / "run" / REWIND).exists()
+
+
+def test_a_finished_run_of_one_folder_is_read_as_before(tmp_path):
+    """Earlier versions did all levels in one folder, whose files were the same when the run was finished."""
+    summary = run(IMP, out=tmp_path / "run", threads=1)
+    for level in range(4):
+        shutil.rmtree(tmp_path / "run" / f"level{level}")
+    assert run(IMP, out=tmp_path / "run", threads=1) == summary
+    assert describe_run(tmp_path / "run").nnz == 47
+    assert evaluate_run(tmp_path / "run", threads=1)["last"].accuracy == summary["last_test_accuracy"]
+    (found,) = read_runs(tmp_path)
+    assert found.weights_trained == 47 and len(found.records) == 3
+
+
+def test_an_unfinished_run_of_one_folder_is_refused(tmp_path):
+    stop_after(4, tmp_path / "run", config=IMP)
+    (tmp_path / "run" / "level0" / STATE).rename(tmp_path / "run" / STATE)
+    with pytest.raises(RunFolderError, match="begun by an earlier version of dctps"):
+        run(IMP, out=tmp_path / "run", threads=1)
+
+
+def test_mistakes_leave_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="schedule"):
+        run(replace(IMP, schedule="steps"), out=tmp_path / "run", threads=1)
+    assert not (tmp_path / "run" / "config.json").exists()
+    run(IMP, out=tmp_path / "run", threads=1)
 
 
 @pytest.mark.parametrize(("density", "levels"), [(0.8, 1), (0.79, 2), (0.01, 21), (1e-4, 42), (1.0, 1)])
@@ -146,31 +190,38 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, steps, rewind):
     stop_after(steps, tmp_path / "run", config=config)
     notes = []
     run(config, out=tmp_path / "run", threads=1, on_note=notes.append)
-    assert "in level" in notes[0]
+    assert "/level" in notes[0]
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("file", "change"),
     [
-        lambda s: s.pop("rewound"),
-        lambda s: s.update(level=0),
-        lambda s: s.update(level=4),
-        lambda s: s["supports"].popitem(),
-        lambda s: s["supports"].update({"0": torch.tensor([10_000])}),
-        lambda s: s["rewound"]["model"].popitem(),
-        lambda s: s["session"].pop("model"),
+        ("rewind.safetensors", lambda s: s.clear()),
+        ("rewind.safetensors", lambda s: s["model"].popitem()),
+        ("rewind.safetensors", lambda s: s["schedule"].clear()),
+        ("rewind.safetensors", lambda s: s.update(records=[{}])),
+        ("level1/state.safetensors", lambda s: s["session"].pop("model")),
+        (
+            "level1/state.safetensors",
+            lambda s: s["session"]["epoch"].clear(),
+        ),
+        ("level1/state.safetensors", lambda s: s.update(config={"method": "dense"})),
     ],
 )
-def test_a_state_that_does_not_fit(tmp_path, change):
+def test_a_state_that_does_not_fit(tmp_path, file, change):
     stop_after(14, tmp_path / "run", config=IMP)
-    path = tmp_path / "run" / "state.safetensors"
+    path = tmp_path / "run" / file
     state = read_state(path)
-    change(state["session"])
+    change(state)
     write_state(path, state)
-    with pytest.raises(RunFolderError, match=r"state\.safetensors cannot be used") as info:
+    with pytest.raises(RunFolderError, match=rf"{file} cannot be used") as info:
         train_tiny(tmp_path / "run", IMP)
     assert "\n" not in str(info.value)
+    path.unlink()
+    if file == "rewind.safetensors":
+        with pytest.raises(RunFolderError, match=rf"{file} cannot be used"):
+            train_tiny(tmp_path / "run", IMP)
 
 
 @pytest.mark.parametrize("rewind", [0, 2])

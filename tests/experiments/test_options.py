@@ -13,11 +13,11 @@ import dctps
 from dctps import cli, criteria
 from dctps.experiments import RunConfig
 from dctps.experiments.config import from_dict, resolve, run_name, to_dict
-from dctps.experiments.grid import grid, parse_fields
 from dctps.experiments.run import run
 from dctps.experiments.scoring import ScoringBatches
 from dctps.experiments.session import Session
 from dctps.nn import DpSLayer
+from dctps.sweeps.grid import grid, parse_fields
 
 SCORED = replace(TINY, density=0.3)
 

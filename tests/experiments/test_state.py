@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,15 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
         assert a.shape == b.shape
         assert torch.equal(a, b)
     assert math.copysign(1, found["half"][1]) == -1
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path):
+    text = '{"epoch": 3, "model": {"w": {"$tensor": "/model/w"}}, "lr": Infinity}'
+    metadata = {"state": text, "sha256": "0" * 64}
+    (tmp_path / "s").write_bytes(safetensors.torch.save({"/model/w": torch.arange(3.0)}, metadata))
+    found = read_state(tmp_path / "s")
+    assert (found["epoch"], found["lr"]) == (3, math.inf)
+    assert torch.equal(found["model"]["w"], torch.arange(3.0))
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {"$tensor": 1}, (1, 2), object(), b"bytes"])

@@ -8,9 +8,9 @@ import pytest
 from tests.faults import TINY, train_tiny
 
 from dctps.cli import main
-from dctps.experiments.grid import grid
-from dctps.experiments.sweep import run_sweep
 from dctps.experiments.tensorboard import EVENTS, write_events
+from dctps.sweeps.grid import grid
+from dctps.sweeps.sweep import run_sweep
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 LONG = replace(TINY, epochs=4)

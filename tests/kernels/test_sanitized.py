@@ -49,7 +49,7 @@ PROGRAM = """
     import dctps.kernels.stack
     from torch import nn
     from dctps import project_, sparsify_
-    from dctps.training import Stack
+    from dctps.stacks import Stack
     for variant in loader.runnable_variants():
         dctps.kernels.stack.function = lambda name: loader.function(name, variant)
         for m, density in ((1, 0.9), (7, 0.02), (9, 0.2)):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from dctps.analysis.aggregate import setting
 from dctps.analysis.curves import MODELS
-from dctps.analysis.initial import INITIAL, TRAINED, read_examined
 from dctps.analysis.runs import Run
 from dctps.analysis.style import STYLES, new_figure, save, style
+from dctps.benchmarking.initial import INITIAL, TRAINED, read_examined
 from dctps.experiments.config import RunConfig
 
 if TYPE_CHECKING:

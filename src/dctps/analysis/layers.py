@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from dctps.analysis.aggregate import setting
 from dctps.analysis.curves import MODELS
-from dctps.analysis.initial import read_examined
 from dctps.analysis.jacobians import ROWS
 from dctps.analysis.runs import Run
 from dctps.analysis.style import BLACK, STYLES, new_figure, save, style
+from dctps.benchmarking.initial import read_examined
 from dctps.experiments.config import RunConfig
 
 if TYPE_CHECKING:

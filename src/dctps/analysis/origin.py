@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dctps.analysis.initial import read_examined
 from dctps.analysis.runs import read_runs
+from dctps.benchmarking.initial import read_examined
 from dctps.benchmarking.record import commit, processor
-from dctps.experiments.grid import Runs
 from dctps.files import write_atomically
+from dctps.sweeps.grid import Runs
 
 # Of a run's environment, as summary.json has it.
 _PLACE = ("device", "threads", "cpu", "kernels", "versions")

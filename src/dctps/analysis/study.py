@@ -10,9 +10,9 @@ from typing import Any
 
 from dctps.data import DataError
 from dctps.experiments.config import RunConfig
-from dctps.experiments.grid import Runs, grid, parse_fields, read_tables
 from dctps.files import make_folder, write_atomically
 from dctps.names import lookup
+from dctps.sweeps.grid import Runs, grid, parse_fields, read_tables
 
 FAILED = "failed.json"
 _SWEEPS = Path(__file__).parent / "sweeps"

@@ -16,9 +16,9 @@ from dctps.analysis.runs import Run, read_runs
 from dctps.analysis.study import FAILED, read_reasons
 from dctps.analysis.style import image, require_matplotlib, style
 from dctps.experiments.config import RunConfig, resolve, to_dict
-from dctps.experiments.grid import Runs
 from dctps.experiments.records import DATA, RunFolderError, read_data
 from dctps.files import write_atomically
+from dctps.sweeps.grid import Runs
 
 _DPI = 150
 _AXES = ("model", "dataset", "epochs", "train_images", "method", "density", "seed")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dctps.analysis.aggregate import Cell, over_seeds, setting
-from dctps.analysis.costs import MEASURED, read_cost
 from dctps.analysis.curves import Panel, make_panels
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save, style
+from dctps.benchmarking.costs import MEASURED, read_cost
 from dctps.experiments.config import RunConfig
 from dctps.files import write_atomically
 

@@ -74,9 +74,9 @@ class Figure:
 
     def _work(self, study: Study, folder: Path) -> dict[str, str]:
         """Train and examine what is left, and write down what failed."""
-        from dctps.analysis.costs import measure_cost  # noqa: PLC0415
-        from dctps.analysis.initial import examine  # noqa: PLC0415
         from dctps.analysis.study import for_all, keep_failures  # noqa: PLC0415
+        from dctps.benchmarking.costs import measure_cost  # noqa: PLC0415
+        from dctps.benchmarking.initial import examine  # noqa: PLC0415
 
         machine = self.crew.machine
         failed: dict[str, str] = {}

@@ -68,7 +68,7 @@ class Report:
 
     def _write_page(self, html: Path) -> None:
         from dctps.analysis.sweep_report import write_report  # noqa: PLC0415
-        from dctps.experiments.grid import grid, read_tables  # noqa: PLC0415
+        from dctps.sweeps.grid import grid, read_tables  # noqa: PLC0415
 
         if self.folder is None:
             raise ValueError("--html needs the folder of a sweep, or of a run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ from tyro.conf import Positional
 from dctps.cli.common import USAGE_ERROR, Machine, print_note
 
 if TYPE_CHECKING:
-    from dctps.experiments.grid import Runs
-    from dctps.experiments.sweep import Executor, SweepResult
+    from dctps.sweeps.events import Executor
+    from dctps.sweeps.grid import Runs
+    from dctps.sweeps.sweep import SweepResult
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Crew:
     def train(self, runs: Runs, out: Path) -> SweepResult:
         """Do what is left of the runs, and say what has failed."""
         from dctps.experiments.network import check_names  # noqa: PLC0415
-        from dctps.experiments.sweep import look_ahead, run_sweep  # noqa: PLC0415
+        from dctps.sweeps.sweep import look_ahead, run_sweep  # noqa: PLC0415
 
         check_names(runs.values())
         executor = self._executor()
@@ -65,9 +67,8 @@ class Crew:
         return result
 
     def _executor(self) -> Executor:
-        from dctps.experiments.cluster import on_ray  # noqa: PLC0415
-        from dctps.experiments.stacking import stacked  # noqa: PLC0415
-        from dctps.experiments.workers import execute  # noqa: PLC0415
+        from dctps.stacks import on_ray, stacked  # noqa: PLC0415
+        from dctps.sweeps.workers import execute  # noqa: PLC0415
 
         if self.ray is not None:
             return on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)
@@ -77,13 +78,16 @@ class Crew:
 
     def look_ahead(self, runs: Runs, out: Path) -> None:
         """Say what is left of the runs, and how long it will take."""
+        from dctps.benchmarking.trial import timed  # noqa: PLC0415
         from dctps.experiments.network import check_names  # noqa: PLC0415
-        from dctps.experiments.sweep import look_ahead, timed  # noqa: PLC0415
+        from dctps.stacks.executors import grouped  # noqa: PLC0415
+        from dctps.sweeps.sweep import look_ahead  # noqa: PLC0415
 
         check_names(runs.values())
         self._download(runs)
         trial = timed(self.machine.data_dir, self.machine.device, self.machine.threads or 1)
-        outlook = look_ahead(runs, out, trial=trial, stack=self.stack, workers=self.workers or 1)
+        split = partial(grouped, size=self.stack, workers=self.workers or 1)
+        outlook = look_ahead(runs, out, trial=trial, split=split)
         for title, names in vars(outlook).items():
             if isinstance(names, list):
                 print(*(f"{title:<9}{name}" for name in names), sep="\n", end="\n" if names else "")
@@ -116,7 +120,7 @@ class Sweep:
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
         from dctps.analysis.study import FAILED, keep_failures  # noqa: PLC0415
-        from dctps.experiments.grid import grid, parse_fields, read_tables  # noqa: PLC0415
+        from dctps.sweeps.grid import grid, parse_fields, read_tables  # noqa: PLC0415
 
         if self.file is None and not self.fields:
             raise ValueError(

@@ -11,13 +11,12 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-import safetensors
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dctps.files import sync_folder
+from dctps.checkpoint import CheckpointError, container
+from dctps.files import sync_folder, write_atomically
 
-_FORMAT = 1
+_FORMAT = 2
 _TENSOR = "images"
 
 
@@ -58,37 +57,22 @@ def _key(folder: Path, paths: Sequence[Path], image_size: int | None) -> str:
 
 def _load(file: Path, key: str) -> Tensor | None:
     try:
-        with safetensors.safe_open(file, "pt") as opened:
-            notes = opened.metadata() or {}
-            if notes.get("key") != key:
-                return None
-            images: Tensor = opened.get_tensor(_TENSOR)
-    except (OSError, safetensors.SafetensorError):
+        length = file.stat().st_size
+        tensors, fields = container.read(file, length, length)
+    except (OSError, CheckpointError):
         return None
-    return images if notes.get("sha256") == _sha256(images) else None
+    return tensors.get(_TENSOR) if fields.get("key") == key else None
 
 
 def _save(file: Path, key: str, images: Tensor) -> None:
+    entry = container.Entry(images.dtype, tuple(images.shape), images.detach)
     # A name of its own: several processes may decode the same folder.
     temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        save_file({_TENSOR: images}, temporary, {"key": key, "sha256": _sha256(images)})
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_atomically(temporary, container.write({_TENSOR: entry}, {"key": key}))
         # Whoever may read the images may read the cache.
         temporary.chmod(stat.S_IMODE(file.parent.stat().st_mode) & 0o666)
         temporary.replace(file)
         sync_folder(file.parent)
-    except safetensors.SafetensorError as error:
-        raise OSError(str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sha256(images: Tensor) -> str:
-    digest = hashlib.sha256(repr((tuple(images.shape), images.dtype)).encode())
-    digest.update(images.numpy().data)
-    return digest.hexdigest()

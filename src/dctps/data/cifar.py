@@ -2,8 +2,8 @@
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; files from
 https://www.cs.toronto.edu/~kriz/cifar.html. Both the "python version" and the "binary version" are read;
-the pickles of the former as data only (see `pickles`). A file is read up to its published size, then its MD5
-is compared, and only then is anything parsed; an archive as a whole first, then each file in it.
+the pickles of the former may name arrays alone (see `pickles`). A file is read up to its published size, then
+its MD5 is compared, and only then is anything parsed; an archive as a whole first, then each file in it.
 """
 
 from __future__ import annotations

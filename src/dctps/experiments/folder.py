@@ -60,6 +60,7 @@ STATE = "state.safetensors"
 LAST = "model.safetensors"
 BEST = "best.safetensors"
 BACKENDS = "backends.json"
+REWIND = "rewind.safetensors"  # of a run of imp, whose levels are runs in folders of their own within
 LOCK = "lock"
 
 _FORMAT = 1
@@ -134,15 +135,14 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def begin(self, data: Record) -> State | None:
-        """Clear away what a killed process left half done, and give the state that it saved, if any.
+    def describe(self, data: Record) -> None:
+        """Clear away what a killed process left half done, and write down what the run is.
 
         Args:
             data: what the run trains on, `Dataset.to_dict()`.
 
         Raises:
-            RunFolderError: the state is damaged, missing, or of another run; the run began on other data; or
-                the folder cannot be written.
+            RunFolderError: the run began on other data, or the folder cannot be written.
         """
         with self._explained():
             for leftover in self.path.glob(".*.tmp"):
@@ -152,6 +152,18 @@ class RunFolder:
         check_data(self.path, data)
         if not (self.path / DATA).exists():
             self._write(DATA, _to_json(data))
+
+    def begin(self, data: Record) -> State | None:
+        """As `describe`, and give the state that an earlier process saved, if any.
+
+        Args:
+            data: as for `describe`.
+
+        Raises:
+            RunFolderError: the state is damaged, missing, or of another run; the run began on other data; or
+                the folder cannot be written.
+        """
+        self.describe(data)
         if not (self.path / STATE).exists():
             left = [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]
             if left:
@@ -204,10 +216,11 @@ class RunFolder:
         """Take note that the saved state stands `where`, for messages."""
         self._saved = where
 
-    def damaged(self, error: Exception) -> RunFolderError:
-        """What to tell a person about a state that cannot be used."""
+    def damaged(self, error: Exception, name: str = STATE) -> RunFolderError:
+        """What to tell a person about a file with a state that cannot be used."""
+        reason = " ".join(str(error).split())[:200]
         return RunFolderError(
-            f"{self.path / STATE} cannot be used ({error}): put a whole copy of it back, or delete "
+            f"{self.path / name} cannot be used ({reason}): put a whole copy of it back, or delete "
             f"the folder to train again from the beginning"
         )
 
@@ -238,8 +251,9 @@ class RunFolder:
 
     def drop_state(self) -> None:
         """Delete the state of a finished run, if it is there and can be deleted: nobody needs it any more."""
-        with suppress(OSError):
-            (self.path / STATE).unlink(missing_ok=True)
+        for name in (STATE, REWIND):
+            with suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
 
     def _differing(self, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:
         """The fields in which another run's configuration differs, but for those without an effect."""

@@ -1,9 +1,12 @@
 """Iterative magnitude pruning: train, prune, rewind, train again, until K weights are left.
 
-Level 0 is the dense network. At the end of each level the smallest |weights| of the whole network go, and the
-survivors are put back to what they were at the rewinding point of level 0, together with everything else that
-training depends on: norms, optimizer slots, learning rate, loss scaler and the data's random stream. From
-level 1 on the network is a sparse one, with the zero offset, that holds and trains the survivors alone.
+Every level is an ordinary run in a folder of its own, `level0`, `level1`, ..., within the folder of the run.
+Level 0 is the run of the dense network. At the end of each level the smallest |weights| of the whole network
+go, and the survivors are put back to what they were at the rewinding point of level 0, together with
+everything else that training depends on: norms, optimizer slots, learning rate, loss scaler and the data's
+random stream (`rewind.safetensors` holds all that). From level 1 on the network is a sparse one, with the
+zero offset, that holds and trains the survivors alone. The folder of the run has the metrics of all levels
+and the network of the last one.
 
 Reference: Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; Frankle et al., "Linear Mode
 Connectivity and the Lottery Ticket Hypothesis", ICML 2020 (rewinding).
@@ -12,191 +15,217 @@ Connectivity and the Lottery Ticket Hypothesis", ICML 2020 (rewinding).
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import dctps
 from dctps.data import Dataset
-from dctps.experiments.config import RunConfig
-from dctps.experiments.network import build_network
-from dctps.experiments.records import Record
+from dctps.experiments.config import RunConfig, resolve
+from dctps.experiments.folder import BEST, LAST, REWIND, STATE, RunFolder
+from dctps.experiments.network import network_for_report, plain_network, restore_network
+from dctps.experiments.parts import split
+from dctps.experiments.records import METRICS, Record, RunFolderError
 from dctps.experiments.session import Session
-from dctps.experiments.state import State, StateError
+from dctps.experiments.settings import environment_of
+from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
 from dctps.selection.criteria.ranking import keep_largest
 from dctps.sparse import budget
-from dctps.training import Metrics, Processes
+from dctps.training import Processes
 
-Supports = dict[str, Tensor]
+_CPU = torch.device("cpu")
 
 
-class LevelSession:
-    """The run of `--method imp` in memory: a `Session` for each level, one after the other.
+class Levels:
+    """The levels of a run of `--method imp`.
 
     Args:
-        config: resolved, with `levels` and `rewind_epoch`.
-        dataset: as for `Session`.
-        device: as for `Session`.
-        processes: as for `Session`.
+        config: of the run, resolved.
+        folder: of the run.
+        dataset: of `config.dataset`.
+        processes: that share the batches.
 
     Attributes:
-        level: that is being trained, from 0, the dense one, to `config.levels`.
-        records: of the epochs of all levels, each with its level and nnz, numbered through.
+        weights: N, of all layers that can be converted.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        dataset: Dataset,
-        device: torch.device,
-        processes: Processes | None = None,
-    ) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, dataset: Dataset, processes: Processes) -> None:
         assert config.levels is not None and config.rewind_epoch is not None, "resolve() fills them in"
-        assert config.density is not None, "resolve() asks for it"
-        self.config, self.levels, self.rewind_epoch = config, config.levels, config.rewind_epoch
-        self._density = config.density
-        self._dataset, self._device, self._processes = dataset, device, processes
-        self.level = 0
-        self._earlier: list[Record] = []
-        self._supports: Supports = {}
-        self._session = self._open(self._dense())
-        self._rewound = copy.deepcopy(self._session.state()) if self.rewind_epoch == 0 else None
+        assert config.density is not None and config.batch_size is not None, "resolve() asks for them"
+        self.config, self.last, self.rewind_epoch = config, config.levels, config.rewind_epoch
+        self._density, self._batch_size = config.density, config.batch_size
+        self._folder, self._dataset, self._processes = folder, dataset, processes
+        self._writes = processes.rank == 0
+        model, _ = network_for_report(RunConfig(model=config.model), data=dataset.description)
+        self.weights = dctps.report(model).weights
 
-    @property
-    def model(self) -> nn.Module:
-        """The network of this level."""
-        return self._session.model
+    def complete(self, train: Callable[..., Record], on_epoch: Callable[[Record], None]) -> None:
+        """Do what is left of all levels, and finish the run, whose folder process 0 holds for writing.
 
-    @property
-    def records(self) -> list[Record]:
-        """Of all levels."""
-        skipped = self.rewind_epoch if self.level else 0
-        ours = self._session.records[skipped:]
-        return self._earlier + [self._numbered(r, len(self._earlier) + i) for i, r in enumerate(ours, 1)]
+        Args:
+            train: does the run of a level: `dctps.experiments.run.run` on the same data and machine.
+            on_epoch: called with the record of each epoch, numbered through all levels.
 
-    @property
-    def finished(self) -> bool:
-        """Whether the last level is trained."""
-        return self.level == self.levels and self._session.finished
+        Raises:
+            RunFolderError: the folder cannot be used; and what `train` raises.
+        """
+        summaries = []
+        for level in range(self.last + 1):
+            begin, follow = partial(self._begin, level), partial(self._follow, level, on_epoch)
+            config = self.config_of(level)
+            summaries.append(train(config, out=self.path(level), begin=begin, on_epoch=follow))
+        if self._writes:
+            self._finish(summaries)
 
-    @property
-    def position(self) -> tuple[int, int]:
-        """Epochs done of all levels, and steps done of the next."""
-        return len(self.records), self._session.position[1]
+    def _follow(self, level: int, on_epoch: Callable[[Record], None], record: Record) -> None:
+        if self._writes:
+            if (level, record["epoch"]) == (0, self.rewind_epoch):
+                self._keep_rewinding_point()
+            self._folder.save_metrics(self.records(level))
+        on_epoch(self._numbered(level, record))
 
-    @property
-    def where(self) -> str:
-        """The position in words."""
-        return f"in level {self.level} of {self.levels}, {self._session.where}"
+    def path(self, level: int) -> Path:
+        """The folder of a level."""
+        return self._folder.path / f"level{level}"
 
-    @property
-    def best(self) -> Record | None:
-        """As for `Session`, among the epochs of the last level."""
-        best = self._session.best if self.level == self.levels else None
-        if best is None:
-            return None
-        of_level = (record for record in self.records if record["level"] == self.level)
-        return next(record for record in of_level if record["of_level"] == best["epoch"])
+    def nnz(self, level: int) -> int | None:
+        """How many weights a level trains; None: all, in the dense network of level 0."""
+        return level_nnz(self._density, self.weights, level, self.last) if level else None
 
-    def best_model(self) -> nn.Module | None:
-        """As for `Session`."""
-        return self._session.best_model() if self.level == self.levels else None
+    def config_of(self, level: int) -> RunConfig:
+        """The run that a level is."""
+        plain = replace(self.config, dynamics=None, levels=None, rewind_epoch=None)
+        nnz = self.nnz(level)
+        if nnz is None:
+            choices: dict[str, Any] = dict.fromkeys(("density", "offset", "allocation", "criterion"))
+            return resolve(replace(plain, method="dense", **choices))
+        # Of N weights this density's budget is nnz exactly: the quotient's error is far below a half.
+        return resolve(replace(plain, method="magnitude", density=nnz / self.weights))
 
-    def train_epoch(self, *, progress: bool, between: Callable[[], None]) -> Record:
-        """As for `Session`, beginning the next level where this one is done."""
-        if self._session.finished:
-            self._next_level()
-        self._session.train_epoch(progress=progress, between=between)
-        if self.level == 0 and len(self._session.records) == self.rewind_epoch:
-            self._rewound = copy.deepcopy(self._session.state())
-        return self.records[-1]
+    def records(self, level: int) -> list[Record]:
+        """Of all epochs from level 0 up to this one, each with its level and nnz, numbered through."""
+        found = []
+        for each in range(level + 1):
+            lines = (self.path(each) / METRICS).read_text().splitlines()
+            skipped = self.rewind_epoch if each else 0  # level 0 has trained those for all
+            found += [self._numbered(each, json.loads(line)) for line in lines[skipped:]]
+        return found
 
-    def test(self) -> Metrics:
-        """As for `Session`."""
-        return self._session.test()
+    def _through(self, level: int, epoch: int) -> int:
+        """The number of a level's epoch over all levels; each but the first begins at the rewinding point."""
+        return level * (self.config.epochs - self.rewind_epoch) + epoch
 
-    def cost(self) -> Record:
-        """What all levels together took: epochs, optimizer steps, and each level's nnz and accuracy."""
-        last = {record["level"]: record for record in self.records}
-        shown = ("level", "nnz", "val_accuracy", "test_accuracy")
+    def _numbered(self, level: int, record: Record) -> Record:
+        number = record["epoch"]
         return {
-            "epochs_trained": len(self.records),
-            "steps_trained": len(self.records) * self._session.steps_per_epoch,
-            "levels": [{name: record[name] for name in shown} for record in last.values()],
+            **record,
+            "epoch": self._through(level, number),
+            "level": level,
+            "of_level": number,
+            "nnz": self.nnz(level),
         }
 
-    def state(self) -> State:
-        """As for `Session`; the dense network as it was at the rewinding point is a part of it."""
-        return {
-            "level": self.level,
-            "earlier": self._earlier,
-            "supports": self._supports,
-            "rewound": self._rewound,
-            "session": self._session.state(),
-        }
-
-    def load_state(self, state: State) -> None:
-        """As for `Session`."""
+    def _begin(self, level: int, dataset: Dataset, device: torch.device, processes: Processes) -> Session:
+        """The session of a level before its first step."""
+        config = self.config_of(level)
+        if level == 0:
+            session = Session(config, dataset, device, processes)
+            if self._writes:  # only now: a mistake found before here leaves nothing behind
+                self._describe(session)
+            return session
+        supports = processes.from_first(lambda: self._survivors(level))
+        supports = {name: support.to(device) for name, support in supports.items()}
         try:
-            level, earlier = int(state["level"]), [dict(record) for record in state["earlier"]]
-            if not 0 <= level <= self.levels or not bool(level) == bool(earlier) == bool(state["supports"]):
-                raise ValueError(f"level {level} after {len(earlier)} epochs")
-            self.level, self._earlier, self._supports = level, earlier, dict(state["supports"])
-            self._rewound = state["rewound"]
-            if level:
-                self._session = self._open(self._sparse())
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise StateError(f"it does not fit this run ({type(error).__name__}: {reason[:200]})") from None
-        self._session.load_state(state["session"])
+            rewound = processes.from_first(lambda: read_state(self._folder.path / REWIND))
+            model = plain_network(config, dataset.description, "cpu").to(device)
+            model.load_state_dict(rewound["model"])
+            model = dctps.sparsify_(model, offset="zero", criterion=supports, seed=config.seed)
+            session = Session(config, dataset, device, processes, model=model)
+            session.load_state(_on_support(rewound, session))
+        except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise self._folder.damaged(error, REWIND) from None
+        return session
 
-    def _next_level(self) -> None:
-        self._earlier = self.records
-        self._supports = self._survivors(self.level + 1)
-        self.level += 1
-        self._session = self._open(self._sparse())
-        assert self._rewound is not None, "the rewinding point is in level 0"
-        self._session.load_state(_on_support(self._rewound, self._session))
+    def _describe(self, session: Session) -> None:
+        """Write down what the run is, and the rewinding point if that is reached."""
+        self._folder.describe(self._dataset.to_dict())
+        if (self._folder.path / STATE).exists():
+            raise RunFolderError(
+                f"{self._folder.path} was begun by an earlier version of dctps, which had no folder for each "
+                f"level: choose another --out, or delete it to train again from the beginning"
+            )
+        if self.rewind_epoch == 0 and not (self._folder.path / REWIND).exists():
+            write_state(self._folder.path / REWIND, session.state())
+        self._keep_rewinding_point()  # a process that was killed may have come so far
 
-    def _survivors(self, level: int) -> Supports:
+    def _survivors(self, level: int) -> dict[str, Tensor]:
         """The supports of a level, from the weights at the end of the one before; ties to the earlier."""
-        model = self._session.model
-        if level == 1:
+        before, count = level - 1, self.nnz(level)
+        assert count is not None, "level 0 keeps all"
+        model = self._network(before, LAST)
+        if before == 0:
             # All weights of the layers that can be converted: how many there are, and where.
-            model = dctps.sparsify_(copy.deepcopy(model), 1.0, offset="zero", criterion="magnitude")
+            model = dctps.sparsify_(model, 1.0, offset="zero", criterion="magnitude")
         layers = {name: module for name, module in named_modules(model) if isinstance(module, DpSLayer)}
-        weights = sum(math.prod(layer.offset.shape) for layer in layers.values())
-        count = level_nnz(self._density, weights, level, self.levels)
         kept = keep_largest({name: layer.values.detach().abs() for name, layer in layers.items()}, count)
         return {name: layers[name].support[which] for name, which in kept.items()}
 
-    def _dense(self) -> nn.Module:
-        return build_network(replace(self.config, density=None), self._dataset.description, self._device)
-
-    def _sparse(self) -> nn.Module:
-        """The network of the survivors, at the rewinding point."""
-        assert self._rewound is not None, "the rewinding point is in level 0"
-        model = self._dense()
-        model.load_state_dict(self._rewound["model"])
-        return dctps.sparsify_(
-            model, offset="zero", criterion={n: s.to(self._device) for n, s in self._supports.items()},
-            seed=self.config.seed,
-        )  # fmt: skip
-
-    def _open(self, model: nn.Module) -> Session:
-        return Session(
-            replace(self.config, dynamics=None), self._dataset, self._device, self._processes, model=model
+    def _network(self, level: int, file: str) -> nn.Module:
+        return restore_network(
+            self.config_of(level), self._dataset.description, self.path(level) / file, _CPU
         )
 
-    def _numbered(self, record: Record, epoch: int) -> Record:
-        layers = [m for m in self.model.modules() if isinstance(m, DpSLayer)]
-        nnz = sum(layer.nnz for layer in layers) if layers else None
-        return {**record, "epoch": epoch, "level": self.level, "of_level": record["epoch"], "nnz": nnz}
+    def _keep_rewinding_point(self) -> None:
+        """Write down the saved state of level 0, if that stands at the rewinding point."""
+        with suppress(FileNotFoundError, StateError):  # a damaged state is refused where the level begins
+            session = read_state(self.path(0) / STATE)["session"]
+            if (len(session["records"]), session["epoch"]["tally"]["steps"]) == (self.rewind_epoch, 0):
+                write_state(self._folder.path / REWIND, session)
+
+    def _finish(self, summaries: list[Record]) -> None:
+        """Write what the folder of a run holds: the network of the last level, and the cost of all."""
+        records, last = self.records(self.last), summaries[-1]
+        numbers = {
+            name: None if epoch is None else self._through(self.last, epoch)
+            for name, epoch in ((name, last[name]) for name in ("last_epoch", "best_epoch"))
+        }
+        for name, file in (("last_epoch", LAST), ("best_epoch", BEST)):
+            if (number := numbers[name]) is not None:
+                self._folder.save_model(self._network(self.last, file), file, number)
+        self._folder.save_metrics(records)
+        steps = math.ceil(len(split(self.config, self._dataset, _CPU).train) / self._batch_size)
+        ends = {record["level"]: record for record in records}
+        shown = ("level", "nnz", "val_accuracy", "test_accuracy")
+        cost = {
+            "epochs_trained": len(records),
+            "steps_trained": len(records) * steps,
+            "levels": [{name: record[name] for name in shown} for record in ends.values()],
+        }
+        # The dense network of level 0 has no layers for native code, whatever there is.
+        summaries[0] |= {"kernels": last["kernels"]}
+        names = (*environment_of(_CPU, self._processes, self.config), "backends")
+        places = [
+            place
+            for summary in summaries
+            for place in (*summary["earlier_environments"], {name: summary[name] for name in names})
+        ]
+        changes = {
+            "imp": cost,
+            "seconds": sum(record["seconds"] for record in records),
+            "earlier_environments": [place for place, after in pairwise(places) if place != after],
+        }
+        self._folder.finish({**last, **numbers, **changes})
 
 
 def level_nnz(density: float, weights: int, level: int, levels: int) -> int:

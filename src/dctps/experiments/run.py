@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from dctps.data import Dataset, Description, is_published, load_dataset, resized
 from dctps.experiments.backends import apply_backends_, read_backends, to_record
 from dctps.experiments.config import RunConfig, resolve, run_name
 from dctps.experiments.folder import BACKENDS, BEST, LAST, RunFolder
-from dctps.experiments.levels import LevelSession
+from dctps.experiments.levels import Levels
 from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
 from dctps.experiments.records import (
     DATA,
@@ -35,7 +36,7 @@ from dctps.experiments.work import Work
 from dctps.kernels import variant
 from dctps.nn.explanation import Explanation
 from dctps.reporting import Report
-from dctps.training import Metrics, joined, launched
+from dctps.training import Metrics, Processes, joined, launched
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -58,6 +59,7 @@ def run(
     progress: bool = False,
     on_epoch: Callable[[Record], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    begin: Callable[[Dataset, torch.device, Processes], Session] | None = None,
 ) -> Record:
     """Train the network of `config` and write its run folder; a finished run is left as it is.
 
@@ -82,6 +84,7 @@ def run(
         progress: show a bar for each epoch where standard error is a terminal.
         on_epoch: called with each epoch's record, as in metrics.jsonl, once the epoch is saved.
         on_note: called with a line for a person: that the run continues, or what makes it inexact.
+        begin: makes the run as it is before its first step (None: the network of `config` is new).
 
     Returns:
         The summary, as in summary.json.
@@ -124,16 +127,32 @@ def run(
             return processes.from_first(result)
         with processes.together():
             images = loaded()
-            session: Session | LevelSession
-            if config.dynamics == "imp":
-                session = LevelSession(config, images, place, processes)
-            else:
+        # One process writes.
+        writing = folder.writing() if processes.rank == 0 else nullcontext()
+        if config.dynamics == "imp":
+            level = partial(
+                run,
+                dataset=images,
+                device=device,
+                threads=threads,
+                checkpoint_interval=checkpoint_interval,
+                progress=progress,
+                on_note=on_note,
+            )
+            levels = Levels(config, folder, images, processes)
+            with writing:
+                levels.complete(level, on_epoch or (lambda record: None))
+            return processes.from_first(lambda: whole_summary(folder.path))
+        with processes.together():
+            if begin is None:
                 # A criterion that has chosen need not again, and might choose otherwise in another place.
                 saved = processes.from_first(folder.saved_supports) if is_scored(config) else None
                 session = Session(config, images, place, processes, supports=saved)
+            else:
+                session = begin(images, place, processes)
         processes.check_same(session.model)
-        # The folder comes last: a mistake found before here leaves nothing behind. One process writes.
-        with folder.writing() if processes.rank == 0 else nullcontext(), deferred_signals() as request:
+        # The folder comes last: a mistake found before here leaves nothing behind.
+        with writing, deferred_signals() as request:
             # Another process may have finished it since the first look.
             if processes.from_first(folder.finished) is None:
                 recorded = processes.from_first(lambda: _backends(folder, given, session, place, tune))
@@ -250,13 +269,13 @@ def data_of(config: RunConfig, data_dir: Path | str | None, download: bool, give
 def _backends(
     folder: RunFolder,
     given: Record | None,
-    session: Session | LevelSession,
+    session: Session,
     place: torch.device,
     tune: bool,
 ) -> Record | None:
     """The paths that the run's layers are to take; None leaves them to the rule."""
     recorded = folder.backends()
-    if recorded is None and tune and isinstance(session, Session):
+    if recorded is None and tune:
         recorded = to_record(
             session.tune(), kernels=variant(), device=str(place), threads=torch.get_num_threads()
         )

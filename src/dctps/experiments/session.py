@@ -79,7 +79,7 @@ class Session:
         # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
         seed = config.seed if config.batch_seed is None else config.batch_seed
         self._generator = torch.Generator().manual_seed(derive_key(seed, "", "batches"))
-        self._sharers = 1
+        self._clock: Callable[[], float] = time.perf_counter
 
         self.model = model or build_network(
             config,
@@ -148,7 +148,7 @@ class Session:
         Raises:
             NonFiniteLoss: see `dctps.training.train_epoch`.
         """
-        self._resumed_at = time.perf_counter()
+        self._resumed_at = self._clock()
         number, epoch = len(self.records) + 1, self._epoch
         # disable=None is tqdm's way to say: off where standard error is no terminal.
         bar = tqdm(
@@ -160,13 +160,14 @@ class Session:
             leave=False,
             disable=None if progress else True,
         )
-        train = self.trainer.train_epoch(bar, number, epoch.tally)
+        self.trainer.train_epoch(bar, number, epoch.tally)
         validation = self._evaluate(self._validation, between) if len(self._validation) else None
         test = self._evaluate(self._test, between)
-        return self.close_epoch(train, validation, test)
+        return self.close_epoch(validation, test)
 
-    def close_epoch(self, train: Metrics, validation: Metrics | None, test: Metrics) -> Record:
-        """Make the epoch's record of what it has come to, and stand before the next; as `train_epoch`."""
+    def close_epoch(self, validation: Metrics | None, test: Metrics) -> Record:
+        """End the epoch under way, all of whose steps are taken; gives its record for metrics.jsonl."""
+        train = self._epoch.tally.metrics()
         record = {
             "epoch": len(self.records) + 1,
             "train_loss": train.loss,
@@ -186,20 +187,18 @@ class Session:
         self._begin_epoch()
         return record
 
-    def join(self, others: int, leader: Session) -> None:
-        """Train in step with `others` sessions, on the batches that `leader` draws for all.
+    def share(self, leader: Session, clock: Callable[[], float]) -> None:
+        """Leave it to the caller to train on the batches of `leader`: by `take_step` and `close_epoch`.
 
         Args:
-            others: beside this one, which share the time that an epoch takes.
             leader: a session at the same position, with the same batches.
+            clock: gives this run's part of the time, in seconds.
         """
-        self._generator = leader._generator
-        self._epoch_generator: Tensor = leader._epoch_generator
-        self._sharers = 1 + others
-        self._resumed_at = time.perf_counter()
+        self._generator, self._clock = leader._generator, clock
+        self._resumed_at = clock()
 
     def take_step(self, loss: float, correct: int, images: int) -> None:
-        """Step along the gradients that the parameters hold, as `train_epoch` does.
+        """Take one step of `train_epoch` along the gradients that the parameters hold.
 
         Args:
             loss: summed over the images of the batch.
@@ -212,20 +211,6 @@ class Session:
         tally = self._epoch.tally
         self.trainer.take_step(loss / images, len(self.records) + 1, tally)
         tally.add(loss, correct, images)
-
-    @property
-    def changes(self) -> bool:
-        """Whether the next step changes supports; what decides that may need a backward pass of its own."""
-        return self.trainer.changes
-
-    def backward(self, images: Tensor, labels: Tensor) -> None:
-        """Put the gradients of a batch's mean loss in place of those that the parameters hold."""
-        self.trainer.backward(images, labels)
-
-    @property
-    def tally(self) -> Tally:
-        """Of the epoch under way."""
-        return self._epoch.tally
 
     def training_batches(self, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
         """The rest of the epoch's batches; `between` as for `train_epoch`."""
@@ -299,16 +284,16 @@ class Session:
             raise ValueError("the best network is missing, or there is one too many")
         self.best_model()
         self._epoch, self._epoch_generator = epoch, state["generator"]
-        self._resumed_at = time.perf_counter()
+        self._resumed_at = self._clock()
 
     def _begin_epoch(self) -> None:
         self._epoch = _Epoch(lr=self.trainer.lr)
         self._epoch_generator = self._generator.get_state()
-        self._resumed_at = time.perf_counter()
+        self._resumed_at = self._clock()
 
     def _seconds(self) -> float:
-        """What the epoch under way has taken, in this process and in those before; its share in a stack."""
-        return self._epoch.seconds + (time.perf_counter() - self._resumed_at) / self._sharers
+        """What the epoch under way has taken, in this process and in those before."""
+        return self._epoch.seconds + self._clock() - self._resumed_at
 
     @property
     def _device(self) -> torch.device:

@@ -1,13 +1,12 @@
 """The state of a run in one file: tensors and plain values, with a checksum, and nothing that could run code.
 
-The file is a safetensors file. Its metadata hold two texts: `state`, the JSON of the nested state, in which a
-tensor is the object `{"$tensor": name}`; and `sha256`, the SHA-256 of the whole file with zeros in place of
-that very number. Floats in JSON are written with the digits that give the same float back.
+The file is one of `dctps.checkpoint.container`. Its metadata hold the text `state`: the JSON of the nested
+state, in which a tensor is the object `{"$tensor": name}`. Floats in JSON are written with the digits that
+give the same float back.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from dctps.checkpoint import CheckpointError, container
 from dctps.files import write_atomically
 
 State = dict[str, Any]
 
 _TENSOR = "$tensor"
-_DIGEST = b'"sha256":"%b"'
-_ZEROS = b"0" * 64
 
 
 class StateError(ValueError):
@@ -38,10 +36,8 @@ def write_state(path: Path, state: State) -> None:
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(state, "", tensors))
-    content = safetensors.torch.save(tensors, metadata={"state": text, "sha256": _ZEROS.decode()})
-    digest = hashlib.sha256(content).hexdigest().encode()
-    # The first place is the metadata's: within JSON's texts, where alone it could stand earlier, `"` is `\"`.
-    write_atomically(path, content.replace(_DIGEST % _ZEROS, _DIGEST % digest, 1))
+    entries = {name: container.Entry(t.dtype, tuple(t.shape), t.detach) for name, t in tensors.items()}
+    write_atomically(path, container.write(entries, {"state": text}))
 
 
 def read_state(path: Path) -> State:
@@ -51,30 +47,30 @@ def read_state(path: Path) -> State:
         OSError: the file cannot be read.
         StateError: it is damaged.
     """
-    content = path.read_bytes()
+    length = path.stat().st_size
     try:
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        digest = header["__metadata__"]["sha256"].encode()
-        blank = content.replace(_DIGEST % digest, _DIGEST % _ZEROS, 1)
-        if hashlib.sha256(blank).hexdigest().encode() != digest:
-            raise StateError("its checksum is wrong")
-        tensors = safetensors.torch.load(content)
-        state = _unpack(json.loads(header["__metadata__"]["state"]), tensors)
-    except StateError:
-        raise
+        try:
+            tensors, fields = container.read(path, length, length)
+        except CheckpointError:
+            tensors, fields = _read_old(path.read_bytes())
+        state = _unpack(json.loads(fields["state"]), tensors)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise StateError("it is no state file, or was cut short") from None
+        raise StateError("it is no state file, was cut short, or is damaged") from None
     if not isinstance(state, dict):
         raise StateError("it holds no state")
     return state
 
 
+def _read_old(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that an earlier version wrote."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return safetensors.torch.load(content), header["__metadata__"]
+
+
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     match value:
         case Tensor():
-            # Copies: safetensors refuses tensors that share memory, as those of a layer used twice do.
-            tensors[name] = value.detach().cpu().clone().contiguous()
+            tensors[name] = value
             return {_TENSOR: name}
         case dict():
             if any(not isinstance(key, str) or key == _TENSOR for key in value):

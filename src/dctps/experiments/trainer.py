@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.dynamic import take_sizes_
@@ -27,6 +26,7 @@ from dctps.training import (
     check_finite,
     evaluate,
     parameter_groups,
+    take_step,
     train_epoch,
 )
 
@@ -80,6 +80,11 @@ class Trainer:
             config.schedule, self.optimizer, total_steps=steps, milestones=config.milestones
         )
         self.dynamics = build_dynamics(config, model, self.optimizer, steps, processes)
+        self._step: dict[str, Any] = {
+            "precision": self._precision,
+            "clip_norm": config.clip_norm,
+            "dynamics": self.dynamics,
+        }
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -91,31 +96,23 @@ class Trainer:
         """The rate of the next step, of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    @property
-    def changes(self) -> bool:
-        """Whether the next step changes supports; what decides that may need a backward pass of its own."""
-        return self.dynamics is not None and self.dynamics.due
-
-    def train_epoch(self, batches: Iterable[Batch], epoch: int, tally: Tally) -> Metrics:
+    def train_epoch(self, batches: Iterable[Batch], epoch: int, tally: Tally) -> None:
         """Train on the rest of an epoch's batches, after those in `tally`."""
-        train = train_epoch(
+        train_epoch(
             self.model,
             batches,
             self.optimizer,
             self._schedule,
             epoch=epoch,
-            precision=self._precision,
-            clip_norm=self.config.clip_norm,
             mixup=self._mixup,
             tally=tally,
             processes=self._processes,
-            dynamics=self.dynamics,
+            **self._step,
         )
         self._processes.average_statistics_(self.model)
-        return train
 
     def take_step(self, loss: float, epoch: int, tally: Tally) -> None:
-        """Step along the gradients that the parameters hold, as `train_epoch` does.
+        """Step along the gradients that the parameters hold, as each step of `train_epoch` does.
 
         Args:
             loss: mean over the images of the batch.
@@ -126,17 +123,7 @@ class Trainer:
             NonFiniteLoss: the loss is not finite; nothing has changed.
         """
         check_finite(loss, epoch, tally.steps + 1, self.optimizer, self._precision)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self.optimizer.step()
-        if self.dynamics is not None:
-            self.dynamics.step()
-        self._schedule.step()
-
-    def backward(self, images: Tensor, labels: Tensor) -> None:
-        """Put the gradients of a batch's mean loss in place of those that the parameters hold."""
-        self.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self.model(images), labels).backward()
+        take_step(self.optimizer, self._schedule, **self._step)
 
     def evaluate(self, batches: Iterable[Batch]) -> Metrics:
         """Loss and accuracy on all of `batches`."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import dctps
 from dctps.experiments.folder import BEST, LAST, RunFolder
-from dctps.experiments.levels import LevelSession
 from dctps.experiments.records import Record
 from dctps.experiments.session import Session
 from dctps.experiments.signals import Stopped, StopRequest
@@ -19,7 +18,7 @@ class Work:
 
     def __init__(
         self,
-        session: Session | LevelSession,
+        session: Session,
         folder: RunFolder,
         request: StopRequest,
         environment: Record,
@@ -126,7 +125,6 @@ class Work:
             "best_val_accuracy": chosen["val_accuracy"],
             "best_test_accuracy": chosen["test_accuracy"],
             "report": report,
-            **({"imp": self.session.cost()} if isinstance(self.session, LevelSession) else {}),
             "seconds": sum(record["seconds"] for record in records),
             **self.environments[-1],
             "earlier_environments": self.environments[:-1],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -11,8 +13,7 @@ from torch.autograd import Function
 
 from dctps.arguments import whole
 from dctps.names import Registry
-from dctps.subspace.operators import compiled_product
-from dctps.transforms.tables import making_constants
+from dctps.transforms.tables import constant_to_compilers, making_constants
 
 DENSE_LIMIT = 10**8  # entries of a dense P: 400 MB in float32
 DRAWN_AT_ONCE = 1 << 14  # numbers whose scratch stays in a core's cache, which is four times faster
@@ -117,7 +118,7 @@ class Projection:
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
         if torch.compiler.is_compiling():
-            return compiled_product(wide, self, transposed=transposed)
+            return _compiled_product(wide, self, transposed=transposed)
         product: Tensor = _Product.apply(wide, self, transposed)
         return product
 
@@ -150,6 +151,52 @@ class _Product(Function):
         return torch.stack([_Product.apply(row, projection, transposed) for row in rows]), 0
 
 
+# One torch operator for `torch.compile`, which need not see inside a product.
+_library = torch.library.Library("dctps", "FRAGMENT")
+_library.define("projected(Tensor x, str spec, int size, int dimensions, bool transposed) -> Tensor")
+
+# By their specs, so that the compiled network and the model share the tables of one.
+_in_use: WeakValueDictionary[str, Projection] = WeakValueDictionary()
+
+
+def _compiled_product(x: Tensor, projection: Projection, *, transposed: bool) -> Tensor:
+    """P x, or P^T x if `transposed`, as one operator with derivatives."""
+    sizes = projection.size, projection.dimensions
+    product: Tensor = torch.ops.dctps.projected(x, _spec(projection), *sizes, transposed)
+    return product
+
+
+@constant_to_compilers
+def _spec(projection: Projection) -> str:
+    text = json.dumps(projection.spec)
+    _in_use[text] = projection
+    return text
+
+
+@torch.library.impl(_library, "projected", "CompositeExplicitAutograd")
+def _projected(x: Tensor, spec: str, size: int, dimensions: int, transposed: bool) -> Tensor:
+    projection = _in_use[spec]
+    with torch.autocast(x.device.type, enabled=False):
+        return projection.adjoint(x) if transposed else projection.apply(x)
+
+
+@torch.library.register_fake("dctps::projected", lib=_library)  # type: ignore[untyped-decorator]
+def _projected_fake(x: Tensor, spec: str, size: int, dimensions: int, transposed: bool) -> Tensor:
+    return x.new_empty(dimensions if transposed else size)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, *ctx.constants, ctx.transposed = inputs
+
+
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    by_x = torch.ops.dctps.projected(g, *ctx.constants, not ctx.transposed)
+    return by_x, None, None, None, None
+
+
+torch.library.register_autograd("dctps::projected", _backward, setup_context=_setup_context, lib=_library)
+
+
 PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto",), names_classes=True)
 
 
@@ -159,7 +206,6 @@ def register_projection(name: str) -> Callable[[type[Projection]], type[Projecti
     Raises:
         ValueError: the name is taken.
     """
-
     return PROJECTIONS.register(name)
 
 

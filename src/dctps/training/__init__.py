@@ -1,6 +1,8 @@
 """A plain training loop, optimizers with parameter groups, and learning-rate schedules."""
 
-from dctps.training.chain import NotAChain, chain_of
+from importlib import import_module
+from typing import Any
+
 from dctps.training.loop import (
     Metrics,
     NonFiniteLoss,
@@ -9,35 +11,37 @@ from dctps.training.loop import (
     TrainingError,
     check_finite,
     evaluate,
+    take_step,
     train_epoch,
 )
 from dctps.training.mixup import Mixup
 from dctps.training.optim import build_optimizer, parameter_groups
 from dctps.training.parallel import PeerError, PeerLost, Processes, joined, launched
 from dctps.training.schedule import build_schedule
-from dctps.training.stack import Stack
-from dctps.training.stack_native import Losses
 
 __all__ = [
-    "Losses",
     "Metrics",
     "Mixup",
     "NonFiniteLoss",
-    "NotAChain",
     "PeerError",
     "PeerLost",
     "Precision",
     "Processes",
-    "Stack",
     "Tally",
     "TrainingError",
     "build_optimizer",
     "build_schedule",
-    "chain_of",
     "check_finite",
     "evaluate",
     "joined",
     "launched",
     "parameter_groups",
+    "take_step",
     "train_epoch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Losses", "NotAChain", "Stack", "chain_of"):  # where they were before they had a package
+        return getattr(import_module("dctps.stacks"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

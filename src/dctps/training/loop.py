@@ -128,7 +128,6 @@ def train_epoch(
         NonFiniteLoss: at the first step whose loss is not finite; the parameters are those before that step.
     """
     model.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     tally = Tally() if tally is None else tally
     processes = Processes() if processes is None else processes
     for all_images, all_labels in batches:
@@ -145,23 +144,42 @@ def train_epoch(
         check_finite(step_loss, epoch, tally.steps + 1, optimizer, precision)
 
         optimizer.zero_grad(set_to_none=True)
-        scaler = precision.scaler
-        scaler.scale(loss).backward()
-        processes.add_gradients_(parameters)
-        if clip_norm is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, clip_norm)
-        scale = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        if dynamics is not None:
-            dynamics.step()
-        # A scale that went down means that fp16 gradients overflowed and the optimizer did not step.
-        if scaler.get_scale() >= scale:
-            schedule.step()
-
+        precision.scaler.scale(loss).backward()
+        processes.add_gradients_(_parameters(optimizer))
+        take_step(optimizer, schedule, precision=precision, clip_norm=clip_norm, dynamics=dynamics)
         tally.add(step_loss * len(all_labels), correct, len(all_labels))
     return tally.metrics()
+
+
+def take_step(
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    *,
+    precision: Precision,
+    clip_norm: float | None,
+    dynamics: Dynamics | None,
+) -> None:
+    """One step of the optimizer along the gradients at hand, then of the supports and the learning rate.
+
+    Args:
+        optimizer: whose parameters have gradients, scaled by `precision.scaler`.
+        schedule: as for `train_epoch`.
+        precision: as for `train_epoch`.
+        clip_norm: as for `train_epoch`.
+        dynamics: as for `train_epoch`.
+    """
+    scaler = precision.scaler
+    if clip_norm is not None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(_parameters(optimizer), clip_norm)
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    if dynamics is not None:
+        dynamics.step()
+    # A scale that went down means that fp16 gradients overflowed and the optimizer did not step.
+    if scaler.get_scale() >= scale:
+        schedule.step()
 
 
 @torch.no_grad()
@@ -205,6 +223,10 @@ def check_finite(loss: float, epoch: int, step: int, optimizer: Optimizer, preci
 def _loss(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> Tensor:
     loss = F.cross_entropy(logits, labels)
     return loss if weight == 1 else torch.lerp(F.cross_entropy(logits, others), loss, weight)
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _correct(logits: Tensor, labels: Tensor) -> int:

@@ -168,6 +168,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
+    if dist.is_initialized():  # a level of a run, whose processes are joined already
+        yield Processes(dist.get_rank(), count, device)
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _peers():

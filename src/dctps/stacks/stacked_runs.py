@@ -7,11 +7,14 @@ can be stopped, saved and continued as if it had been alone, in a stack or by it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import resolve
@@ -24,10 +27,9 @@ from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import StopRequest, deferred_signals
 from dctps.experiments.work import Work
-from dctps.experiments.workers import Busy, Epoch, Event, Failed, Finished, Job
-from dctps.training import Metrics, Processes, Stack, TrainingError
-
-Said = Iterator[tuple[str, Event]]
+from dctps.stacks.stack import Stack
+from dctps.sweeps.events import Busy, Epoch, Events, Failed, Finished, Job
+from dctps.training import Metrics, Processes, TrainingError
 
 
 @dataclass
@@ -39,14 +41,14 @@ class _Member:
     work: Work
 
 
-def run_stacked(jobs: Sequence[Job]) -> Said:
+def run_stacked(jobs: Sequence[Job]) -> Events:
     """Do the runs of `jobs` together, each into its folder as `dctps.experiments.run.run` would.
 
     Runs that an earlier process left at different places are continued in as many stacks, one after the
     other. A run that fails leaves the stack and the others go on.
 
     Args:
-        jobs: alike in data, batches and architecture, as `dctps.experiments.stacking.grouped` puts them.
+        jobs: alike in data, batches and architecture, as `dctps.stacks.executors.grouped` puts them.
 
     Yields:
         The name of a run and what has happened to it.
@@ -65,7 +67,7 @@ def run_stacked(jobs: Sequence[Job]) -> Said:
             yield name, Failed.of(error)
 
 
-def _run(jobs: Sequence[Job]) -> Said:
+def _run(jobs: Sequence[Job]) -> Events:
     place, config = jobs[0].place, resolve(jobs[0].config)
     settings = torch_settings(place["device"], place["threads"], config.seed)
     with settings as device, ExitStack() as held, deferred_signals() as request:
@@ -118,11 +120,11 @@ def _begin(
     return _Member(job.name, session, work)
 
 
-def _complete(members: list[_Member]) -> Said:
+def _complete(members: list[_Member]) -> Events:
     """Train members that stand at one position to their end."""
     while members and not members[0].session.finished:
         for member in members:
-            member.session.join(len(members) - 1, members[0].session)
+            member.session.share(members[0].session, partial(_shared_clock, len(members)))
         stack = Stack([member.session.model for member in members])
         for name, event in _train_epoch(members, stack):
             members = [member for member in members if member.name != name]
@@ -133,7 +135,7 @@ def _complete(members: list[_Member]) -> Said:
         closed = _evaluate(members, stack)
         for member, metrics in zip(list(members), closed, strict=True):
             try:
-                record = member.session.close_epoch(member.session.tally.metrics(), *metrics)
+                record = member.session.close_epoch(*metrics)
                 member.work.save_epoch(record)
             except Exception as error:  # a full disk, say
                 members.remove(member)
@@ -149,15 +151,17 @@ def _complete(members: list[_Member]) -> Said:
             yield member.name, Finished(read_summary(member.work.folder.path))
 
 
-def _train_epoch(members: list[_Member], stack: Stack) -> Said:
+def _train_epoch(members: list[_Member], stack: Stack) -> Events:
     """Train to the end of the epoch; says which of the members have failed."""
     failed: set[str] = set()
     stop = _stopping(members)
     for images, labels in members[0].session.training_batches(stop):
         losses = stack.step(images, labels)
-        changing = [m for m in members if m.name not in failed and m.session.changes]
+        changing = [m for m in members if m.name not in failed and _changes(m)]
         for member in changing:
-            member.session.backward(images, labels)
+            # What decides on supports may watch a backward pass, such as the hooks of RigL.
+            member.session.trainer.optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(member.session.model(images), labels).backward()
         for member, loss, correct in zip(members, losses.loss.tolist(), losses.correct.tolist(), strict=True):
             if member.name in failed:
                 continue
@@ -168,6 +172,17 @@ def _train_epoch(members: list[_Member], stack: Stack) -> Said:
                 yield member.name, Failed.of(error)
         if changing:
             stack.lay_out()
+
+
+def _changes(member: _Member) -> bool:
+    """Whether the next step changes the supports of this network."""
+    dynamics = member.session.trainer.dynamics
+    return dynamics is not None and dynamics.due
+
+
+def _shared_clock(sharers: int) -> float:
+    """Seconds, of which each of `sharers` runs that train at the same time has its part."""
+    return time.perf_counter() / sharers
 
 
 def _evaluate(members: list[_Member], stack: Stack) -> list[tuple[Metrics | None, Metrics]]:

@@ -18,7 +18,8 @@ from dctps.experiments.network import build_network
 from dctps.experiments.scoring import ScoringBatches
 from dctps.kernels import loader, runnable_variants
 from dctps.models import build_model
-from dctps.training import NotAChain, Precision, Stack, build_optimizer, parameter_groups
+from dctps.stacks import NotAChain, Stack
+from dctps.training import Precision, build_optimizer, parameter_groups
 from dctps.training.loop import train_epoch
 from dctps.training.schedule import build_schedule
 

@@ -15,12 +15,12 @@ from tests.faults import outcome
 import dctps
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, from_dict, resolve, run_name, to_dict
-from dctps.experiments.grid import grid
 from dctps.experiments.run import evaluate_run, run
 from dctps.experiments.session import Session
-from dctps.experiments.stacking import grouped, stacked, why_not
-from dctps.experiments.sweep import run_sweep
-from dctps.experiments.workers import Job
+from dctps.stacks.executors import grouped, stacked, why_not
+from dctps.sweeps.events import Job
+from dctps.sweeps.grid import grid
+from dctps.sweeps.sweep import run_sweep
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dctps.__file__).parents[1])}
 SHARED = {"epochs": 2, "batch_seed": 0, "model": "lenet5"}

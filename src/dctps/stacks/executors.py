@@ -1,15 +1,18 @@
-"""Which runs of a sweep can be one stack, and the executor that trains them so."""
+"""Which runs of a sweep can be one stack, and the executors that train them so."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache, partial
 
 from dctps.data import Description, describe_dataset, list_datasets
 from dctps.experiments.config import RunConfig, resolve, to_dict
 from dctps.experiments.network import plain_network
-from dctps.experiments.workers import Event, Job, execute_groups
-from dctps.training import NotAChain, chain_of
+from dctps.stacks.chain import NotAChain, chain_of
+from dctps.stacks.stacked_runs import run_stacked
+from dctps.sweeps.events import Executor, Grouping, Job
+from dctps.sweeps.ray import ray_executor
+from dctps.sweeps.workers import execute
 
 # In these the runs of a stack may differ: each has its own network, optimizer, schedule and dynamics.
 _OWN = (
@@ -21,15 +24,34 @@ _OWN = (
 _USUAL = Description(classes=10, channels=3, image_size=32)  # where only a data set's files say
 
 
-def stacked(size: int) -> Callable[[Sequence[Job], int], Iterator[tuple[str, Event]]]:
+def stacked(size: int) -> Executor:
     """An executor for `run_sweep` that trains up to `size` runs at a time in each worker, as one stack.
 
     Raises:
         ValueError: a size below 1.
     """
+    return partial(execute, grouping=_stacks(size))
+
+
+def on_ray(address: str = "local", *, runs_per_gpu: int = 1, stack: int = 1) -> Executor:
+    """An executor for `run_sweep` that does the runs as Ray tasks, several of them in each as one stack.
+
+    Args:
+        address: as for `dctps.sweeps.ray.ray_executor`.
+        runs_per_gpu: as for `dctps.sweeps.ray.ray_executor`; a stack counts as one.
+        stack: runs that a task trains together at most.
+
+    Raises:
+        ValueError: a size below 1; and as for `dctps.sweeps.ray.ray_executor`.
+    """
+    grouping = None if stack == 1 else _stacks(stack)
+    return ray_executor(address, runs_per_gpu=runs_per_gpu, grouping=grouping)
+
+
+def _stacks(size: int) -> Grouping:
     if size < 1:
         raise ValueError(f"a stack needs at least 1 run, got {size}")
-    return lambda jobs, workers: execute_groups(grouped(jobs, size, workers), workers)
+    return Grouping(lambda jobs, workers: grouped(jobs, size, workers), run_stacked)
 
 
 def grouped(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
@@ -71,7 +93,7 @@ def why_not(config: RunConfig) -> str | None:
     return _no_chain(config.model, config.dataset, config.image_size, config.norm, config.bias)
 
 
-@functools.cache
+@cache
 def _no_chain(model: str, dataset: str, image_size: int | None, norm: str, bias: bool) -> str | None:
     config = RunConfig(model=model, dataset=dataset, norm=norm, bias=bias)  # type: ignore[arg-type]
     found = describe_dataset(dataset, image_size) if dataset in list_datasets() else None

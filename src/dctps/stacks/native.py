@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dctps.kernels import variant
 from dctps.kernels.stack import MOST_OPERATIONS, Kind, LayerTensors, Operation, StackKernel
+from dctps.stacks.chain import Geometry, Link, offset_of
 from dctps.subspace import Hyperplane
-from dctps.training.chain import Geometry, Link, offset_of
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import RunConfig
@@ -17,7 +18,8 @@ from dctps.experiments.parts import split
 from dctps.experiments.run import data_of
 from dctps.experiments.session import Session
 from dctps.experiments.settings import torch_settings
-from dctps.training import Stack
+from dctps.stacks.stack import Stack
+from dctps.sweeps.sweep import images_of
 
 _STEPS = 4  # the first one warms up
 
@@ -131,3 +133,16 @@ def _quick(config: RunConfig) -> RunConfig:
             dynamics=None, levels=None, rewind_epoch=None,
         )  # fmt: skip
     return replace(config, allocation="epl", criterion="random", options=()) if is_scored(config) else config
+
+
+def timed(data_dir: Path | str | None, device: str, threads: int) -> Callable[..., float]:
+    """A `trial` for `look_ahead`, of steps on this machine."""
+    data: dict[tuple[Any, ...], Dataset] = {}
+
+    def trial(*configs: RunConfig) -> float:
+        if images_of(configs[0]) not in data:
+            data.clear()  # one data set at a time is held
+            data[images_of(configs[0])] = data_of(configs[0], data_dir, False, None)
+        return time_epoch(*configs, device=device, threads=threads, dataset=data[images_of(configs[0])])
+
+    return trial

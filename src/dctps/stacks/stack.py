@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.offsets import Offset
+from dctps.stacks.chain import Geometry, Link, NotAChain, chain_of, offset_of
+from dctps.stacks.native import Losses, NativeStack, is_native, operations_of
 from dctps.subspace import Hyperplane
-from dctps.training.chain import Geometry, Link, NotAChain, chain_of, offset_of
 from dctps.training.loop import Metrics, Tally
-from dctps.training.stack_native import Losses, NativeStack, is_native, operations_of
 
 _Made = tuple[Tensor, Tensor | None]  # weights and biases of one layer in all networks
 _EVALUATED = 128  # images at a time, whose activations stay in a cache

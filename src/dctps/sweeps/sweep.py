@@ -8,7 +8,7 @@ folder.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +16,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dctps.data import DataError, Dataset, is_published
+from dctps.data import DataError, is_published
 from dctps.experiments.config import RunConfig, total_epochs
 from dctps.experiments.folder import RunFolder
-from dctps.experiments.grid import Runs
 from dctps.experiments.records import RunFolderError, check_data, read_metrics
 from dctps.experiments.run import data_of
-from dctps.experiments.stacking import grouped
 from dctps.experiments.tensorboard import write_events
-from dctps.experiments.trial import time_epoch
-from dctps.experiments.workers import Busy, Epoch, Event, Failed, Finished, Job, execute
-
-Executor = Callable[[list[Job], int], Iterator[tuple[str, Event]]]
+from dctps.sweeps.events import Busy, Epoch, Executor, Failed, Finished, Job
+from dctps.sweeps.grid import Runs
+from dctps.sweeps.workers import execute
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,7 @@ def look_ahead(
     out: Path | str,
     *,
     trial: Callable[..., float] | None = None,
-    stack: int = 1,
-    workers: int = 1,
+    split: Callable[[Sequence[Job]], Sequence[Sequence[Job]]] | None = None,
 ) -> Outlook:
     """What is left of a sweep, and how long it will take.
 
@@ -88,8 +84,7 @@ def look_ahead(
         out: folder of the sweep.
         trial: seconds of an epoch of the runs whose configurations it is called with, by trying some steps of
             it; several are trained as one stack (None: no trials).
-        stack: runs at most that are trained together.
-        workers: that these stacks are for.
+        split: makes the groups of runs that are trained together (None: each run by itself).
     """
     out = Path(out)
     seconds = {name: _epoch_seconds(out / name) for name in runs}
@@ -104,7 +99,7 @@ def look_ahead(
     share = {name: per_epoch[_kind(config)] for name, config in left.items() if _kind(config) in per_epoch}
     tried: dict[tuple[Any, ...], float] = {}
     jobs = [Job(name, config, out / name, {}) for name, config in left.items()]
-    for group in grouped(jobs, stack, workers) if stack > 1 else [[job] for job in jobs]:
+    for group in [[job] for job in jobs] if split is None else split(jobs):
         kinds = tuple(sorted(repr(_kind(job.config)) for job in group))
         if trial is not None and any(job.name not in share for job in group):
             if kinds not in tried:
@@ -145,7 +140,7 @@ def run_sweep(
         tensorboard: write each run's metrics as events for TensorBoard too, also of the finished ones.
         on_note: called with a line for a person when a run ends.
         executor: does the jobs, so many at a time; `workers.execute` is the one for this machine, and
-            `cluster.on_ray()` makes one for Ray.
+            `dctps.stacks.on_ray()` makes one for Ray.
 
     Returns:
         what is finished, and the error of each run that failed, which the next call tries again.
@@ -191,25 +186,12 @@ def run_sweep(
     return result
 
 
-def timed(data_dir: Path | str | None, device: str, threads: int) -> Callable[..., float]:
-    """A `trial` for `look_ahead`, of steps on this machine."""
-    data: dict[tuple[Any, ...], Dataset] = {}
-
-    def trial(*configs: RunConfig) -> float:
-        if _images(configs[0]) not in data:
-            data.clear()  # one data set at a time is held
-            data[_images(configs[0])] = data_of(configs[0], data_dir, False, None)
-        return time_epoch(*configs, device=device, threads=threads, dataset=data[_images(configs[0])])
-
-    return trial
-
-
 def _on_other_data(runs: Runs, out: Path, data_dir: Path | str | None) -> dict[str, str]:
     """Of finished runs on data of a user's own, those that were trained on other data than there are now."""
     failed: dict[str, str] = {}
     own = {name: config for name, config in runs.items() if not is_published(config.dataset)}
-    for images in dict.fromkeys(map(_images, own.values())):
-        those = [name for name, config in own.items() if _images(config) == images]
+    for images in dict.fromkeys(map(images_of, own.values())):
+        those = [name for name, config in own.items() if images_of(config) == images]
         try:
             data = data_of(own[those[0]], data_dir, False, None).to_dict()
         except (DataError, ValueError) as error:
@@ -223,14 +205,14 @@ def _on_other_data(runs: Runs, out: Path, data_dir: Path | str | None) -> dict[s
     return failed
 
 
-def _images(config: RunConfig) -> tuple[Any, ...]:
+def images_of(config: RunConfig) -> tuple[Any, ...]:
     """What decides the images that are loaded."""
     return config.dataset, config.image_size, config.data_seed
 
 
 def _kind(config: RunConfig) -> tuple[Any, ...]:
     """What the time of an epoch mostly depends on."""
-    images = (*_images(config)[:2], config.train_images, config.eval_images, config.validation_size)
+    images = (*images_of(config)[:2], config.train_images, config.eval_images, config.validation_size)
     network = (config.model, config.offset, config.projection, config.density, config.dynamics == "imp")
     return (*images, *network, config.batch_size, config.augment, config.amp)
 

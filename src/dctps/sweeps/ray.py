@@ -1,7 +1,7 @@
 """Runs of a sweep on Ray: on this machine, or on every node of a cluster.
 
 A run is one Ray task, which holds its folder, saves itself and goes on just as in a worker of
-`dctps.experiments.workers`; the folders, and the data, must be on a file system that all nodes see. What Ray
+`dctps.sweeps.workers`; the folders, and the data, must be on a file system that all nodes see. What Ray
 decides is where and when: a task asks for as many CPUs as the run has threads, and for its share of a GPU.
 """
 
@@ -13,13 +13,13 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dctps.experiments.stacking import grouped
-from dctps.experiments.workers import Busy, Epoch, Event, Failed, Job, perform
+from dctps.sweeps.events import Busy, Epoch, Events, Executor, Failed, Grouping, Job, Together
+from dctps.sweeps.perform import perform
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -29,9 +29,9 @@ _PAUSE = 0.5  # seconds between two looks at the epochs done
 _GRACE = 60.0  # seconds for the runs under way to save themselves
 
 
-def on_ray(
-    address: str = "local", *, runs_per_gpu: int = 1, stack: int = 1
-) -> Callable[[Sequence[Job], int], Iterator[tuple[str, Event]]]:
+def ray_executor(
+    address: str = "local", *, runs_per_gpu: int = 1, grouping: Grouping | None = None
+) -> Executor:
     """The executor that does the jobs of a sweep as Ray tasks, to be given to `run_sweep`.
 
     A process that is connected to Ray stays so, whatever the address; otherwise the connection lasts as long
@@ -41,20 +41,20 @@ def on_ray(
         address: of a cluster's head (`host:port`); `"auto"` for the cluster that this machine belongs to, or
             that RAY_ADDRESS names; `"local"` for a new instance on this machine alone.
         runs_per_gpu: tasks that share a GPU, where the device is `"cuda"`, or `"auto"` and there are GPUs.
-        stack: runs that a task trains together at most, as `dctps.experiments.stacking.stacked` has it.
+        grouping: of the jobs that a task does together (None: it does one).
 
     Raises:
         ValueError: Ray is missing or not reached, or a number is less than 1; once jobs are given, they name
             one certain GPU, or need more than this machine has.
     """
-    if min(runs_per_gpu, stack) < 1:
-        raise ValueError(f"runs_per_gpu and stack must be at least 1, got {runs_per_gpu} and {stack}")
+    if runs_per_gpu < 1:
+        raise ValueError(f"runs_per_gpu must be at least 1, got {runs_per_gpu}")
     try:
         import ray  # noqa: PLC0415
     except ImportError:
         raise ValueError("sweeps on Ray need it: pip install dctps[ray]") from None
 
-    def execute(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Event]]:
+    def execute(jobs: Sequence[Job], workers: int) -> Events:
         if not jobs:
             return
         with _connected(address):
@@ -63,8 +63,8 @@ def on_ray(
             if address == "local":  # a cluster may grow
                 _check_fit(asked, total)
             at_once = min(workers, max(1, *(_fitting(resources, total) for resources in asked.values())))
-            groups = [[job] for job in jobs] if stack == 1 else grouped(jobs, stack, at_once)
-            yield from _execute(groups, workers, asked)
+            groups = [[job] for job in jobs] if grouping is None else grouping.split(jobs, at_once)
+            yield from _execute(groups, workers, asked, None if grouping is None else grouping.together)
 
     return execute
 
@@ -105,9 +105,12 @@ def _check_fit(asked: dict[str, dict[str, float]], total: dict[str, float]) -> N
 
 
 def _execute(
-    groups: Sequence[Sequence[Job]], workers: int, asked: dict[str, dict[str, float]]
-) -> Iterator[tuple[str, Event]]:
-    """As `workers.execute_groups`, in the cluster that this process is connected to."""
+    groups: Sequence[Sequence[Job]],
+    workers: int,
+    asked: dict[str, dict[str, float]],
+    together: Together | None,
+) -> Events:
+    """As `workers.execute`, in the cluster that this process is connected to."""
     import ray  # noqa: PLC0415
     from ray.util.queue import Queue  # noqa: PLC0415
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
@@ -123,7 +126,7 @@ def _execute(
             while waiting and len(under_way) < workers:
                 jobs = waiting.popleft()
                 named = task.options(name=jobs[0].name, **asked[jobs[0].name])
-                under_way[named.remote(jobs, line)] = {job.name: job for job in jobs}
+                under_way[named.remote(jobs, together, line)] = {job.name: job for job in jobs}
             ended, _ = ray.wait(list(under_way), timeout=_PAUSE)
             heard = line.get_nowait_batch(line.size())  # all that a task that has ended has said is there
             for name, event in heard:
@@ -144,11 +147,11 @@ def _execute(
         line.shutdown()
 
 
-def _task(jobs: Sequence[Job], line: Queue) -> None:
+def _task(jobs: Sequence[Job], together: Together | None, line: Queue) -> None:
     """The jobs of one group, in a worker of Ray."""
     # Ray cancels by this signal alone, which is ignored below a sweep that was begun in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for said in perform(jobs, lambda name, event: line.put((name, event))):
+    for said in perform(jobs, lambda name, event: line.put((name, event)), together):
         line.put(said)
 
 

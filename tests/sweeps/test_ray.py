@@ -15,14 +15,14 @@ from tests.faults import outcome
 
 import dctps
 from dctps.cli import main
-from dctps.experiments.cluster import needs, on_ray
 from dctps.experiments.folder import RunFolder
-from dctps.experiments.grid import grid
 from dctps.experiments.run import run
 from dctps.experiments.signals import Stopped, sigterm_raises
-from dctps.experiments.stacking import stacked
-from dctps.experiments.sweep import run_sweep
-from dctps.experiments.workers import Epoch, Finished, Job
+from dctps.stacks import on_ray, stacked
+from dctps.sweeps.events import Epoch, Finished, Job
+from dctps.sweeps.grid import grid
+from dctps.sweeps.ray import needs
+from dctps.sweeps.sweep import run_sweep
 
 ray = pytest.importorskip("ray")
 RUNS = grid({"method": ["dctps", "dense"], "seed": [0, 1]}, shared={"epochs": 2, "density": 0.05})

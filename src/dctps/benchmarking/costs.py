@@ -10,16 +10,16 @@ from typing import Any
 from torch import Tensor
 
 import dctps
-from dctps.analysis.opened import opened
+from dctps.benchmarking.opened import opened
 from dctps.benchmarking.record import processor
 from dctps.benchmarking.resident import peak_resident, reset_peak, resident
+from dctps.benchmarking.trial import take_steps
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import scoring_batches, split
 from dctps.experiments.records import RunFolderError, parse_object, read_text
 from dctps.experiments.session import Session
-from dctps.experiments.trial import take_steps
 from dctps.files import write_atomically
 
 COST = "cost.json"

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 import dctps
-from dctps.analysis.opened import opened
-from dctps.analysis.spectra import freeze_statistics_, spectrum
+from dctps.benchmarking.opened import opened
+from dctps.benchmarking.spectra import freeze_statistics_, spectrum
 from dctps.data import Dataset, first_of, normalize
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder

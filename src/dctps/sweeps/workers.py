@@ -11,73 +11,18 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
 
-from dctps.experiments.config import RunConfig
+from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Grouping, Job, Together
 
-_PAUSE = 1.0  # seconds between two looks at what other processes do
+_PAUSE = 1.0  # seconds between two looks at the process of the sweep
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run to do.
-
-    Attributes:
-        name: in the sweep.
-        config: of the run.
-        out: its folder.
-        place: further arguments of `dctps.experiments.run.run`.
-    """
-
-    name: str
-    config: RunConfig
-    out: Path
-    place: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch of a run is done and saved; `record` is its line of metrics.jsonl."""
-
-    record: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run is finished; `summary` is as in summary.json."""
-
-    summary: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A run has failed; `message` says why."""
-
-    message: str
-
-    @classmethod
-    def of(cls, error: Exception) -> Failed:
-        """What `error` says, on one line."""
-        return cls(f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-@dataclass(frozen=True)
-class Busy:
-    """Another process is at this run; it is tried again after the others."""
-
-
-Event = Epoch | Finished | Failed | Busy
-
-
-def execute(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Event]]:
+def execute(jobs: Sequence[Job], workers: int, *, grouping: Grouping | None = None) -> Events:
     """Do all jobs, `workers` at a time.
 
     Closing the iterator early, as an exception does, stops the workers, which save their runs first.
@@ -85,35 +30,24 @@ def execute(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Event]]:
     Args:
         jobs: in the order in which they are begun.
         workers: processes.
+        grouping: of the jobs that a process does together (None: it does one at a time).
 
     Yields:
         The name of a job and what has happened to it; `Finished` or `Failed` comes last of each.
     """
-    return execute_groups([(job,) for job in jobs], workers)
-
-
-def execute_groups(groups: Sequence[Sequence[Job]], workers: int) -> Iterator[tuple[str, Event]]:
-    """Do all jobs of all groups, `workers` groups at a time, those of one group together as a stack.
-
-    Args:
-        groups: in the order in which they are begun; several jobs together must be ones that
-            `dctps.experiments.stacked.run_stacked` takes.
-        workers: processes.
-
-    Yields:
-        As `execute`.
-    """
+    groups = [(job,) for job in jobs] if grouping is None else grouping.split(jobs, workers)
+    together = None if grouping is None else grouping.together
     waiting = deque(tuple(group) for group in groups)
     crew: dict[Connection, _Worker] = {}
     try:
         while waiting or any(worker.jobs for worker in crew.values()):
             for worker in crew.values():
                 if not worker.jobs and waiting:
-                    worker.begin(waiting.popleft())
+                    worker.begin(waiting.popleft(), together)
             while waiting and len(crew) < workers:
                 worker = _Worker()
                 crew[worker.line] = worker
-                worker.begin(waiting.popleft())
+                worker.begin(waiting.popleft(), together)
             for line in wait([line for line, worker in crew.items() if worker.jobs]):
                 worker = crew[line]  # type: ignore[index]
                 for name, event in worker.hear():
@@ -146,10 +80,10 @@ class _Worker:
         self.jobs: dict[str, Job] = {}
         self.is_dead = False
 
-    def begin(self, jobs: Sequence[Job]) -> None:
+    def begin(self, jobs: Sequence[Job], together: Together | None) -> None:
         self.jobs = {job.name: job for job in jobs}
         with contextlib.suppress(OSError):  # it is dead, as `hear` will find
-            self.line.send(jobs)
+            self.line.send((jobs, together))
 
     def hear(self) -> list[tuple[str, Event]]:
         """What the worker says next; its death is the failure of its jobs."""
@@ -175,65 +109,26 @@ def _work(line: Connection) -> None:
     """A worker's life: take jobs until the line is cut."""
     # Ctrl-C reaches every process of a terminal: the sweep hears it, and tells the workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Only now, as these import torch, which takes a second.
     from dctps.experiments.signals import Stopped  # noqa: PLC0415
+    from dctps.sweeps.perform import perform  # noqa: PLC0415
 
     while True:
         try:
-            jobs: tuple[Job, ...] = line.recv()
+            jobs, together = line.recv()
         except (EOFError, OSError):
             return
         over = threading.Event()
         watch = threading.Thread(target=_stop_when_alone, args=(over,), daemon=True)
         watch.start()
         try:
-            for name, event in perform(jobs, lambda name, event: line.send((name, event))):
+            for name, event in perform(jobs, lambda name, event: line.send((name, event)), together):
                 line.send((name, event))
         except (Stopped, OSError):  # asked to, or nobody hears
             return
         finally:
             over.set()
             watch.join()
-
-
-def perform(jobs: Sequence[Job], tell: Callable[[str, Event], None]) -> Iterator[tuple[str, Event]]:
-    """Do the jobs of one group in this process.
-
-    Args:
-        jobs: of the group; several are trained as a stack.
-        tell: called with the name of a job and each of its epochs, once that is saved.
-
-    Yields:
-        The name of a job and what has happened to it; of a stack all epochs too. `Busy` comes after a pause,
-        so that whoever tries again at once does not spin.
-
-    Raises:
-        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the runs are saved.
-        BrokenPipeError: from `tell`.
-    """
-    from dctps.experiments.folder import RunFolderBusy  # noqa: PLC0415
-    from dctps.experiments.run import run  # noqa: PLC0415
-    from dctps.experiments.stacked import run_stacked  # noqa: PLC0415
-
-    if len(jobs) > 1:
-        for name, event in run_stacked(jobs):
-            if isinstance(event, Busy):
-                time.sleep(_PAUSE)
-            yield name, event
-        return
-    (job,) = jobs
-    try:
-        summary = run(
-            job.config, out=job.out, on_epoch=lambda record: tell(job.name, Epoch(record)), **job.place
-        )
-    except BrokenPipeError:
-        raise
-    except RunFolderBusy:
-        time.sleep(_PAUSE)
-        yield job.name, Busy()
-    except Exception as error:  # whatever it is, the other runs go on
-        yield job.name, Failed.of(error)
-    else:
-        yield job.name, Finished(summary)
 
 
 def _stop_when_alone(over: threading.Event) -> None:

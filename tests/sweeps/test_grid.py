@@ -4,7 +4,7 @@ import pytest
 
 from dctps.experiments import RunConfig
 from dctps.experiments.config import resolve
-from dctps.experiments.grid import grid, parse_fields, read_tables
+from dctps.sweeps.grid import grid, parse_fields, read_tables
 
 
 def test_a_grid_is_every_combination_under_its_name():
