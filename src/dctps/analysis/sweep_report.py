@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dctps.analysis.accuracy import MANY, draw_families, draw_panels
 from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import Panel, draw_families, draw_panels, make_panels
-from dctps.analysis.figures import MANY
+from dctps.analysis.curves import Panel, make_panels
 from dctps.analysis.learning import draw_learning, learning_lines
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
