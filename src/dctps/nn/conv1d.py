@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.nn.conv import DpSConvolution
-from dctps.nn.functional import dps_conv2d
 from dctps.nn.layer import Alpha
 from dctps.offsets import Offset
+from dctps.product.function import dps_conv2d
 
 
 class DpSConv1d(DpSConvolution):

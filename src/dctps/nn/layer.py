@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.dispatch import Backend
 from dctps.nn.initial import Law, carry, default_law, law_of
 from dctps.nn.saved_layer import SavedLayer
-from dctps.nn.weight import dps_weight
 from dctps.offsets import Offset, ZeroOffset, build_offset
+from dctps.product.rule import Backend
+from dctps.product.weight import dps_weight
 from dctps.sparse import budget, check_support, random_support
 
 Alpha = Literal["one", "match"] | float

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.functional import dps_linear
 from dctps.nn.layer import Alpha, DpSLayer
 from dctps.offsets import Offset
+from dctps.product.function import dps_linear
 
 
 class DpSLinear(DpSLayer):
