@@ -37,12 +37,15 @@ class Window:
 
     def outputs(self, x: Tensor) -> tuple[int, int, int, int]:
         """The shape of the convolution of x, as torch's own has it."""
-        spans = (self.dilation[i] * (self.shape[2 + i] - 1) + 1 for i in (0, 1))
-        rows, columns = (
-            (size + 2 * pad - span) // by + 1
-            for size, pad, span, by in zip(x.shape[2:], self.padding, spans, self.stride, strict=True)
+        return (x.shape[0], self.shape[0], *self.sizes(x.shape[2:]))
+
+    def sizes(self, image: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the results for images of so many rows and columns."""
+        (height, width), (up, side), (down, across) = image, self.padding, self.dilation
+        return (
+            (height + 2 * up - down * (self.shape[2] - 1) - 1) // self.stride[0] + 1,
+            (width + 2 * side - across * (self.shape[3] - 1) - 1) // self.stride[1] + 1,
         )
-        return x.shape[0], self.shape[0], rows, columns
 
     def check(self, x: Tensor) -> None:
         """Compare x with the kernel.

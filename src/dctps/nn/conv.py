@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dctps.nn.functional import dps_conv2d
 from dctps.nn.layer import Alpha, DpSLayer
 from dctps.offsets import OffsetChoice
+from dctps.product.function import dps_conv2d
 
 _OPTIONS = (
     "in_channels",

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dctps.nn.conv import DpSConvolution
-from dctps.nn.functional import dps_conv2d
 from dctps.nn.layer import Alpha
 from dctps.offsets import OffsetChoice
+from dctps.product.function import dps_conv2d
 
 
 class DpSConv1d(DpSConvolution):

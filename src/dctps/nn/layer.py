@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dctps.arguments import flag, real, whole
-from dctps.nn.dispatch import Backend
 from dctps.nn.initial import Law, carry, default_law, law_of
 from dctps.nn.saved_layer import SavedLayer
-from dctps.nn.weight import dps_weight
 from dctps.offsets import Offset, OffsetChoice, ZeroOffset, build_offset
+from dctps.product.rule import Backend
+from dctps.product.weight import dps_weight
 from dctps.sparse import budget, check_support, random_support
 
 Alpha = Literal["one", "match"] | float

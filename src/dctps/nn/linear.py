@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dctps.arguments import whole
-from dctps.nn.functional import dps_linear
 from dctps.nn.layer import Alpha, DpSLayer
 from dctps.offsets import OffsetChoice
+from dctps.product.function import dps_linear
 
 
 class DpSLinear(DpSLayer):

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import dctps.nn.depthwise
+import dctps.product.paths.depthwise
 from dctps.kernels import variant
 from dctps.nn import DpSConv2d, dps_conv2d
-from dctps.nn.depthwise import is_by_channels
-from dctps.nn.maps import Conv2d
 from dctps.offsets import build_offset
+from dctps.product.geometry import conv_geometry
+from dctps.product.path import Call
+from dctps.product.paths.depthwise import DEPTHWISE
 
 pytestmark = pytest.mark.skipif(variant() == "off", reason="the native kernels were not compiled")
 
@@ -21,13 +22,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernel's functions as they are called."""
     seen: list[str] = []
     for name in ("depthwise_forward", "depthwise_backward"):
-        real = getattr(dctps.nn.depthwise, name)
+        real = getattr(dctps.product.paths.depthwise, name)
 
         def noting(*arguments: object, name: str = name, real=real, **options: object) -> object:  # type: ignore[no-untyped-def]
             seen.append(name)
             return real(*arguments, **options)
 
-        monkeypatch.setattr(dctps.nn.depthwise, name, noting)
+        monkeypatch.setattr(dctps.product.paths.depthwise, name, noting)
     return seen
 
 
@@ -46,6 +47,8 @@ def test_both_derivatives_follow_the_float64_path(
         x, values, bias, alpha = (t.to(dtype).requires_grad_() for t in inputs)
         leaves = [x, values, bias, *([] if name == "zero" else [alpha])]
         rest = {"stride": stride, "padding": (1, 0)}
+        if dtype == torch.float32:
+            rest["backend"] = "depthwise"
         y = dps_conv2d(x, values, support, offset, None if name == "zero" else alpha, bias, **rest)  # type: ignore[arg-type]
         first = torch.autograd.grad(y.square().sum(), leaves, create_graph=second)
         if not second:
@@ -83,14 +86,20 @@ def test_tangents_and_gradients_in_batches() -> None:
 
 
 def test_which_calls_it_takes(calls: list[str]) -> None:
-    op = Conv2d((1, 1), (1, 1), (1, 1), 8)
     last = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
-    assert is_by_channels(last, op, 8)
-    assert not is_by_channels(last.contiguous(), op, 8) and not is_by_channels(last.bfloat16(), op, 8)
-    assert not is_by_channels(last, op, 16)  # a multiplier
-    assert not is_by_channels(torch.cat([last, last], 1), op, 8)  # two inputs of each output
+
+    def takes(x: Tensor, outputs: int = 8, groups: int = 8) -> bool:
+        offset = build_offset("dct", (outputs, x.shape[1] // groups, 3, 3), groups=groups)
+        geometry = conv_geometry(offset.shape, (1, 1), (1, 1), (1, 1), groups)
+        return not DEPTHWISE.refusal(Call.of(x, 9, offset, geometry, native=True, training=True))
+
+    assert takes(last)
+    assert not takes(last.contiguous()) and not takes(last.bfloat16())
+    assert not takes(last, 16)  # a multiplier
+    assert not takes(torch.cat([last, last], 1))  # two inputs of each output
 
     layer = DpSConv2d(8, 8, 3, padding=1, groups=8, density=0.2)
+    layer.backend = "depthwise"
     layer(last).sum().backward()  # whose gradient is one number, expanded
     assert calls == ["depthwise_forward", "depthwise_backward"]
     exact = layer.merged()(last)

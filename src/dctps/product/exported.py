@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dctps.nn.maps import Conv2d, Linear
-from dctps.nn.precision import compute_dtype
-from dctps.nn.weight import Weight
+from dctps.product.geometry import Geometry
+from dctps.product.precision import compute_dtype
+from dctps.product.weight import Weight
 
 
-def exported_product(x: Tensor, weight: Weight, op: Linear | Conv2d) -> Tensor:
+def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     """`product`, differentiable by torch's own rules."""
     values, alpha, support, offset = weight
     dtype = compute_dtype(x.dtype)

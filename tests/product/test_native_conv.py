@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from dctps.kernels import Window, conv_backward, conv_forward, conv_weight, conv_weight_backward, variant
 from dctps.nn import dps_conv2d
-from dctps.nn.conv_dispatch import choose_conv_backend
 from dctps.offsets import build_offset
 
 pytestmark = pytest.mark.skipif(variant() == "off", reason="the native kernels were not compiled")
@@ -119,21 +118,6 @@ def test_results_do_not_depend_on_the_thread_count(name: str) -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
-
-
-def test_the_rule_takes_strips_where_s_is_sparse_and_the_dense_kernel_where_it_is_not() -> None:
-    offset = build_offset("sdct", (64, 64, 3, 3))
-    pixels = {"read": 32768, "written": 32768, "positions": 34848}
-
-    def chosen(nnz: int, backend: str = "auto", native: bool = True) -> str:
-        return choose_conv_backend(backend, offset, nnz=nnz, native=native, **pixels)  # type: ignore[arg-type]
-
-    assert chosen(37) == "native" and chosen(20_000) == "dense" and chosen(37, native=False) == "dense"
-    assert chosen(37, "dense") == "dense" and chosen(20_000, "native") == "native"
-    with pytest.raises(ValueError, match="no native kernel"):
-        chosen(37, "native", native=False)
-    with pytest.raises(ValueError, match="unknown backend"):
-        chosen(37, "fast")
 
 
 @pytest.mark.parametrize("backend", ["native", "dense"])

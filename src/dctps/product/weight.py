@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dctps.nn.precision import compute_dtype
 from dctps.offsets import Offset
+from dctps.product.precision import compute_dtype
 
 
 class Weight(NamedTuple):
