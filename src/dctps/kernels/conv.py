@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, check_shape, own, raise_failure, strided, threads_for
+from dctps.kernels.boundary import CPU, address, check_shape, raise_failure, strided, threads_for
 from dctps.kernels.filters import Filters
 from dctps.kernels.layouts import ConvCall, Mix
 from dctps.kernels.loader import function
@@ -93,7 +93,7 @@ def conv_forward(
     window.check(x)
     y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_format(x))
     if y.numel():
-        _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias=bias)
+        _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias)
     return y
 
 
@@ -156,19 +156,16 @@ def _call(
     filters: Filters,
     window: Window,
     cache: int,
-    *,
     bias: Tensor | None = None,
-    grad_x: Tensor | None = None,
-    grad_values: Tensor | None = None,
-    grad_alpha: Tensor | None = None,
+    **grads: Tensor | None,
 ) -> None:
-    """The checked arguments, and the call, during which all tensors are alive."""
+    """The checked arguments, and the call, during which all tensors are alive; `grads` are fields of the call."""
     m, nnz = window.shape[0], values.numel()
     values, support = values.contiguous(), support.contiguous()
-    plan = tables = None
+    allocated, grad_x = dict(grads), grads.get("grad_x")
     if filters.cosine:
-        plan = dct_indices(filters.cosine, torch.int32, CPU)
-        tables = dct_twiddles(filters.cosine, torch.float32, CPU)
+        allocated["plan"] = dct_indices(filters.cosine, torch.int32, CPU)
+        allocated["tables"] = dct_twiddles(filters.cosine, torch.float32, CPU)
     call = ConvCall(
         *x.shape,
         *y.shape[1:],
@@ -183,18 +180,14 @@ def _call(
         x=x.data_ptr(),
         bias=address(bias, m, "the bias"),
         y=y.data_ptr(),
-        grad_x=own(grad_x),
-        grad_values=own(grad_values),
-        grad_alpha=own(grad_alpha),
         nnz=nnz,
         support=address(support, nnz, "the support", torch.int64),
         values=address(values, nnz, "the values"),
         alpha=address(alpha, 1, "alpha"),
-        plan=own(plan),
-        tables=own(tables),
         scratch_floats=cache,
         threads=threads_for(x.numel() + y.numel()),
         **mixing(filters, alpha, m, x.shape[1], math.prod(window.shape[2:])),
+        **{field: t.data_ptr() for field, t in allocated.items() if t is not None},
     )
     if failure := function(name)(ctypes.addressof(call)):
         raise_failure(failure, f"a convolution of {tuple(x.shape)}", math.prod(window.shape))
@@ -222,7 +215,9 @@ def mixing(filters: Filters, alpha: Tensor | None, m: int, channels: int, taps: 
     first, second = (*filters.mix, None, None)[:2]
     rank = 0 if first is None or second is None else first.shape[0]
     mix = Mix.MIX_COSINE if q else (Mix.MIX_NONE, Mix.MIX_PLAIN, Mix.MIX_PRODUCT)[len(filters.mix)]
-    if not count or (q and (maps % q or not channels <= q or not has_plan(q) or (maps > q and filters.signs is None))):
+    if not count or (
+        q and (maps % q or not channels <= q or not has_plan(q) or (maps > q and filters.signs is None))
+    ):
         raise ValueError(f"{filters} are not those of a convolution of {channels} channels to {m}")
     return {
         "mix": mix,

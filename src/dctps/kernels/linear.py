@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, check_shape, own, raise_failure, strided, threads_for
+from dctps.kernels.boundary import CPU, address, check_shape, raise_failure, strided, threads_for
 from dctps.kernels.build import LANES
 from dctps.kernels.layouts import LinearCall, Transform
 from dctps.kernels.loader import function, variant
@@ -67,7 +66,7 @@ def linear_forward(
     x = _rows(x, "x")
     y = x.new_empty(x.shape[0], m)
     if y.numel():
-        _call("linear_forward", x, values, support, alpha, offset, m, y=y, bias=bias)
+        _call("linear_forward", x, values, support, alpha, offset, m, bias, y=y)
     return y
 
 
@@ -98,14 +97,20 @@ def linear_backward(
     grad_values = x.new_empty(values.shape) if needs[1] else None
     grad_alpha = x.new_empty(1) if needs[2] and alpha is not None else None
     grad_bias = x.new_empty(m) if needs[3] else None
-    grads = grad_x, grad_values, grad_alpha, grad_bias
     if batch:
-        _call("linear_backward", x, values, support, alpha, offset, m, g=g, grads=grads)
+        _call(
+            *("linear_backward", x, values, support, alpha, offset, m),
+            g=g,
+            grad_x=grad_x,
+            grad_values=grad_values,
+            grad_alpha=grad_alpha,
+            grad_bias=grad_bias,
+        )
     else:
-        for grad in grads[1:]:
+        for grad in (grad_values, grad_alpha, grad_bias):
             if grad is not None:
                 grad.zero_()
-    return grads
+    return grad_x, grad_values, grad_alpha, grad_bias
 
 
 def _call(
@@ -116,25 +121,24 @@ def _call(
     alpha: Tensor | None,
     offset: NativeOffset,
     m: int,
-    *,
-    y: Tensor | None = None,
     bias: Tensor | None = None,
-    g: Tensor | None = None,
-    grads: Sequence[Tensor | None] = (None,) * 4,
+    **others: Tensor | None,
 ) -> None:
-    """The checked arguments, and the call, during which all tensors are alive."""
+    """The checked arguments, and the call, during which all tensors are alive.
+
+    `others` are fields of the call: the gradient of y, whose rows were checked, and what was allocated for results.
+    """
     (batch, n), nnz = x.shape, values.numel()
     values, support = values.contiguous(), support.contiguous()
     transform = _KINDS[offset.kind] if alpha is not None else Transform.NO_TRANSFORM
     order, signs = offset.order, offset.signs
     width = 0 if signs is None else signs.shape[-1]
-    plan = tables = None
     if transform and not _fits(offset, m, n, width):
         raise ValueError(f"{offset} is no D of a {m} x {n} layer")
     if transform == Transform.DCT:
-        plan = dct_indices(offset.size, torch.int32, CPU)
-        tables = dct_twiddles(offset.size, torch.float32, CPU)
-    grad_x, grad_values, grad_alpha, grad_bias = grads
+        others["plan"] = dct_indices(offset.size, torch.int32, CPU)
+        others["tables"] = dct_twiddles(offset.size, torch.float32, CPU)
+    g = others.get("g")
     call = LinearCall(
         batch=batch,
         m=m,
@@ -143,7 +147,6 @@ def _call(
         threads=threads_for(batch * (n + m) + nnz, _SERIAL),
         x=x.data_ptr(),
         x_stride=x.stride(0),
-        y=own(y),
         bias=address(bias, m, "the bias"),
         values=address(values, nnz, "the values"),
         support=address(support, nnz, "the support", torch.int64),
@@ -151,17 +154,11 @@ def _call(
         transform=transform,
         q=offset.size,
         rounds=offset.rounds,
-        plan=own(plan),
-        tables=own(tables),
-        order=address(order, m, "the order of D's outputs", torch.int32),
-        signs=address(signs, offset.rounds * width, "D's signs", torch.int8),
+        order=0 if order is None else address(order, m, "the order of D's outputs", torch.int32),
+        signs=0 if signs is None else address(signs, offset.rounds * width, "D's signs", torch.int8),
         sign_stride=width,
-        g=own(g),
         g_stride=0 if g is None else g.stride(0),
-        grad_x=own(grad_x),
-        grad_values=own(grad_values),
-        grad_alpha=own(grad_alpha),
-        grad_bias=own(grad_bias),
+        **{field: t.data_ptr() for field, t in others.items() if t is not None},
     )
     if failure := function(name, _variant_for(batch))(ctypes.addressof(call)):
         raise_failure(failure, f"a {m} x {n} layer", m * n)
@@ -171,7 +168,12 @@ def _fits(offset: NativeOffset, m: int, n: int, width: int) -> bool:
     """Whether it is a D of m outputs and n inputs, which its signs, `width` of them, fit."""
     q, rounds = offset.size, offset.rounds
     known = has_plan(q) if offset.kind == "dct" else not q & (q - 1)
-    return known and 0 < n <= q and (offset.order is not None or m <= q * rounds) and (not width or width in (n, n + 1))
+    return (
+        known
+        and 0 < n <= q
+        and (offset.order is not None or m <= q * rounds)
+        and (not width or width in (n, n + 1))
+    )
 
 
 def _variant_for(rows: int) -> str:

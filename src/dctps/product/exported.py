@@ -17,7 +17,7 @@ from dctps.product.weight import Weight
 
 def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     """`product`, differentiable by torch's own rules."""
-    values, alpha, support, offset = weight
+    _, alpha, _, offset = weight
     dtype = compute_dtype(x.dtype)
     if not op.is_rowwise(offset):
         dense = offset.to_dense(dtype=dtype, device=x.device)
