@@ -94,7 +94,6 @@ def test_no_modules_and_no_folders_import_in_a_circle():
         folders.setdefault(package(module), set()).update(
             package(other) for other in others if package(other) != package(module)
         )
-    # A package's own names load its modules: what is in a folder imports modules of it, not the folder.
     assert circle(modules) is None
     assert circle(folders) is None
 
