@@ -80,6 +80,7 @@ def file_bytes(density: float, packed: bool, half: bool, norms: str | None) -> i
         if packed:  # supports that no seed of the layer gives
             size = math.prod(layer.offset.shape)
             layer.support.copy_(random_support(size, layer.nnz, seed=1, layer=layer.offset.layer))
+            layer.seal()
     with tempfile.TemporaryDirectory() as folder:
         values = torch.float16 if half else None
         dctps.save_pretrained(model, folder, values_dtype=values, norms=norms or "full")

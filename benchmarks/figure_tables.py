@@ -9,6 +9,13 @@ from pathlib import Path
 
 from markdown_tables import table
 
+from dctps.analysis.accuracy import MANY, draw_families, draw_panels
+from dctps.analysis.curves import panels_of
+from dctps.analysis.jacobians import draw_spectra
+from dctps.analysis.layers import draw_accuracy, draw_layers
+from dctps.analysis.style import image
+from dctps.files import write_atomically
+
 Rows = list[dict[str, str]]
 
 
@@ -92,6 +99,26 @@ def origin(path: Path) -> str:
     return (
         f"`{made['command']}`: {done}, of {made['runs']}; {made['hardware']}, commit `{made['commit'][:10]}`."
     )
+
+
+def draw_figures(results: Path) -> None:
+    """Draw the pictures again, from the numbers that stand beside them."""
+    quantities = {
+        "figure1": "maximum validation accuracy", "figure1-longer": "maximum validation accuracy",
+        "figure2": "test accuracy", "figure3": "test accuracy",
+    }  # fmt: skip
+    figures = {}
+    for name, quantity in quantities.items():
+        panels = panels_of(read(results / f"{name}.csv"))
+        if len(panels) == 1 and len(panels[0].curves) > MANY:
+            figures[name] = draw_families(panels[0], quantity)
+        else:
+            figures[name] = draw_panels(panels, quantity, with_weights=name.startswith("figure1"))
+    figures["figure4"] = draw_spectra(read(results / "figure4-summary.csv"), read(results / "figure4.csv"))
+    figures["figure5"] = draw_layers(read(results / "figure5.csv"))
+    figures["figure5-accuracy"] = draw_accuracy(read(results / "figure5-accuracy.csv"))
+    for name, figure in figures.items():
+        write_atomically(results / f"{name}.png", image(figure, "png"))
 
 
 def fill_figures(page: Path, results: Path, fill: Callable[[Path, str, str], None]) -> None:

@@ -19,8 +19,7 @@ from dctps.benchmarking.record import provenance
 from dctps.benchmarking.timing import Step, measure
 from dctps.files import write_atomically
 from dctps.nn import DpSLinear
-from dctps.nn.native import native_backward, native_product
-from dctps.nn.weight import Weight
+from dctps.product.weight import Weight
 
 RESULT = Path(__file__).parent / "results" / "linear_parts.json"
 SIZES, DENSITIES, BATCH, SECONDS = (512, 1024, 2048, 4096), (0.001, 0.01, 0.05), 256, 0.7

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import dctps
+from dctps.analysis.style import dress, image, key, new_figure, style
 from dctps.benchmarking.record import commit, processor
 from dctps.data import load_dataset, normalize
+from dctps.files import write_atomically
 from dctps.models import build_model
 
 ROOT = Path(__file__).parent.parent
@@ -125,32 +127,24 @@ def measure(name: str, offset: str, density: float, images: Tensor) -> dict[str,
 
 
 def figure(result: dict[str, Any]) -> None:
-    """The second moments of FixupResNet110's layers, in shades and dashes that print."""
-    import matplotlib as mpl  # noqa: PLC0415 (an extra)
-
-    mpl.use("Agg")
-    mpl.rcParams.update({"font.size": 10})
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    styles = {
-        "dense": {"color": "black", "linestyle": "-", "label": "dense network"},
-        "dct": {"color": "#D55E00", "linestyle": "--", "label": "dct"},
-        "sdct": {"color": "#56B4E9", "linestyle": ":", "label": "sdct", "linewidth": 2.5},
-    }
-    panels = ("first layer of each block: output", "block's input")
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    for run in (run for run in result["runs"] if run["network"] == "fixup-resnet110"):
-        rows = [row for row in run["layers"] if row["layer"].endswith("conv1")]
-        for axis, key in zip(axes, ("output", "input"), strict=True):
-            axis.plot(range(1, len(rows) + 1), [row[key] for row in rows], **styles[run["offset"]])
-    for axis, title in zip(axes, panels, strict=True):
-        axis.set(title=title, xlabel="block", yscale="log", xlim=(0, 55))
+    """The second moments of FixupResNet110's layers, each offset in the look of its method."""
+    methods = {"dense": "dense", "dct": "dctps", "sdct": "sdctps"}
+    panels = {"output": "first layer of each block: output", "input": "block's input"}
+    drawn = new_figure(3.2)
+    both = drawn.subplots(1, 2, sharey=True)
+    for axes, (quantity, title) in zip(both, panels.items(), strict=True):
+        for run in (run for run in result["runs"] if run["network"] == "fixup-resnet110"):
+            rows = [row for row in run["layers"] if row["layer"].endswith("conv1")]
+            look = style(methods[run["offset"]]).of_line() | {"label": run["offset"], "markersize": 4}
+            line = look | {"linestyle": "--"} if run["offset"] == "sdct" else look
+            blocks = range(1, len(rows) + 1)
+            axes.plot(blocks, [row[quantity] for row in rows], **line, markevery=6, linewidth=1.2)
+        dress(axes, title=title, x="block", y="mean square" if axes is both[0] else "")
+        axes.set(yscale="log")
         for stage in (18.5, 36.5):
-            axis.axvline(stage, color="0.8", linewidth=0.8, zorder=0)
-    axes[0].set_ylabel("mean square")
-    axes[1].legend(frameon=False, loc="lower left")
-    FIGURE.parent.mkdir(exist_ok=True)
-    fig.savefig(FIGURE, dpi=130, metadata={"Software": None})
+            axes.axvline(stage, color="0.8", linewidth=0.8, zorder=0)
+    key(drawn)
+    write_atomically(FIGURE, image(drawn, "png"))
 
 
 def main() -> None:

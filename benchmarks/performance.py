@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asked
 from markdown_tables import table
 
+from dctps.analysis.style import SMALL, dress, image, key, new_figure, style
 from dctps.benchmarking.record import read_runs
+from dctps.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Cell = dict[str, Any]
 
@@ -298,51 +303,51 @@ def short_table(path: Path) -> str:
 
 def plots(path: Path, folder: Path) -> None:
     """density.png and networks.png."""
-    import matplotlib as mpl  # noqa: PLC0415
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
     cells, _ = read_cells(path)
     if "density" in cells:
-        sizes = sorted({cell["n"] for cell in cells["density"]})
-        figure, panels = plt.subplots(
-            1, len(sizes), figsize=(3.4 * len(sizes), 3.4), squeeze=False, sharey=True
-        )
-        styles = {
-            "nn.Linear": ("black", "-", ""),
-            "dct": ("#0b559f", "--", "o"),
-            "sdct": ("#d95f02", ":", "s"),
-        }
-        for panel, n in zip(panels[0], sizes, strict=True):
-            line = sorted((c for c in cells["density"] if c["n"] == n), key=lambda c: c["density"])
-            for name, (color, dashes, marker) in styles.items():
-                times = [median(cell, name) for cell in line]
-                panel.plot(
-                    [100 * c["density"] for c in line], times, color=color, linestyle=dashes, marker=marker,
-                    markersize=4, label=name,
-                )  # fmt: skip
-            panel.axvline(100 * math.log2(n) / n, color="0.6", linewidth=1, label="log2(n) / n")
-            panel.set(xscale="log", yscale="log", title=f"n = {n}", xlabel="density, %")
-        panels[0][0].set_ylabel("forward and backward, ms")
-        panels[0][0].legend(fontsize=8, frameon=False)
-        figure.tight_layout()
-        figure.savefig(folder / "density.png", dpi=130)
-        plt.close(figure)
+        write_atomically(folder / "density.png", image(draw_density(cells["density"]), "png"))
     steps = [cell for cell in cells.get("network", []) if cell["what"] == "training step"]
     if steps:
-        figure, panel = plt.subplots(figsize=(7, 3))
-        bars = {"dense": ("0.25", ""), "dct": ("#6baed6", "//"), "sdct": ("#fdd0a2", "..")}
-        for i, (name, (color, hatch)) in enumerate(bars.items()):
-            shares = [median(cell, name) / median(cell, "dense") for cell in steps]
-            places = [j + 0.27 * (i - 1) for j in range(len(steps))]
-            panel.bar(places, shares, 0.25, color=color, hatch=hatch, edgecolor="black", label=name)
-            for place, cell, share in zip(places, steps, shares, strict=True):
-                panel.text(place, share, f"{median(cell, name):.0f} ms", ha="center", va="bottom", fontsize=7)
-        panel.set_xticks(range(len(steps)), [f"{c['model']}, batch {c['batch']}" for c in steps], fontsize=8)
-        panel.set_ylabel("training step, of dense")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        figure.tight_layout()
-        figure.savefig(folder / "networks.png", dpi=130)
-        plt.close(figure)
+        write_atomically(folder / "networks.png", image(draw_networks(steps), "png"))
+
+
+# Each in the look of the method that it belongs to, as in every other figure.
+LOOKS = {"dense": style("dense"), "dct": style("dctps"), "sdct": style("sdctps")}
+
+
+def draw_density(cells: list[Cell]) -> Figure:
+    """Time against density, a panel for each width."""
+    sizes = sorted({cell["n"] for cell in cells})
+    figure = new_figure(4.6)
+    grid = figure.subplots(math.ceil(len(sizes) / 2), 2, squeeze=False, sharex=True, sharey=True)
+    for axes, n in zip(grid.flat, sizes, strict=True):
+        line = sorted((cell for cell in cells if cell["n"] == n), key=lambda cell: cell["density"])
+        for name in ("nn.Linear", "dct", "sdct"):
+            look = LOOKS.get(name, LOOKS["dense"]).of_line() | {"label": name, "markersize": 4}
+            look |= {"linestyle": "--"} if name == "sdct" else {}  # it lies on the other
+            axes.plot([100 * cell["density"] for cell in line], [median(cell, name) for cell in line], **look)
+        axes.axvline(100 * math.log2(n) / n, color="0.6", linewidth=1, label="log2(n) / n")
+        axes.set(xscale="log", yscale="log")
+        beside = "forward and backward, ms" if axes in grid[:, 0] else ""
+        dress(axes, title=f"n = {n}", x="density, %" if axes in grid[-1] else "", y=beside)
+    key(figure)
+    return figure
+
+
+def draw_networks(steps: list[Cell]) -> Figure:
+    """Training steps beside the dense network's, a group of bars for each network."""
+    figure = new_figure(3.0)
+    axes = figure.subplots()
+    for i, ((name, look), hatch) in enumerate(zip(LOOKS.items(), ("", "//", ".."), strict=True)):
+        shares = [median(cell, name) / median(cell, "dense") for cell in steps]
+        places = [j + 0.28 * (i - 1) for j in range(len(steps))]
+        axes.bar(places, shares, 0.25, color=look.color, hatch=hatch, edgecolor="white", label=name)
+        for place, cell, share in zip(places, steps, shares, strict=True):
+            axes.text(place, share, f"{median(cell, name):.0f}", ha="center", va="bottom", fontsize=SMALL)
+    dress(axes, title="training step; the numbers are milliseconds", y="share of dense")
+    axes.margins(y=0.1)
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(steps)), [f"{cell['model']}\nbatch {cell['batch']}" for cell in steps])
+    axes.spines[["top", "right"]].set_visible(False)
+    key(figure)
+    return figure

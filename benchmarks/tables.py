@@ -368,6 +368,7 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "sweeps.md", "stacked", stacked(stacks))
     ends = json.loads((RESULTS / "stacked_ends.json").read_text())
     fill(ROOT / "docs" / "sweeps.md", "stacked_ends", stacked_ends(ends))
+    figure_tables.draw_figures(RESULTS)
     figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
     bench = RESULTS / "bench.json"
     (ROOT / "docs" / "performance.md").write_text(performance.page(bench))

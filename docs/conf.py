@@ -1,10 +1,13 @@
 import importlib.metadata
 import re
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 project = "dctps"
 author = "the dctps authors"
 release = version = importlib.metadata.version("dctps")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 autodoc_typehints = "none"
@@ -12,13 +15,29 @@ autodoc_preserve_defaults = True
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "dctps"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["dctps.css"]
 suppress_warnings = ["myst.header", "myst.xref_missing"]
 
 
 def setup(app):
-    """Shapes such as (*, n) and (m, *rest) are no emphasis."""
+    """Shapes such as (*, n) and (m, *rest) are no emphasis; formulas are MathML, which needs no network."""
 
     def escape_shapes(app, what, name, thing, options, lines):
         lines[:] = [re.sub(r"(?<=[ (])\*(?=[\w,])", r"\\*", line) for line in lines]
 
     app.connect("autodoc-process-docstring", escape_shapes)
+    app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(display, None))
+
+
+def inline(writer, node):
+    """A formula within a line."""
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def display(writer, node):
+    """A formula on a line of its own."""
+    writer.body.append(f'<div class="math-wrapper">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dctps.checkpoint import save_pretrained as save_pretrained
     from dctps.dynamic import DSR as DSR
     from dctps.dynamic import SET as SET
+    from dctps.dynamic import AveragedModel as AveragedModel
     from dctps.dynamic import RigL as RigL
     from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AveragedModel": "dynamic",
     "CheckpointError": "checkpoint",
     "DpSConv1d": "nn",
     "DSR": "dynamic",

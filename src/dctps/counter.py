@@ -23,6 +23,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from dctps.arguments import whole
+
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
@@ -36,7 +38,7 @@ def derive_key(seed: int, name: str, purpose: str) -> int:
         name: whose draws these are, usually a layer's qualified name.
         purpose: what they are for, such as `"support"`; holds no slash, so that keys cannot collide.
     """
-    text = f"{seed}/{name}/{purpose}".encode()
+    text = f"{whole('seed', seed)}/{name}/{purpose}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 

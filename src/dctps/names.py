@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 EntryT = TypeVar("EntryT")
@@ -23,7 +24,9 @@ def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     """
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=3)
+    spelt = {entry.casefold(): entry for entry in table}
+    typed = name.casefold()
+    near = [spelt[entry] for entry in difflib.get_close_matches(typed, spelt, 1 if typed in spelt else 3)]
     advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(table)}"
     raise ValueError(f"unknown {kind} {name!r}: {advice}")
 
@@ -34,23 +37,44 @@ class Registry(dict[str, T]):
     Args:
         kind: what it holds, in the singular, for messages.
         reserved: names that mean something else and cannot be taken.
+        names_classes: whether a registered class is told its name, in its attribute `name`.
     """
 
-    def __init__(self, kind: str, reserved: Iterable[str] = ()) -> None:
+    def __init__(self, kind: str, reserved: Iterable[str] = (), *, names_classes: bool = False) -> None:
         super().__init__()
-        self.kind, self.reserved = kind, frozenset(reserved)
+        self.kind, self.reserved, self.names_classes = kind, frozenset(reserved), names_classes
+        self._sources: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[EntryT], EntryT]:
-        """Decorator that puts a function or class under `name` and leaves it as it is.
+    def register(self, name: str, make: Callable[[Any], T] | None = None) -> Callable[[EntryT], EntryT]:
+        """Decorator that puts a function or class under `name` and returns it unchanged.
+
+        The same definition may come again, as when a cell of a notebook is run a second time: it then takes
+        the place of the earlier one, with a warning.
+
+        Args:
+            name: for the entry.
+            make: makes the entry from the function or class (None: that is the entry).
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: another definition has the name; the message says which.
         """
 
         def put(entry: EntryT) -> EntryT:
+            source = f"{getattr(entry, '__module__', '')}.{getattr(entry, '__qualname__', repr(entry))}"
             if name in self or name in self.reserved:
-                raise ValueError(f"the {self.kind} name {name!r} is already taken: register under another")
-            self[name] = entry  # type: ignore[assignment]
+                if (holder := self._sources.get(name, "a built-in one")) != source:
+                    raise ValueError(
+                        f"the {self.kind} name {name!r} is already taken by {holder}: register {source} under "
+                        f"another name"
+                    )
+                warnings.warn(
+                    f"{source} is defined again: the {self.kind} name {name!r} now means the new one",
+                    stacklevel=2,
+                )
+            if self.names_classes:
+                entry.name = name  # type: ignore[attr-defined]
+            self[name] = entry if make is None else make(entry)  # type: ignore[assignment]
+            self._sources[name] = source
             return entry
 
         return put

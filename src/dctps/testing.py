@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from dctps.nn import dps_linear
-from dctps.nn.dispatch import Backend
 from dctps.offsets import Offset, build_offset
+from dctps.product.rule import Backend
 
 # (shape, groups): m < n, m = n, m > n, single, long, convolutions, grouped, depthwise, with a multiplier
 CASES: list[tuple[tuple[int, ...], int]] = [

@@ -384,8 +384,11 @@ def test_what_is_no_file_at_all(files, tmp_path):
     with pytest.raises(CheckpointError, match="is no file"):
         load_state(model, tmp_path / "pipe")
     (tmp_path / "plain.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(CheckpointError, match="does not begin as one"):
+    with pytest.raises(CheckpointError, match="a plain state dict"):
         load_state(model, tmp_path / "plain.safetensors")
+    (tmp_path / "noise").write_bytes((2).to_bytes(8, "little") + b"{]")
+    with pytest.raises(CheckpointError, match="does not begin as one"):
+        load_state(model, tmp_path / "noise")
 
 
 def test_an_oversized_file_is_not_read(files, tmp_path):

@@ -308,7 +308,7 @@ def test_state_that_a_file_cannot_hold(tmp_path):
         dctps.save_pretrained(nn.Linear(2, 2, dtype=torch.complex64), tmp_path)
     model = trained()
     model[0].support[0] = 10**6
-    with pytest.raises(ValueError, match="layer '0' has a support that is not sorted"):
+    with pytest.raises(ValueError, match="layer '0': its support is not sorted"):
         dctps.save_pretrained(model, tmp_path)
     with torch.device("meta"):
         buffered = plain()

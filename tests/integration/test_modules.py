@@ -90,13 +90,14 @@ def test_state_dicts_that_do_not_fit_are_refused_by_name() -> None:
     ):
         with pytest.raises(RuntimeError, match="layer '4'"):
             model.load_state_dict(model.state_dict() | change)
-    spec = model.state_dict()["4._extra_state"]
-    with pytest.raises(ValueError, match="unreadable"):
-        model.load_state_dict(model.state_dict() | {"4._extra_state": spec[:-3]})
-    with pytest.raises(ValueError, match=r"DCT|state dict"):
-        model.load_state_dict(model.state_dict() | {"4._extra_state": model.state_dict()["0._extra_state"]})
-    with pytest.raises(RuntimeError, match="_extra_state"):
-        model.load_state_dict({k: v for k, v in model.state_dict().items() if "extra" not in k})
+    identity = model.state_dict()["4.identity"]
+    for broken in (identity[:-3], identity.float(), identity + 1, torch.zeros(32, dtype=torch.int64)):
+        with pytest.raises(RuntimeError, match="layer '4'.*averaged or cast"):
+            model.load_state_dict(model.state_dict() | {"4.identity": broken})
+    with pytest.raises(RuntimeError, match="layer '4'.*not the one that it was saved with"):
+        model.load_state_dict(model.state_dict() | {"4.identity": model.state_dict()["0.identity"]})
+    with pytest.raises(RuntimeError, match="4.identity"):
+        model.load_state_dict({k: v for k, v in model.state_dict().items() if "identity" not in k})
     for name, value in model[4].state_dict().items():
         assert torch.equal(value, before[name]), name
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dctps.kernels import NativeOffset
-from dctps.nn.native import _form
 from dctps.offsets import build_offset
+from dctps.product.paths.rows import native_offset
 from dctps.sparse import random_support
 
 
@@ -39,7 +39,7 @@ class Drawn:
             support=random_support(m * n, nnz, seed=seed),
             alpha=None if offset == "zero" else draw(1),
             bias=draw(m),
-            form=_form(operator),
+            form=native_offset(operator),
             dense=operator.to_dense(dtype=torch.float64),
         )
 

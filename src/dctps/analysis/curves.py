@@ -1,35 +1,18 @@
-"""Accuracy against density, a curve for each method: Figures 1, 2 and 3."""
+"""Accuracy against density, a curve for each method: the numbers of Figures 1, 2 and 3."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dctps.analysis.aggregate import Cell, over_seeds, setting
 from dctps.analysis.runs import Run
-from dctps.analysis.style import GREY, STYLES, new_figure, style
+from dctps.analysis.style import in_order
 from dctps.experiments.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
 Place = tuple[str, str, int, int | None, int | None]
-
-_LONGEST_REASON = 70  # letters, beside a panel
-
-# Figure 1 has too many curves for one panel: each panel has a family, and all others in grey behind it.
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "dense offset": ("dctps", "sdctps", "hyperplane"),
-    "dense offset, moving supports": ("dctps-rigl", "sdctps-rigl"),
-    "no offset, random supports": ("random-uniform", "random-epl", "random-epf", "random-erk"),
-    "no offset, pruned at initialisation in rounds": ("iter-snip", "force", "synflow"),
-    "no offset, pruned at initialisation at once": ("snip", "grasp", "magnitude"),
-    "no offset, changing supports": ("rigl", "set", "dsr", "imp"),
-}
 
 
 @dataclass(frozen=True)
@@ -84,8 +67,18 @@ class Panel:
     @property
     def seeds(self) -> int:
         """How many runs there should be of each setting, at most."""
-        cells = [p.cell for curve in self.curves.values() for p in curve] + [self.dense or Cell((), 0)]
-        return max(cell.wanted for cell in cells)
+        return max(cell.wanted for cell in self.cells)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Of all its points, and of the dense network."""
+        dense = [] if self.dense is None else [self.dense]
+        return [point.cell for curve in self.curves.values() for point in curve] + dense
+
+    @property
+    def empty(self) -> bool:
+        """Whether no run has a value."""
+        return all(cell.missing for cell in self.cells)
 
 
 MODELS = {
@@ -158,181 +151,26 @@ def rows_of(panels: Sequence[Panel]) -> Rows:
     return rows
 
 
-def draw_families(panel: Panel, quantity: str) -> Figure:
-    """One panel's curves as six small ones, a family in each.
-
-    Args:
-        panel: of many methods.
-        quantity: that is drawn, for the axis.
-    """
-    figure = new_figure(11, 7.4)
-    grid = figure.subplots(2, 3, sharex=True, sharey=True)
-    named = {method for family in FAMILIES.values() for method in family}
-    families = {title: list(family) for title, family in FAMILIES.items()}
-    families["no offset, changing supports"] += [m for m in panel.curves if m not in named]
-    for axes, (title, family) in zip(grid.flat, families.items(), strict=True):
-        for method, curve in panel.curves.items():
-            if method not in family:
-                _draw_behind(axes, curve)
-        shown = [m for m in dict.fromkeys(["dctps", *family]) if m in panel.curves]
-        _draw(axes, {method: panel.curves[method] for method in shown}, panel.dense)
-        axes.set_title(title, fontsize=10)
-        axes.legend(*_legend([axes]), fontsize=8, loc="upper left", ncols=2, handlelength=3.2)
-    _label(figure, grid[-1], grid[:, 0], panel, quantity, with_weights=True)
-    low, high = grid[0, 0].get_ylim()
-    grid[0, 0].set_ylim(low, high + 0.3 * (high - low))  # room for the legends above the dense network's line
-    figure.suptitle(f"{panel.title}, {panel.effort}; {_counted([panel])}", fontsize=11)
-    return figure
-
-
-def draw_panels(panels: Sequence[Panel], quantity: str, *, with_weights: bool = False) -> Figure:
-    """Each panel with all its curves.
-
-    Args:
-        panels: at least one.
-        quantity: that is drawn, for the axis.
-        with_weights: say under each density how many weights train.
-    """
-    columns = min(2, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    figure = new_figure(5.6 * columns, 1.2 + 3.9 * lines)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for axes in list(grid.flat)[len(panels) :]:
-        axes.set_axis_off()
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw(axes, panel.curves, panel.dense)
-        reasons = "".join(f"\n{reason}" for reason in _reasons(panel))
-        axes.set_title(f"{panel.title}, {panel.effort}{reasons}", fontsize=9 if reasons else 10)
-        _label(figure, [axes], [axes], panel, quantity, with_weights=with_weights)
-    figure.legend(
-        *_legend(list(grid.flat)), loc="outside lower center", ncols=4, fontsize=8, handlelength=3.2
-    )
-    figure.suptitle(_counted(panels), fontsize=11)
-    return figure
+def panels_of(rows: Sequence[Mapping[str, str]]) -> list[Panel]:
+    """The panels behind `rows_of`, as a file of them has the rows: the inverse, but for rounded values."""
+    panels: dict[Place, Panel] = {}
+    for row in rows:
+        images, pixels = (int(row[name]) if row[name] else None for name in ("train_images", "image_size"))
+        place = (row["model"], row["dataset"], int(row["epochs"]), images, pixels)
+        panel = panels.setdefault(place, Panel(*place, {}, None))
+        cell = Cell(tuple(map(float, row["values"].split())), int(row["wanted"]), row["missing"])
+        if row["method"] == "dense":
+            panels[place] = replace(panel, dense=cell)
+        else:
+            weights = int(row["weights_trained"]) if row["weights_trained"] else None
+            curve = panel.curves.setdefault(row["method"], [])
+            curve.append(Point(float(row["density"]), weights, cell))
+    return list(panels.values())
 
 
 def _in_order(curves: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
-    """The methods as `STYLES` has them, the others last; of each the densest first."""
-    methods = sorted(curves, key=lambda m: list(STYLES).index(m) if m in STYLES else len(STYLES))
-    return {method: sorted(curves[method], key=lambda point: -point.density) for method in methods}
-
-
-def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> None:
-    """Means with bars of one standard deviation; where a method has no value, its line is dashed."""
-    for method, curve in curves.items():
-        look = style(method)
-        there = [point for point in curve if not point.cell.missing]
-        label = look.label + _lacking(curve)
-        if not there:
-            axes.plot([], [], **look.of_line() | {"label": label})
-            continue
-        axes.errorbar(
-            [p.density for p in there],
-            [100 * (p.cell.mean or 0) for p in there],
-            [100 * (p.cell.std or 0) for p in there],
-            **look.of_line() | {"label": label},
-            capsize=2,
-            markersize=6,
-            linewidth=1.5,
-        )
-        for point in there:
-            if point.cell.n != point.cell.wanted:
-                place = (point.density, 100 * (point.cell.mean or 0))
-                axes.annotate(
-                    f"n={point.cell.n}",
-                    place,
-                    (4, 4),
-                    textcoords="offset points",
-                    fontsize=6,
-                    color=look.color,
-                )
-        unreached = [p.density for p in curve if p.cell.missing and p.density < there[-1].density]
-        if unreached:
-            edge = math.sqrt(there[-1].density * max(unreached))
-            axes.axvline(edge, color=look.color, linestyle=(0, (2, 2)), linewidth=1)
-    if dense is not None and dense.mean is not None:
-        look = style("dense")
-        axes.axhline(
-            100 * dense.mean, color=look.color, linestyle=look.line, linewidth=1.3, label=look.label, zorder=1
-        )
-        if dense.std is not None:
-            low, high = 100 * (dense.mean - dense.std), 100 * (dense.mean + dense.std)
-            axes.axhspan(low, high, color=look.color, alpha=0.12, linewidth=0)
-
-
-def _draw_behind(axes: Axes, curve: Sequence[Point]) -> None:
-    there = [(p.density, 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
-    if there:
-        axes.plot(*zip(*there, strict=True), color=GREY, linewidth=0.7, zorder=0.5)
-
-
-def _legend(those: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    """Handles and labels of some axes, each label once, in the order of the methods."""
-    found: dict[str, Any] = {}
-    for axes in those:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    order = [look.label for look in STYLES.values()]
-    labels = sorted(found, key=lambda label: order.index(label.split(" (no ")[0].removesuffix(" (missing)")))
-    return [found[label] for label in labels], labels
-
-
-def _lacking(curve: Sequence[Point]) -> str:
-    missing = [point.density for point in curve if point.cell.missing]
-    if not missing:
-        return ""
-    if len(missing) == len(curve):
-        return " (missing)"
-    return f" (no {', '.join(f'{100 * d:g}%' for d in missing)})"
-
-
-def _reasons(panel: Panel) -> list[str]:
-    """Why methods have no point at all, where it is known, each in a line."""
-    lines = []
-    for method, curve in panel.curves.items():
-        notes = [point.cell.note for point in curve if point.cell.note]
-        if notes and all(point.cell.missing for point in curve):
-            reason = notes[0].split(": ", 1)[-1]  # without the class of the error
-            short = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
-            lines.append(f"no {style(method).label}: {short}")
-    return lines
-
-
-def _label(
-    figure: Figure,
-    below: Sequence[Axes],
-    beside: Sequence[Axes],
-    panel: Panel,
-    quantity: str,
-    *,
-    with_weights: bool,
-) -> None:
-    ticks: dict[float, int | None] = {}
-    for curve in panel.curves.values():
-        for point in curve:
-            ticks[point.density] = ticks.get(point.density) or point.weights
-    for axes in below:
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        labels = [
-            f"{100 * d:g}%" + (f"\n{w:,}" if with_weights and w is not None else "") for d, w in ticks.items()
-        ]
-        axes.set_xticks(list(ticks), labels, fontsize=8)
-        axes.set_xlabel("density" + (", and weights trained" if with_weights else ""), fontsize=9)
-    for axes in beside:
-        axes.set_ylabel(f"{quantity} (%)", fontsize=9)
-    for axes in figure.axes:
-        axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8)
-
-
-def _counted(panels: Sequence[Panel]) -> str:
-    seeds = sorted({panel.seeds for panel in panels})
-    many = " or ".join(map(str, seeds))
-    if seeds == [1]:
-        return "one seed (n = 1)"
-    return f"mean ± standard deviation over seeds, n = {many}"
+    """The methods as every figure has them; of each the densest first."""
+    return {method: sorted(curves[method], key=lambda point: -point.density) for method in in_order(curves)}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dctps.analysis.curves import Panel, draw_families, draw_panels, make_panels, rows_of
+from dctps.analysis.accuracy import MANY, draw_families, draw_panels
+from dctps.analysis.curves import Panel, make_panels, rows_of
 from dctps.analysis.jacobians import figure4
 from dctps.analysis.layers import figure5
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save
 from dctps.analysis.table1 import table1
 from dctps.experiments.config import RunConfig
-
-MANY = 8  # methods in one panel beyond which families are drawn apart
 
 Notes = Mapping[RunConfig, str]
 Draw = Callable[[Sequence[Run], Sequence[RunConfig], Notes, Path], list[Path]]

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from dctps.analysis.aggregate import setting
 from dctps.analysis.curves import MODELS
 from dctps.analysis.runs import Run
-from dctps.analysis.style import STYLES, new_figure, save, style
+from dctps.analysis.style import (
+    LARGE,
+    PAGE,
+    SMALL,
+    dress,
+    in_order,
+    new_figure,
+    save,
+    style,
+    wrapped,
+)  # fmt: skip
 from dctps.benchmarking.initial import INITIAL, TRAINED, read_examined
 from dctps.experiments.config import RunConfig
 
@@ -22,14 +32,18 @@ if TYPE_CHECKING:
 
 # What float32 can tell from nothing beside the largest.
 _SMALL = 1e-6
-_SHOWN = 3e-13  # of the largest value in the figure
+_SHOWN = 1e-12  # of the largest value in the figure: what is below is counted in words
 
-ROWS: dict[str, tuple[str, ...]] = {
+COLUMNS: dict[str, tuple[str, ...]] = {
     "offset, or random supports": (
         "dctps", "sdctps", "random-uniform", "random-epl", "random-epf", "random-erk",
     ),
     "scored supports": ("dctps", "magnitude", "snip", "grasp", "synflow", "force", "iter-snip"),
 }  # fmt: skip
+
+
+_NOT_YET = "not computed yet"
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ def collect(
         seeds = spectra.seeds + ([examined["spectrum"]] if examined else [])
         note = "" if examined else notes.get(config, spectra.note)
         found[setting(config)] = Spectra(spectra.config, steps, seeds, spectra.wanted + 1, note)
-    order = list(STYLES)
+    order = in_order({s.config.method for s in found.values()})
     return sorted(found.values(), key=lambda s: (order.index(s.config.method), -(s.config.density or 1)))
 
 
@@ -99,82 +113,129 @@ def figure4(
         for s in at_start + trained
         for i, m in enumerate(s.mean if s.seeds else [])
     ]
-    files = save(out, "figure4", values, draw_spectra(at_start, trained))
-    return files + save(out, "figure4-summary", [_summary(s) for s in at_start + trained])
+    summary = [_summary(s) for s in at_start + trained]
+    files = save(out, "figure4", values, draw_spectra(summary, values))
+    return files + save(out, "figure4-summary", summary)
 
 
-def draw_spectra(initial: Sequence[Spectra], trained: Sequence[Spectra]) -> Figure:
-    """A column for each density, a row for each family of methods, and one for the trained networks."""
-    densities = sorted({s.config.density or 1 for s in initial}, reverse=True)
-    lines: list[tuple[str, list[Spectra]]] = [
-        (title, [s for s in initial if s.config.method in family]) for title, family in ROWS.items()
-    ]
-    if trained:
-        methods = {s.config.method for s in trained}
-        steps = trained[0].steps
-        lines.append(
-            (
-                f"before and after {steps} steps",
-                [s for s in initial if s.config.method in methods] + [*trained],
-            )
-        )
-    figure = new_figure(3.3 * len(densities), 0.8 + 3.0 * len(lines))
-    grid = figure.subplots(len(lines), len(densities), sharex=True, sharey=True, squeeze=False)
-    shown = [v for s in [*initial, *trained] for seed in s.seeds for v in seed if v > 0]
+def draw_spectra(summary: Sequence[Row], values: Sequence[Row]) -> Figure:
+    """A row for each density, a column for each family of methods, and one for the trained networks.
+
+    Args:
+        summary: the rows of figure4-summary.csv.
+        values: the rows of figure4.csv.
+    """
+    start = [row for row in summary if not int(row["steps"])]
+    trained = {row["method"]: int(row["steps"]) for row in summary if int(row["steps"])}
+    columns = {
+        title: [row for row in start if row["method"] in family] for title, family in COLUMNS.items()
+    } | {
+        f"before and after {steps} steps": [row for row in summary if row["method"] in trained]
+        for steps in dict.fromkeys(trained.values())
+    }
+    columns = {title: those for title, those in columns.items() if those}
+    densities = sorted({float(row["density"]) for row in summary}, reverse=True)
+    spectra: dict[tuple[str, float, int], list[Row]] = {}
+    for row in values:
+        spectra.setdefault(_place(row), []).append(row)
+    shown = [float(row["mean"]) for row in values if float(row["mean"]) > 0]
     top = max(shown, default=1.0)
     low = max(min(shown, default=0.1), top * _SHOWN)
-    for axes_row, (title, those) in zip(grid, lines, strict=True):
-        for axes, density in zip(axes_row, densities, strict=True):
-            for spectra in those:
-                if spectra.config.density == density:
-                    _draw(axes, spectra, low)
+
+    figure = new_figure(1.9 + 1.8 * len(densities))
+    grid = figure.subplots(len(densities), len(columns), sharex=True, sharey=True, squeeze=False)
+    width = (PAGE - 0.6) / len(columns) - 0.1
+    for axes_row, density in zip(grid, densities, strict=True):
+        for axes, those in zip(axes_row, columns.values(), strict=True):
+            here = [row for row in those if float(row["density"]) == density]
+            for row in here:
+                _draw(axes, row, spectra.get(_place(row), []), low)
+            left = f"density {100 * density:g}%\nsingular value" if axes is axes_row[0] else ""
+            below = "index of the singular value" if axes in grid[-1] else ""
+            notes = _notes(here, spectra, low)
             axes.set_yscale("log")
-            axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.tick_params(labelsize=8)
-            axes.legend(fontsize=6.5, loc="lower left", handlelength=3.0, framealpha=0.9)
-        axes_row[0].set_ylabel(f"singular value\n({title})", fontsize=9)
-    span = math.log10(top / low)
-    grid[0, 0].set_ylim(low / 10 ** (0.65 * span + 1), 10 ** (0.05 * span) * top)  # room for the legends
-    for axes, density in zip(grid[0], densities, strict=True):
-        axes.set_title(f"density {100 * density:g}%", fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("index of the singular value", fontsize=9)
-    counts = sorted({len(s.seeds) for s in [*initial, *trained] if s.seeds}) or [0]
-    model = MODELS.get(initial[0].config.model, initial[0].config.model)
-    many = f"{' or '.join(map(str, counts))} of {max(s.wanted for s in initial)}"
-    figure.suptitle(
-        f"{model}: Jacobian of the outputs by the inputs at initialisation, n = {many}; no mark at 0",
-        fontsize=11,
-    )
+            dress(axes, x="\n".join(wrapped(line, width) for line in (below, *notes) if line), y=left)
+            if not any(float(v["mean"]) >= low for row in here for v in spectra.get(_place(row), [])):
+                axes.set_xlabel(below, fontsize=SMALL)
+                axes.text(
+                    0.5, 0.5, "\n".join(wrapped(note, width) for note in notes), ha="center", va="center",
+                    transform=axes.transAxes, fontsize=SMALL,
+                )  # fmt: skip
+    grid[0, 0].set_ylim(low / 3, top * 3)
+    for place, (title, those) in enumerate(columns.items()):
+        _head(grid[0, place], title, those, width)
+    _entitle(figure, summary)
     return figure
 
 
-def _draw(axes: Axes, spectra: Spectra, low: float) -> None:
-    look = style(spectra.config.method)
-    line = look.of_line() | {"label": _label(spectra)}
-    if spectra.steps:
-        line |= {"linestyle": ":", "marker": "", "linewidth": 2.5}
-    mean = spectra.mean if spectra.seeds else []
-    drawn = [(i, value) for i, value in enumerate(mean, 1) if value >= low]
-    every = max(1, len(mean) // 6)
-    axes.plot(*(zip(*drawn, strict=True) if drawn else ([], [])), **line, markersize=4.5, markevery=every)
-    if (std := spectra.std) is not None and drawn:
-        below = [max(value - std[i - 1], low) for i, value in drawn]
-        above = [value + std[i - 1] for i, value in drawn]
-        axes.fill_between([i for i, _ in drawn], below, above, color=look.color, alpha=0.15, linewidth=0)
+def _draw(axes: Axes, row: Row, values: Sequence[Row], low: float) -> None:
+    drawn = [(int(v["index"]), float(v["mean"])) for v in values if float(v["mean"]) >= low]
+    if not drawn:
+        return
+    axes.plot(*zip(*drawn, strict=True), **_line(row), markevery=max(1, len(values) // 6))
+    if values[0]["std"]:
+        spread = [float(v["std"]) for v in values[: len(drawn)]]
+        below = [max(mean - std, low) for (_, mean), std in zip(drawn, spread, strict=True)]
+        above = [mean + std for (_, mean), std in zip(drawn, spread, strict=True)]
+        color = style(row["method"]).color
+        axes.fill_between([i for i, _ in drawn], below, above, color=color, alpha=0.15, linewidth=0)
 
 
-def _label(spectra: Spectra) -> str:
-    label = style(spectra.config.method).label
-    if spectra.steps:
-        label += f", {spectra.steps} steps"
-    if not spectra.seeds:
-        return f"{label}: missing"
-    count, total = spectra.count() or 0, len(spectra.seeds[0])
-    if count == 0:
-        return f"{label}: all 0"
-    return label if count == total else f"{label}: {count:g} of {total} not 0"
+def _line(row: Row) -> dict[str, Any]:
+    look = style(row["method"])
+    line = look.of_line() | {"markersize": 4, "linewidth": 1.2}
+    if int(row["steps"]):
+        line |= {
+            "linestyle": ":", "marker": "", "linewidth": 2.5, "label": f"{look.label}, {row['steps']} steps",
+        }  # fmt: skip
+    return line
+
+
+def _notes(here: Sequence[Row], spectra: Mapping[Any, Sequence[Row]], low: float) -> list[str]:
+    """What of the spectra is not in the picture."""
+    kinds: dict[str, list[str]] = {}
+    for row in here:
+        label = _line(row)["label"]
+        values = spectra.get(_place(row), [])
+        if not values:
+            kinds.setdefault("failed" if row["missing"] not in ("", _NOT_YET) else "missing", []).append(
+                label
+            )
+            continue
+        zeros = len(values) - float(row["not_zero"])
+        below = sum(0 < float(v["mean"]) < low for v in values)
+        if zeros == len(values):
+            kinds.setdefault("all 0", []).append(label)
+        elif zeros or below:
+            counts = [f"{zeros:g} are 0"] * bool(zeros) + [f"{below} below the axis"] * bool(below)
+            kinds[f"{label}, of {len(values)}"] = counts
+        if int(row["n"]) < int(row["wanted"]):
+            kinds.setdefault(f"n = {row['n']} of {row['wanted']}", []).append(label)
+    return [f"{kind}: {', '.join(those)}" for kind, those in kinds.items()]
+
+
+def _head(axes: Axes, title: str, those: Sequence[Row], width: float) -> None:
+    """Above a column: what it is of, and what its lines are."""
+    from matplotlib.lines import Line2D  # noqa: PLC0415 (an extra)
+
+    lines = {line["label"]: Line2D([], [], **line) for line in map(_line, those)}
+    axes.legend(
+        handles=list(lines.values()), title=wrapped(title, width), title_fontsize=SMALL, fontsize=SMALL,
+        handlelength=2.8, alignment="left", loc="lower left", bbox_to_anchor=(0, 1), frameon=False,
+        borderaxespad=0.2, ncols=max(1, int(width / 1.9)),
+    )  # fmt: skip
+
+
+def _entitle(figure: Figure, summary: Sequence[Row]) -> None:
+    models = dict.fromkeys(MODELS.get(row["model"], row["model"]) for row in summary)
+    counts = sorted({int(row["n"]) for row in summary if int(row["n"])}) or [0]
+    many = f"n = {' or '.join(map(str, counts))} of {max(int(row['wanted']) for row in summary)}"
+    title = f"{', '.join(models)}: Jacobian of the outputs by the inputs, {many}"
+    figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
+
+
+def _place(row: Row) -> tuple[str, float, int]:
+    return row["method"], float(row["density"]), int(row["steps"])
 
 
 def _steps(config: RunConfig) -> int:
@@ -206,5 +267,5 @@ def _summary(spectra: Spectra) -> dict[str, Any]:
         "largest": f"{mean[0]:.4g}" if mean else "",
         "median": f"{statistics.median(mean):.4g}" if mean else "",
         "smallest": f"{mean[-1]:.4g}" if mean else "",
-        "missing": "" if len(spectra.seeds) == spectra.wanted else spectra.note or "not computed yet",
+        "missing": "" if len(spectra.seeds) == spectra.wanted else spectra.note or _NOT_YET,
     }

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dctps.analysis.aggregate import setting
-from dctps.analysis.curves import MODELS
-from dctps.analysis.jacobians import ROWS
+from dctps.analysis.curves import MODELS, panel_of
 from dctps.analysis.runs import Run
-from dctps.analysis.style import BLACK, STYLES, new_figure, save, style
+from dctps.analysis.style import (
+    BLACK,
+    LARGE,
+    PAGE,
+    SMALL,
+    dress,
+    in_order,
+    key,
+    new_figure,
+    save,
+    style,
+    wrapped,
+)
 from dctps.benchmarking.initial import read_examined
 from dctps.experiments.config import RunConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-_FEW = 12  # weights of a layer, up to which the insets reach
+_MANY = 80  # layers, beyond which a panel is as wide as the page
+_MISSING = "#E0E0E0"
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,107 +80,113 @@ def figure5(
     found = [layers for run in sparse if (layers := layers_of(run)) is not None]
     untrained = [layers for layers in found if layers.run.summary is None]
     trained = [layers for layers in found if layers.run.summary is not None]
-    files = save(out, "figure5", _layer_rows(untrained), draw_layers(untrained)) if untrained else []
+    files = []
+    if untrained:
+        rows = _layer_rows(untrained)
+        places = {panel_of(layers.run.config) for layers in untrained}
+        methods = {c.method for c in wanted if c.density is not None and panel_of(c) in places}
+        files += save(out, "figure5", rows, draw_layers(rows, methods))
     if trained:
-        files += save(out, "figure5-accuracy", _accuracy_rows(trained), draw_accuracy(trained))
+        rows = _accuracy_rows(trained)
+        files += save(out, "figure5-accuracy", rows, draw_accuracy(rows))
     return files
 
 
-def draw_layers(found: Sequence[Layers]) -> Figure:
-    """A column for each density, a row for each family; the insets are the layers with few weights."""
-    densities = sorted({layers.run.config.density or 1 for layers in found}, reverse=True)
-    figure = new_figure(3.6 * len(densities), 0.8 + 3.4 * len(ROWS))
-    grid = figure.subplots(len(ROWS), len(densities), sharex=True, sharey=True, squeeze=False)
-    means = _means(found)
-    for axes_row, (title, family) in zip(grid, ROWS.items(), strict=True):
-        for axes, density in zip(axes_row, densities, strict=True):
-            inset = axes.inset_axes((0.16, 0.045, 0.80, 0.27))
-            for (method, at), nnz in means.items():
-                if method in family and at == density:
-                    _draw(axes, method, nnz, label=_label(method, found, density))
-                    _draw(inset, method, nnz, label="", linestyle="")
-            axes.set_yscale("symlog", linthresh=1)
-            axes.minorticks_off()
-            inset.set_ylim(-1, _FEW)
-            inset.tick_params(labelsize=6)
-            inset.set_xticks([])
-            axes.tick_params(labelsize=8)
-            axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.legend(fontsize=6, loc="upper left", ncols=2, handlelength=2.6, columnspacing=1.0)
-        axes_row[0].set_ylabel(f"weights that train\n({title})", fontsize=9)
-    largest = max(max(nnz) for nnz in means.values())
-    grid[0, 0].set_ylim(-600, largest * 300)  # room for the insets below 0 and the legends above
-    grid[0, 0].set_yticks([0, *(10**power for power in range(math.ceil(math.log10(largest)) + 1))])
-    for axes, density in zip(grid[0], densities, strict=True):
-        axes.set_title(f"density {100 * density:g}%", fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("layer, from the input on", fontsize=9)
-    model = found[0].run.config.model
+def draw_layers(rows: Sequence[Row], wanted: Collection[str] = ()) -> Figure:
+    """A map for each density: a line for each method, in it a shade for each layer's number of weights.
+
+    Args:
+        rows: of figure5.csv.
+        wanted: methods that have a line even if no row is of them.
+    """
+    from matplotlib import colors  # noqa: PLC0415 (an extra)
+
+    densities = sorted({float(row["density"]) for row in rows}, reverse=True)
+    methods = in_order({row["method"] for row in rows} | set(wanted))
+    layers = max(int(row["layer"]) for row in rows)
+    columns = min(2, len(densities)) if layers <= _MANY else 1
+    lines = -(-len(densities) // columns)
+    figure = new_figure(1.0 + (0.6 + 0.17 * len(methods)) * lines)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    found = {(float(row["density"]), row["method"], int(row["layer"])): float(row["mean"]) for row in rows}
+    trained = [mean for mean in found.values() if mean]
+    norm = colors.LogNorm(min(trained, default=1), max(trained, default=10))
+    for axes in grid.flat[len(densities) :]:
+        axes.remove()
+    for axes, density in zip(grid.flat, densities, strict=False):
+        numbers = [[found.get((density, m, i + 1), -1.0) for i in range(layers)] for m in methods]
+        shades = _draw(axes, numbers, norm)
+        emptied = {r["method"]: float(r["emptied_layers"]) for r in rows if float(r["density"]) == density}
+        dress(axes, title=f"density {100 * density:g}%", x="layer, from the input on")
+        axes.grid(visible=False)
+        axes.tick_params(labelbottom=True)
+        axes.set_yticks(range(len(methods)), [style(m).label for m in methods])
+        for place, method in enumerate(methods):
+            axes.axhline(place + 0.5, color=BLACK, linewidth=0.4)
+            count = emptied.get(method)
+            told = "no run" if count is None else f"{count:g}" if count else ""
+            axes.text(layers + 1, place, told, va="center", fontsize=SMALL, color=BLACK)
+        axes.set_title("empty", fontsize=SMALL, loc="right")
+    bar = figure.colorbar(shades, ax=grid, location="bottom", fraction=0.05, aspect=40, pad=0.03)
+    bar.set_label("weights that train in a layer (white: none)", fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    models = dict.fromkeys(MODELS.get(row["model"], row["model"]) for row in rows)
+    seeds = " or ".join(map(str, sorted({int(row["n"]) for row in rows})))
+    title = (
+        f"{', '.join(models)} at initialisation: weights that train in each layer, mean of n = {seeds}; "
+        "empty: layers with neither such a weight nor an offset"
+    )
+    figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
+    return figure
+
+
+def draw_accuracy(rows: Sequence[Row]) -> Figure:
+    """Test accuracy against the number of emptied layers, a mark for each run, larger where it is denser.
+
+    Args:
+        rows: of figure5-accuracy.csv.
+    """
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    densities = sorted({float(row["density"]) for row in rows})
+    sizes = {density: 4 + 5 * i / max(1, len(densities) - 1) for i, density in enumerate(densities)}
+    columns = min(2, len(models))
+    lines = -(-len(models) // columns)
+    figure = new_figure(1.3 + 2.6 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(models) :]:
+        axes.remove()
+    for axes, model in zip(grid.flat, models, strict=False):
+        those = [row for row in rows if row["model"] == model]
+        for method in in_order({row["method"] for row in those}):
+            for row in those:
+                if row["method"] == method:
+                    line = style(method).of_line() | {"linestyle": "", "clip_on": False}
+                    at = float(row["emptied_layers"]), 100 * float(row["test_accuracy"])
+                    axes.plot(*at, **line, markersize=sizes[float(row["density"])])
+        for classes in sorted({100 if row["dataset"] == "cifar100" else 10 for row in those}):
+            axes.axhline(100 / classes, color=BLACK, linestyle=":", linewidth=1, label="chance")
+        below = "layers with neither a weight that trains nor an offset"
+        beside = "test accuracy (%)" if axes in grid[:, 0] else ""
+        dress(axes, title=MODELS.get(model, model), x=wrapped(below, PAGE / columns - 0.6), y=beside)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    key(figure)
+    marks = ", ".join(f"{100 * density:g}%" for density in densities)
     figure.suptitle(
-        f"{MODELS.get(model, model)}: weights that train in each layer at initialisation; inset: layers with "
-        f"up to {_FEW}",
-        fontsize=11,
+        wrapped(f"a mark for each run; from small to large: density {marks}", 0.85 * PAGE), fontsize=LARGE
     )
     return figure
 
 
-def draw_accuracy(found: Sequence[Layers]) -> Figure:
-    """Test accuracy against the number of emptied layers, a mark for each run."""
-    models = list(dict.fromkeys(layers.run.config.model for layers in found))
-    figure = new_figure(5.6 * len(models), 4.6)
-    grid = figure.subplots(1, len(models), squeeze=False, sharey=True)
-    for axes, model in zip(grid[0], models, strict=True):
-        those = [layers for layers in found if layers.run.config.model == model]
-        for method in sorted({la.run.config.method for la in those}, key=list(STYLES).index):
-            look = style(method)
-            of_method = [layers for layers in those if layers.run.config.method == method]
-            line = look.of_line() | {"linestyle": ""}
-            x = [layers.emptied for layers in of_method]
-            y = [100 * (layers.run.test_accuracy or 0) for layers in of_method]
-            axes.plot(x, y, **line, markersize=7)
-            for layers, at, accuracy in zip(of_method, x, y, strict=True):
-                if at:
-                    text = f"{100 * (layers.run.config.density or 1):g}%"
-                    axes.annotate(text, (at, accuracy), (5, 4), textcoords="offset points", fontsize=7)
-        classes = 10 if those[0].run.config.dataset != "cifar100" else 100
-        axes.axhline(100 / classes, color=BLACK, linestyle=":", linewidth=1, label="chance")
-        axes.set_title(MODELS.get(model, model), fontsize=10)
-        axes.set_xlabel("layers without any weight or offset", fontsize=9)
-        axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
-        axes.set_axisbelow(True)
-    grid[0, 0].set_ylabel("test accuracy (%)", fontsize=9)
-    found_marks: dict[str, Any] = {}
-    for axes in grid[0]:
-        handles, labels = axes.get_legend_handles_labels()
-        found_marks |= dict(zip(labels, handles, strict=True))
-    marks, names = list(found_marks.values()), list(found_marks)
-    figure.legend(marks, names, loc="outside lower center", ncols=5, fontsize=8)
-    return figure
+def _draw(axes: Axes, numbers: Sequence[Sequence[float]], norm: LogNorm) -> Any:
+    """The map; a number of -1 is one that is not known."""
+    from matplotlib.colors import ListedColormap  # noqa: PLC0415 (an extra)
 
-
-def _draw(axes: Axes, method: str, nnz: Sequence[float], **line: Any) -> None:
-    usual = style(method).of_line() | {"markersize": 3, "linewidth": 0.5, "markeredgewidth": 0.7}
-    axes.plot(range(1, len(nnz) + 1), nnz, **usual | line)
-
-
-def _label(method: str, found: Sequence[Layers], density: float) -> str:
-    emptied = [
-        la.emptied for la in found if la.run.config.method == method and la.run.config.density == density
-    ]
-    few = f": {statistics.fmean(emptied):g} empty" if any(emptied) else ""
-    return style(method).label + few
-
-
-def _means(found: Sequence[Layers]) -> dict[tuple[str, float], list[float]]:
-    """Over the seeds, by method and density."""
-    seeds: dict[tuple[str, float], list[list[int]]] = {}
-    for layers in found:
-        config = layers.run.config
-        seeds.setdefault((config.method, config.density or 1), []).append(layers.nnz)
-    return {
-        key: [statistics.fmean(column) for column in zip(*those, strict=True)] for key, those in seeds.items()
-    }
+    unknown = [[0.0 if number < 0 else float("nan") for number in line] for line in numbers]
+    known = [[number if number > 0 else float("nan") for number in line] for line in numbers]
+    edges = {"aspect": "auto", "interpolation": "nearest"}
+    extent = (0.5, len(numbers[0]) + 0.5, len(numbers) - 0.5, -0.5)
+    axes.imshow(unknown, cmap=ListedColormap([_MISSING]), extent=extent, **edges)
+    return axes.imshow(known, norm=norm, cmap="viridis", extent=extent, **edges)
 
 
 def _layer_rows(found: Sequence[Layers]) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ def write_origin(name: str, out: Path, command: str, runs: Runs) -> Path:
         The file.
     """
     wanted = set(runs.values())
-    found = [run for run in read_runs(out / "runs") if run.config in wanted]
+    readable = read_runs(out / "runs", on_damage=lambda name, reason: None)  # who draws has said so
+    found = [run for run in readable if run.config in wanted]
     places = [{key: r.summary.get(key) for key in _PLACE} for r in found if r.summary is not None]
     record = {
         "command": command,

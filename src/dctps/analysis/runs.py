@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.folder import CONFIG, METRICS, SUMMARY, RunFolderError, read_config, read_summary
-from dctps.experiments.session import Record
+from dctps.experiments.records import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    Record,
+    RunFolderError,
+    find_summary,
+    need,
+    read_config,
+    read_metrics,
+)
 
 
 @dataclass(frozen=True)
@@ -57,17 +66,28 @@ class Run:
         return None if self.summary is None else int(sum(self.summary["report"]["trainable"].values()))
 
 
-def read_runs(*folders: Path | str) -> list[Run]:
+def read_runs(*folders: Path | str, on_damage: Callable[[str, str], None] | None = None) -> list[Run]:
     """The runs in some folders, each a run folder or a folder of run folders, in the order of their names.
 
     A run that is found twice is taken once: the one that is finished, else the first.
 
+    Args:
+        folders: to look into.
+        on_damage: called with the name of each run folder that cannot be read, and with the reason; the run
+            is then left out (None: it is an error).
+
     Raises:
-        RunFolderError: there is no such folder, or a file of a run is damaged; with its path.
+        RunFolderError: there is no such folder, or a run cannot be read; with the path of its file.
     """
     found: dict[RunConfig, Run] = {}
     for path in (path for folder in folders for path in _run_folders(Path(folder))):
-        run = read_run(path)
+        try:
+            run = read_run(path)
+        except RunFolderError as error:
+            if on_damage is None:
+                raise
+            on_damage(path.name, str(error))
+            continue
         known = found.get(run.config)
         if known is None or (known.summary is None and run.summary is not None):
             found[run.config] = run
@@ -78,24 +98,33 @@ def read_run(path: Path) -> Run:
     """The run in the folder `path`, finished or not.
 
     Raises:
-        RunFolderError: there is none, or a file of it is damaged.
+        RunFolderError: there is none, or a file of it cannot be read or is damaged.
     """
     config = resolve(read_config(path))
-    try:
-        lines = (path / METRICS).read_text().splitlines() if (path / METRICS).exists() else []
-        records = [dict(json.loads(line)) for line in lines]
-        last = max((r["level"] for r in records if "level" in r), default=None)
-        records = [r for r in records if r.get("level") == last]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(
-            f"{path / METRICS} cannot be read ({error}): delete the folder and train again"
-        ) from None
-    return Run(path, config, records, read_summary(path) if (path / SUMMARY).exists() else None)
+    records = read_metrics(path)
+    for record in records:
+        need(path / METRICS, record, "epoch", "val_accuracy", "test_accuracy")
+    last = max((r["level"] for r in records if "level" in r), default=None)
+    records = [r for r in records if r.get("level") == last]
+    summary = find_summary(path)
+    if summary is not None:
+        need(path / SUMMARY, summary, "last_test_accuracy", "report.trainable")
+    return Run(path, config, records, summary)
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    if (folder / CONFIG).exists():
-        return [folder]
-    if not folder.is_dir():
-        raise RunFolderError(f"there is no folder {folder}: give one with run folders in it")
-    return sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    try:
+        if (folder / CONFIG).exists():
+            return [folder]
+        if not folder.is_dir():
+            raise RunFolderError(f"there is no folder {folder}: give one with run folders in it")
+        return sorted(path for path in folder.iterdir() if _holds_run(path))
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be read ({error.strerror}): make it readable") from None
+
+
+def _holds_run(path: Path) -> bool:
+    try:
+        return (path / CONFIG).exists()
+    except PermissionError:  # of a folder that may well hold one; `read_run` says so
+        return True

@@ -14,7 +14,7 @@ from dctps.files import make_folder, write_atomically
 from dctps.names import lookup
 from dctps.sweeps.grid import Runs, grid, parse_fields, read_tables
 
-_FAILED = "failed.json"
+FAILED = "failed.json"
 _SWEEPS = Path(__file__).parent / "sweeps"
 
 
@@ -119,9 +119,12 @@ def for_all(
 
 def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:
     """Write down in a sweep's folder why its runs failed, in the place of what was said of them before."""
-    kept = {name: reason for name, reason in read_reasons(out).items() if name not in runs}
+    try:
+        kept = {name: reason for name, reason in read_reasons(out).items() if name not in runs}
+    except ValueError:  # a damaged file is written anew
+        kept = {}
     make_folder(out)
-    write_atomically(out / _FAILED, (json.dumps(kept | dict(failed), indent=1) + "\n").encode())
+    write_atomically(out / FAILED, (json.dumps(kept | dict(failed), indent=1) + "\n").encode())
 
 
 def read_failures(out: Path, runs: Runs) -> dict[RunConfig, str]:
@@ -135,10 +138,10 @@ def read_reasons(out: Path) -> dict[str, str]:
     Raises:
         ValueError: the file that says so is damaged.
     """
-    path = out / _FAILED
+    path = out / FAILED
     if not path.exists():
         return {}
     try:
         return {str(name): str(reason) for name, reason in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it") from None

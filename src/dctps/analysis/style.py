@@ -1,5 +1,7 @@
 """How methods look in every figure, and how figures become files. matplotlib is imported when first needed.
 
+Every figure is as wide as the text of a page, and no letter in it is smaller than `SMALL`.
+
 The colours are Okabe and Ito's, which colour-blind readers tell apart. No two methods share both marker
 and line style, so that a grey print can be read as well.
 """
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +20,11 @@ from typing import TYPE_CHECKING, Any
 from dctps.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PAGE = 6.5  # inches
+SMALL, LARGE = 8.0, 9.0  # points
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -80,6 +87,12 @@ def style(method: str) -> Style:
     return STYLES.get(method, Style(method, BLACK, ".", _LOOSE))
 
 
+def in_order(methods: Iterable[str]) -> list[str]:
+    """The methods as `STYLES` has them, the others last."""
+    known = list(STYLES)
+    return sorted(methods, key=lambda method: known.index(method) if method in STYLES else len(known))
+
+
 def require_matplotlib() -> None:
     """Make sure that figures can be drawn.
 
@@ -90,8 +103,11 @@ def require_matplotlib() -> None:
         raise ValueError("figures need matplotlib: pip install 'dctps[figures]'")
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, laid out so that nothing overlaps; it needs no display.
+def new_figure(height: float) -> Figure:
+    """An empty figure of the page's width, laid out so that nothing overlaps; it needs no display.
+
+    Args:
+        height: inches.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -99,7 +115,46 @@ def new_figure(width: float, height: float) -> Figure:
     require_matplotlib()
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(PAGE, height), layout="constrained")
+
+
+def wrapped(text: str, width: float) -> str:
+    """The text in lines of at most `width` inches of small letters; its own line breaks stay."""
+    letters = int(72 * width / (0.55 * SMALL))
+    return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
+
+
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Give axes a grid behind the curves, a title, and labels of readable size."""
+    axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SMALL)
+    axes.set_title(title, fontsize=SMALL)
+    axes.set_xlabel(x, fontsize=SMALL)
+    axes.set_ylabel(y, fontsize=SMALL)
+
+
+def say(axes: Axes, text: str, width: float) -> None:
+    """Words in the place of axes in which nothing can be drawn; `width` in inches."""
+    axes.set_axis_off()
+    axes.text(
+        0.5, 0.5, wrapped(text, width), transform=axes.transAxes, ha="center", va="center", fontsize=SMALL
+    )
+
+
+def key(figure: Figure, columns: int = 4) -> None:
+    """One legend below a figure, of everything that its axes name, in the order of the methods."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in found}
+    first = [look.label for look in STYLES.values()]
+    names = sorted(found, key=lambda name: first.index(name) if name in first else len(first))
+    if names:
+        figure.legend(
+            [found[name] for name in names], names, loc="outside lower center", ncols=columns,
+            fontsize=SMALL, handlelength=2.8, columnspacing=1.2,
+        )  # fmt: skip
 
 
 def image(figure: Figure, kind: str, dpi: int = 200) -> bytes:

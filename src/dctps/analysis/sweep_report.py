@@ -7,16 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dctps.analysis.accuracy import MANY, draw_families, draw_panels
 from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import Panel, draw_families, draw_panels, make_panels
-from dctps.analysis.figures import MANY
+from dctps.analysis.curves import Panel, make_panels
 from dctps.analysis.learning import draw_learning, learning_lines
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
-from dctps.analysis.study import read_reasons
+from dctps.analysis.study import FAILED, read_reasons
 from dctps.analysis.style import image, require_matplotlib, style
 from dctps.experiments.config import RunConfig, resolve, to_dict
-from dctps.experiments.folder import read_data
+from dctps.experiments.records import DATA, RunFolderError, read_data
 from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
@@ -39,12 +39,18 @@ def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
         wanted: the runs of the sweep, from `grid`: those that have no folder are then shown as missing.
 
     Raises:
-        ValueError: matplotlib is missing; as `RunFolderError`, there is no run, or a damaged one.
+        ValueError: matplotlib is missing; as `RunFolderError`, there is no run. Of one that is damaged the
+            page says so.
         OSError: the file cannot be written.
     """
     require_matplotlib()
-    runs, wanted = read_runs(folder), {name: resolve(config) for name, config in (wanted or {}).items()}
-    reasons = read_reasons(folder)
+    damaged: dict[str, str] = {}
+    runs = read_runs(folder, on_damage=damaged.__setitem__)
+    wanted = {name: resolve(config) for name, config in (wanted or {}).items()}
+    try:
+        reasons = read_reasons(folder) | damaged
+    except ValueError as error:
+        reasons = damaged | {FAILED: str(error)}
     if not runs and not wanted and not reasons:
         raise ValueError(f"{folder} holds no run folders: give the --out of a `dctps sweep`")
     content = to_page(f"Sweep {folder.resolve().name}", runs, wanted, reasons)
@@ -236,7 +242,10 @@ def _data(runs: Sequence[Run]) -> str:
     """What the runs were trained on."""
     found = []
     for run in runs:
-        data = read_data(run.path)
+        try:
+            data = read_data(run.path)
+        except RunFolderError:
+            data = {"name": f"{DATA} of {run.name} is damaged"}
         if data is not None and data not in found:
             found.append(data)
     columns = ("name", "classes", "channels", "image_size", "train", "test")

@@ -10,7 +10,7 @@ from dctps.analysis.aggregate import Cell, over_seeds, setting
 from dctps.analysis.curves import Panel, make_panels
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save, style
-from dctps.benchmarking.costs import read_cost
+from dctps.benchmarking.costs import MEASURED, read_cost
 from dctps.experiments.config import RunConfig
 from dctps.files import write_atomically
 
@@ -51,7 +51,7 @@ def table1(
     costs = {run.config: cost for run in runs if (cost := read_cost(run.path)) is not None}
     mean_costs = {
         name: over_seeds(runs, lambda run, name=name: (costs.get(run.config) or {}).get(name), wanted)  # type: ignore[misc]
-        for name in _COSTS
+        for name in MEASURED
     }
     rows = [
         _row(config, panels, {name: cells[config] for name, cells in mean_costs.items()})
@@ -61,12 +61,6 @@ def table1(
     hardware = sorted({f"{c['hardware']}, {c['threads']} thread(s)" for c in costs.values()})
     write_atomically(out / "table1.md", _markdown(panels, rows, hardware).encode())
     return [*files, out / "table1.md"]
-
-
-_COSTS = (
-    "begin_seconds", "begin_cpu_seconds", "begin_peak_bytes", "step_seconds", "step_cpu_seconds",
-    "train_bytes", "final_bytes",
-)  # fmt: skip
 
 
 def drop(panel: Panel, cell: Cell) -> float | None:
@@ -97,7 +91,7 @@ def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) 
         "order_step": train,
         "order_final": final,
         "batch_size": config.batch_size,
-        **{name: costs[name].mean for name in _COSTS},
+        **{name: costs[name].mean for name in MEASURED},
         "missing": "" if cell.n == cell.wanted else cell.note or "not run yet",
     }
 

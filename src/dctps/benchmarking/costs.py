@@ -13,15 +13,20 @@ import dctps
 from dctps.benchmarking.opened import opened
 from dctps.benchmarking.record import processor
 from dctps.benchmarking.resident import peak_resident, reset_peak, resident
-from dctps.benchmarking.trial import time_step
+from dctps.benchmarking.trial import take_steps
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.folder import LAST, RunFolder, RunFolderError
+from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import scoring_batches, split
+from dctps.experiments.records import RunFolderError, parse_object, read_text
 from dctps.experiments.session import Session
 from dctps.files import write_atomically
 
 COST = "cost.json"
+MEASURED = (
+    "begin_seconds", "begin_cpu_seconds", "begin_peak_bytes", "step_seconds", "step_cpu_seconds",
+    "train_bytes", "final_bytes",
+)  # fmt: skip
 
 
 def measure_cost(
@@ -31,7 +36,7 @@ def measure_cost(
     data_dir: Path | str | None = None,
     threads: int | None = None,
 ) -> None:
-    """Write cost.json into the folder of a run, if it is not there; on the CPU, and on Linux alone.
+    """Write cost.json into a run's folder, if it is not there or of no use; on the CPU, and on Linux alone.
 
     Args:
         config: of the run.
@@ -46,7 +51,7 @@ def measure_cost(
     config = resolve(config)
     folder = RunFolder(out, config)
     folder.finished()  # which refuses the folder of another run
-    if (out / COST).exists():
+    if read_cost(out) is not None:
         return
     with opened(folder, data_dir=data_dir, device="cpu", threads=threads) as (place, dataset):
         batches = scoring_batches(config, split(config, dataset, place).train, dataset)
@@ -59,11 +64,11 @@ def measure_cost(
             "begin_peak_bytes": peak_resident() - before,
         }
         session = Session(config, dataset, place, model=model)
-        seconds, cpu_seconds = time_step(session)
+        steps, seconds, cpu_seconds = take_steps(session)
         cost = {
             **begin,
-            "step_seconds": seconds,
-            "step_cpu_seconds": cpu_seconds,
+            "step_seconds": seconds / steps,
+            "step_cpu_seconds": cpu_seconds / steps,
             "batch_size": config.batch_size,
             "train_bytes": _held(session),
             "final_bytes": dctps.report(session.model).disk_bytes,
@@ -75,25 +80,21 @@ def measure_cost(
 
 
 def read_cost(path: Path) -> dict[str, Any] | None:
-    """What `measure_cost` wrote into the run folder `path`; None if it has not.
+    """What `measure_cost` wrote into the run folder `path`; None if it has not, or the file is of no use.
 
     Returns:
         `begin_seconds`, `begin_cpu_seconds` and `begin_peak_bytes`: of building the network and choosing its
         weights, memory above what was there before; `step_seconds` and `step_cpu_seconds` of a training step
         at `batch_size`; `train_bytes`: parameters, gradients, the optimizer's state, buffers and tables;
-        `final_bytes`: the file of `save_pretrained`.
-
-    Raises:
-        RunFolderError: the file is damaged.
+        `final_bytes`: the file of `save_pretrained`; `hardware` and `threads`.
     """
-    if not (path / COST).exists():
-        return None
     try:
-        found = dict(json.loads((path / COST).read_text()))
-        float(found["begin_seconds"] + found["step_seconds"] + found["train_bytes"])
-        return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path / COST} cannot be read ({error}): delete it, and draw again") from None
+        found = parse_object(path / COST, read_text(path / COST) or "")
+    except RunFolderError:
+        return None
+    numbers = (found.get(name, "") for name in MEASURED)
+    whole = all(number is None or isinstance(number, int | float) for number in numbers)
+    return found if whole and {"hardware", "threads"} <= found.keys() else None
 
 
 def _held(session: Session) -> int:

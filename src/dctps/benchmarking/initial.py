@@ -17,8 +17,9 @@ from dctps.benchmarking.opened import opened
 from dctps.benchmarking.spectra import freeze_statistics_, spectrum
 from dctps.data import Dataset, first_of, normalize
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.folder import LAST, RunFolder, RunFolderError
+from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import restore_network
+from dctps.experiments.records import RunFolderError, parse_object, read_text
 from dctps.experiments.session import Session
 from dctps.files import write_atomically
 
@@ -38,8 +39,9 @@ def examine(
 ) -> None:
     """Write down what the network of a run is before its first step and, where it is there, after its last.
 
-    What is in the folder already is left. The batch norms have the statistics of 128 training images, the
-    same for all runs of a data set and data seed; the spectrum is of the first 16 of them.
+    What is in the folder already is left, and what is damaged is made anew. The batch norms have the
+    statistics of 128 training images, the same for all runs of a data set and data seed; the spectrum is of
+    the first 16 of them.
 
     Args:
         config: of the run.
@@ -54,11 +56,11 @@ def examine(
     """
     config = resolve(config)
     folder = RunFolder(out, config)
-    trained = folder.finished() is not None and not (out / TRAINED).exists()
-    if (out / INITIAL).exists() and not trained:
+    trained = folder.finished() is not None and read_examined(out, TRAINED) is None
+    if read_examined(out) is not None and not trained:
         return
     with opened(folder, data_dir=data_dir, device=device, threads=threads) as (place, dataset):
-        if not (out / INITIAL).exists():
+        if read_examined(out) is None:
             if not (out / _NETWORK).exists():
                 folder.save_model(Session(config, dataset, place).model, _NETWORK, 0)
             _write(out / INITIAL, _describe(config, out / _NETWORK, dataset, place))
@@ -67,21 +69,19 @@ def examine(
 
 
 def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
-    """What `examine` wrote into the run folder `path`; None if it has not.
+    """What `examine` wrote into the run folder `path`; None if it has not, or the file is of no use.
 
     Returns:
         `spectrum`: singular values, descending; `layers`: dicts with name, weights, nnz and offset.
-
-    Raises:
-        RunFolderError: the file is damaged.
     """
-    if not (path / name).exists():
-        return None
     try:
-        found = json.loads((path / name).read_text())
-        return {**found, "spectrum": [float(s) for s in found["spectrum"]], "layers": list(found["layers"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path / name} cannot be read ({error}): delete it, and draw again") from None
+        found = parse_object(path / name, read_text(path / name) or "")
+        layers = [{**row, "nnz": int(row["nnz"]), "name": str(row["name"])} for row in found["layers"]]
+        if not all("offset" in row for row in layers):
+            return None
+        return {**found, "spectrum": [float(s) for s in found["spectrum"]], "layers": layers}
+    except (RunFolderError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _describe(config: RunConfig, file: Path, dataset: Dataset, place: torch.device) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dctps.benchmarking.timing import Step, measure
 from dctps.models import build_model
 from dctps.nn import DpSConv2d, DpSLinear, dps_conv2d, dps_linear
 from dctps.nn.conversion import convert
-from dctps.nn.dispatch import Backend
+from dctps.product.rule import Backend
 
 Cell = dict[str, Any]
 

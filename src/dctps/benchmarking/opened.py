@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from dctps.data import Dataset
-from dctps.experiments.folder import RunFolder, check_data
+from dctps.experiments.folder import RunFolder
+from dctps.experiments.records import check_data
 from dctps.experiments.run import data_of
 from dctps.experiments.settings import torch_settings
 

@@ -13,7 +13,7 @@ from dctps.benchmarking.networks import BATCHES, latency_cells, network_cells
 from dctps.benchmarking.record import add_run, provenance, read_runs
 from dctps.benchmarking.transform import transform_cells
 from dctps.experiments.settings import torch_settings
-from dctps.nn.dispatch import Backend
+from dctps.product.rule import Backend
 
 Part = Literal["linear", "conv", "layers", "network", "latency", "transform", "memory"]
 Cell = dict[str, Any]

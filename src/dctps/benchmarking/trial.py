@@ -1,15 +1,25 @@
-"""What a training step of a run takes here, by trying some steps of it."""
+"""How long an epoch of runs takes here, by trying some steps of it."""
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
+from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import RunConfig
+from dctps.experiments.network import is_scored
+from dctps.experiments.parts import split
 from dctps.experiments.run import data_of
 from dctps.experiments.session import Session
 from dctps.experiments.settings import torch_settings
+from dctps.stacks.stack import Stack
+from dctps.sweeps.sweep import images_of
 
 _STEPS = 4  # the first one warms up
 
@@ -18,39 +28,121 @@ class _Enough(Exception):  # noqa: N818
     """The trial has seen all its steps."""
 
 
-def time_step(session: Session) -> tuple[float, float]:
-    """Seconds, and seconds of the CPU, of a training step; the session is afterwards some steps on."""
-    marks: list[tuple[float, float]] = []
+def time_epoch(
+    *configs: RunConfig,
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    dataset: Dataset | None = None,
+) -> float:
+    """Seconds that an epoch takes, training and evaluation, from steps that are made and thrown away.
+
+    What a criterion takes before the first step is not counted: random supports stand for those that it would
+    choose, and the dense network for those of imp's levels.
+
+    Args:
+        configs: resolved; several are trained together, as one stack.
+        data_dir: as for `dctps.experiments.run.run`.
+        device: as for `dctps.experiments.run.run`.
+        threads: as for `dctps.experiments.run.run`.
+        dataset: of the first, where it is loaded already.
+
+    Raises:
+        ValueError: a choice in a configuration that does not fit.
+        DataError: the data files are missing or damaged.
+    """
+    first = configs[0]
+    with torch_settings(device, threads, first.seed) as place:
+        data = dataset or data_of(first, data_dir, False, None)
+        parts = split(first, data, place)
+        sessions = [Session(_quick(config), data, place, parts=parts) for config in configs]
+        stack = Stack([session.model for session in sessions]) if len(sessions) > 1 else None
+        marks = _marks(lambda between: _train(sessions, stack, between))
+        step = (
+            statistics.median(b - a for a, b in pairwise(marks[1:]))
+            if len(marks) > 2
+            else marks[-1] - marks[0]
+        )
+        judged = [part for part in (parts.validation, parts.test) if len(part)]
+        return sessions[0].steps_per_epoch * step + sum(
+            _evaluation(sessions[0], stack, part) for part in judged
+        )
+
+
+def take_steps(session: Session) -> tuple[int, float, float]:
+    """Make some steps of training: how many after the first, their seconds, and their seconds of the CPU."""
+    used: list[float] = []
+
+    def train(between: Callable[[], None]) -> None:
+        def both() -> None:
+            used.append(time.process_time())
+            between()
+
+        session.train_epoch(progress=False, between=both)
+
+    marks = _marks(train)
+    return max(len(marks) - 2, 1), marks[-1] - marks[1], used[-1] - used[1]
+
+
+def _marks(train: Callable[[Callable[[], None]], None]) -> list[float]:
+    """The times at the beginnings of the steps of `train`, and after the last."""
+    marks: list[float] = []
 
     def between() -> None:
-        marks.append((time.perf_counter(), time.process_time()))
+        marks.append(time.perf_counter())
         if len(marks) > _STEPS:
             raise _Enough
 
     with contextlib.suppress(_Enough):
-        session.train_epoch(progress=False, between=between)
-    (wall, cpu), (last_wall, last_cpu) = marks[1], marks[-1]
-    steps = max(len(marks) - 2, 1)
-    return (last_wall - wall) / steps, (last_cpu - cpu) / steps
+        train(between)
+        marks.append(time.perf_counter())
+    return marks
 
 
-def time_epoch(
-    config: RunConfig, *, data_dir: Path | str | None = None, device: str = "auto", threads: int | None = None
-) -> float:
-    """Seconds that an epoch's training steps take, from some that are made and thrown away.
+def _train(sessions: list[Session], stack: Stack | None, between: Callable[[], None]) -> None:
+    """An epoch of training, as `Session.train_epoch` and `stacked` make it."""
+    if stack is None:
+        sessions[0].train_epoch(progress=False, between=between)
+        return
+    for images, labels in sessions[0].training_batches(between):
+        losses = stack.step(images, labels)
+        for session, loss, correct in zip(
+            sessions, losses.loss.tolist(), losses.correct.tolist(), strict=True
+        ):
+            session.take_step(loss, correct, len(labels))
 
-    Evaluation is not counted: it adds a forward pass over the validation and test images.
 
-    Args:
-        config: resolved.
-        data_dir: as for `dctps.experiments.run.run`.
-        device: as for `dctps.experiments.run.run`.
-        threads: as for `dctps.experiments.run.run`.
+def _evaluation(session: Session, stack: Stack | None, part: ImageTensors) -> float:
+    """Seconds of the evaluation on all of `part`, from its first batch."""
+    seconds = []
+    for batch in islice(session.evaluation_batches(part, lambda: None), 2):
+        started = time.perf_counter()
+        if stack is None:
+            session.trainer.evaluate([batch])
+        else:
+            stack.evaluate([batch])
+        seconds.append((time.perf_counter() - started) / len(batch[1]))
+    return len(part) * min(seconds)
 
-    Raises:
-        ValueError: a choice in `config` that does not fit.
-        DataError: the data files are missing or damaged.
-    """
-    with torch_settings(device, threads, config.seed) as place:
-        session = Session(config, data_of(config, data_dir, False, None), place)
-        return session.steps_per_epoch * time_step(session)[0]
+
+def _quick(config: RunConfig) -> RunConfig:
+    """A run whose epochs take as long and that begins at once."""
+    if config.dynamics == "imp":
+        return replace(
+            config, method="dense", density=None, offset=None, allocation=None, criterion=None,
+            dynamics=None, levels=None, rewind_epoch=None,
+        )  # fmt: skip
+    return replace(config, allocation="epl", criterion="random", options=()) if is_scored(config) else config
+
+
+def timed(data_dir: Path | str | None, device: str, threads: int) -> Callable[..., float]:
+    """A `trial` for `look_ahead`, of steps on this machine."""
+    data: dict[tuple[Any, ...], Dataset] = {}
+
+    def trial(*configs: RunConfig) -> float:
+        if images_of(configs[0]) not in data:
+            data.clear()  # one data set at a time is held
+            data[images_of(configs[0])] = data_of(configs[0], data_dir, False, None)
+        return time_epoch(*configs, device=device, threads=threads, dataset=data[images_of(configs[0])])
+
+    return trial

@@ -117,7 +117,7 @@ def read(path: Path, max_header: int, max_data: int) -> tuple[dict[str, Tensor],
     """
     content = _content(path, max_header, max_data)
     if content[8 : _DIGITS.start] != _OPENING or len(content) < _DIGITS.stop:
-        _damaged(path, "it does not begin as one")
+        _foreign(path, content)
     start = 8 + int.from_bytes(content[:8], "little")
     if start - 8 > max_header or start > len(content):
         _damaged(path, f"its header claims {start - 8} bytes")
@@ -228,6 +228,26 @@ def _checksum(content: bytes | bytearray) -> bytes:
 def _in_order(entries: Mapping[str, Entry]) -> list[tuple[str, Entry]]:
     """Wide elements first, so that all are aligned."""
     return sorted(entries.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+
+
+def _foreign(path: Path, content: bytes) -> NoReturn:
+    """Say what a file is that does not begin as one of `write`, and how it is loaded."""
+    same = "give the model the layers it had (the same sparsify_ call), then model.load_state_dict"
+    if content.startswith(b"PK\x03\x04"):
+        raise CheckpointError(f"{path} was written by torch.save: {same}(torch.load({str(path)!r}))")
+    if content.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a pointer of Git LFS and no weights: fetch them by `git lfs pull`")
+    try:
+        safetensors.torch.load(content)
+        ours = b"sha256" in content[: _DIGITS.start]  # one of ours, with a flipped bit
+    except safetensors.SafetensorError:
+        ours = True
+    if ours:
+        _damaged(path, "it does not begin as one")
+    raise CheckpointError(
+        f"{path} holds a plain state dict, as safetensors, Trainer and accelerate write it, and not what "
+        f"save_pretrained writes: {same}(safetensors.torch.load_file({str(path)!r}))"
+    )
 
 
 def _damaged(path: Path, reason: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def _load_expanded(
 ) -> tuple[nn.Module, dict[str, Any]]:
     whole = state_of(expanded.model)
     numbers = sum(slot.tensor.numel() for slot in whole.slots.values())
-    numbers += sum(layer.offset.out_features * layer.offset.in_features for layer in whole.layers.values())
+    numbers += sum(math.prod(layer.last_map.shape) for layer in whole.layers.values())
     limit = max(limit, max_header(whole))
     tensors, fields = container.read(path, limit, limit + _MAX_BYTES_PER_NUMBER * numbers)
     try:
@@ -137,6 +138,7 @@ def _load_expanded(
         for record in notes.layers:
             layer: Any = replacements.get(targets[record.name], targets[record.name])
             layer.seed, layer._given_support = record.seed, record.rice is not None
+            layer.seal()
     return replace_(model, replacements), notes.user
 
 
@@ -158,7 +160,7 @@ def _target(modules: Mapping[str, nn.Module], shared: Collection[int], record: L
     if module is None:
         raise _MismatchError(f"the model has no layer {name}")
     if isinstance(module, DpSLayer):
-        found: dict[str, Any] = {**module.offset.spec, "nnz": module.nnz}
+        found: dict[str, Any] = {**module.last_map.spec, "nnz": module.nnz}
         given: dict[str, Any] = {**record.build_offset().spec, "nnz": record.nnz}
     elif type(module) in DPS_CLASS and "weight" in module._parameters:
         shape = DPS_CLASS[type(module)].offset_shape(module)
@@ -272,7 +274,7 @@ def _placements(state: State, tensors: Mapping[str, Tensor]) -> list[_Placement]
             old = getattr(norm, key)
             placements.append(_Placement(Slot(old, [(norm, key)]), cast(name, part, old.dtype)))
     placements += [
-        _Placement(slot, torch.zeros(slot.tensor.shape, dtype=slot.tensor.dtype))
+        _Placement(slot, torch.zeros(slot.tensor.shape, dtype=slot.tensor.dtype, device="cpu"))
         for slot in state.dropped
         if slot.tensor.is_meta
     ]

@@ -209,12 +209,7 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
     support = layer.support.cpu()
     if torch.equal(support, record.draw_support()):
         return record, None
-    positions = support.numpy()
-    if len(positions) and (
-        positions[0] < 0 or positions[-1] >= record.size or bool((np.diff(positions) < 1).any())
-    ):
-        raise ValueError(f"layer {name!r} has a support that is not sorted positions in 0..{record.size - 1}")
-    k, bits = gaps.encode(positions, record.size)
+    k, bits = gaps.encode(support.numpy(), record.size)
     return LayerRecord(**{**record.__dict__, "rice": k}), bits
 
 

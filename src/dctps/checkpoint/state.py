@@ -14,14 +14,13 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
 from dctps.nn import DpSLayer
+from dctps.nn.identified import Identified
 from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
 from dctps.subspace import Hyperplane
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
-# The specs of a DpS layer's offset and of a hyperplane's projection: a file has them in its own words.
-_DESCRIBED = (nn.Module.get_extra_state, DpSLayer.get_extra_state, Hyperplane.get_extra_state)
 _PACKED = ("values", "support", "alpha")
 
 
@@ -71,7 +70,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     found: dict[int, tuple[str, Slot]] = {}
     layers, skipped = {}, set(map(id, skip))
     for name, module in named_modules(model):
-        if type(module).get_extra_state not in _DESCRIBED:
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ValueError(
                 f"module {name!r} ({type(module).__name__}) has extra state, which a checkpoint cannot hold"
             )
@@ -79,6 +78,8 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             layers[name] = module
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
             packed = isinstance(module, DpSLayer) and key in _PACKED
+            # Which offset or projection it is, a file has in its own words.
+            packed |= isinstance(module, Identified) and key == "identity"
             if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
                 continue
             if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):

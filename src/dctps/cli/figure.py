@@ -57,8 +57,13 @@ class Figure:
             self.crew.look_ahead(study.trained, folder)
             return 0
         failed = {} if self.draw_only else self._work(study, folder)
-        notes = read_failures(folder, study.runs)
-        files = draw_figure(self.name, read_runs(folder), list(study.runs.values()), notes, self.out)
+        try:
+            notes = read_failures(folder, study.runs)
+        except ValueError as error:
+            print_note(str(error))
+            notes = {}
+        runs = read_runs(folder, on_damage=lambda name, reason: print_note(f"{name} is left out: {reason}"))
+        files = draw_figure(self.name, runs, list(study.runs.values()), notes, self.out)
         files.append(write_origin(self.name, self.out, self._command(), study.runs))
         print(*files, sep="\n")
         return USAGE_ERROR if failed else 0

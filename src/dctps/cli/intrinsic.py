@@ -34,6 +34,14 @@ class Intrinsic:
         from dctps.experiments.intrinsic import intrinsic_dimension  # noqa: PLC0415
 
         config, output = self.run, self.output
+        if config.density != RunConfig.density:
+            raise ValueError(
+                f"--density {config.density} would have no effect: the search finds it; leave it out"
+            )
+        if self.seeds is not None and config.seed != RunConfig.seed:
+            raise ValueError(
+                f"--seed {config.seed} would have no effect beside --seeds: leave one of the two out"
+            )
         found = intrinsic_dimension(
             config,
             out=output.out or Path("runs") / f"intrinsic-{config.model}-{config.dataset}",

@@ -5,27 +5,33 @@ torch is imported once the flags are read, so that `--help` and a mistyped flag 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, get_args
 
-import tyro
 from tyro.conf import subcommand
 
+import dctps
 from dctps.cli.bench import Bench
 from dctps.cli.common import FIRST, USAGE_ERROR, print_note
 from dctps.cli.evaluate import Evaluate
 from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
+from dctps.cli.parsing import FlagError, fields_first, parse
 from dctps.cli.recipes import Recipes
 from dctps.cli.report import Report
 from dctps.cli.sweep import Sweep
 from dctps.cli.train import Train
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import RunConfig, differences
 from dctps.experiments.recipes import build_recipe
 from dctps.experiments.signals import Stopped, sigterm_raises
+from dctps.experiments.unused import unused
+from dctps.names import lookup
 
 _INTERRUPTED = 130
+_CLOSED = 141  # as after SIGPIPE
 _STOPPED = "stopped; the same command begins again, a training run where it was last saved"
 
 _Command = (
@@ -38,7 +44,6 @@ _Command = (
     | Annotated[Intrinsic, subcommand("intrinsic")]
     | Annotated[Bench, subcommand("bench")]
 )
-_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,30 +54,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 after a message for input that cannot be used, 130 after Ctrl-C, 143 after
-        SIGTERM.
+        SIGTERM, 141 where nobody reads what is printed any more.
 
     Raises:
-        SystemExit: after `--help` (status 0), or flags that do not parse (status 2).
+        SystemExit: after `--help` (status 0), or flags that do not parse (status 2, after a message).
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    command = tyro.cli(
-        _Command,
-        prog="dctps",
-        description="Train and inspect networks whose layers are alpha * D + S: a dense offset that is never "
-        "stored, and a very sparse trained matrix.",
-        args=argv,
-        config=_STYLE,
-    )
+    if argv == ["--version"]:
+        print(f"dctps {dctps.__version__}")
+        return 0
     try:
-        if isinstance(command, Recipes):
-            return command.perform(argv)
-        if isinstance(command, Train) and command.recipe is not None:
-            command = _with_recipe(command.recipe, argv)
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has enough. What Python still holds back for them would raise again at its end.
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return _CLOSED
+
+
+def _main(argv: list[str]) -> int:
+    try:
+        command = _read(argv)
+    except FlagError as error:
+        raise SystemExit(_refuse(error)) from None
     except ValueError as error:
         return _refuse(error)
     try:
+        if isinstance(command, Recipes):
+            return command.perform(argv)
         with sigterm_raises(_STOPPED):
             return _perform(command, argv)
+    except ValueError as error:
+        return _refuse(error)
     except Stopped as stopped:
         print_note(str(stopped))
         return stopped.status
@@ -81,15 +100,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
+def _read(argv: list[str]) -> _Command:
+    """The command that the words describe, its flags laid over its recipe's."""
+    if argv and not argv[0].startswith("-"):
+        kind = _find(argv[0])
+        if kind in (Sweep, Figure):
+            argv = [argv[0], *fields_first(kind, argv[1:])]
+    command: _Command = parse(
+        _Command,
+        argv,
+        prog="dctps",
+        description="Train and inspect networks whose layers are alpha * D + S: a dense offset that is never "
+        "stored, and a very sparse trained matrix. `dctps --version` says which version this is.",
+    )
+    if isinstance(command, Train) and command.recipe is not None:
+        return _with_recipe(command.recipe, argv)
+    return command
+
+
+def _find(name: str) -> type:
+    kinds: dict[str, type] = {
+        kind.__name__.lower(): kind for kind in (get_args(one)[0] for one in get_args(_Command))
+    }
+    try:
+        return lookup("command", kinds, name)
+    except ValueError as error:
+        raise FlagError(str(error)) from None
+
+
 def _with_recipe(name: str, argv: Sequence[str]) -> Train:
     """The flags over the recipe of the model, the data set and the method that they name."""
 
     def read(run: RunConfig) -> Train:
-        return tyro.cli(Train, prog="dctps train", args=argv[1:], default=Train(run=run), config=_STYLE)
+        command: Train = parse(Train, argv[1:], prog="dctps train", default=Train(run=run))
+        return command
 
     # First over the recipe's own three, so that one that is not named is the recipe's.
     named = read(build_recipe(name)).run
-    return read(build_recipe(name, model=named.model, dataset=named.dataset, method=named.method))
+    recipe = build_recipe(name, model=named.model, dataset=named.dataset, method=named.method)
+    command = read(recipe)
+    # What the recipe decides, and a flag leaves without effect, nobody has asked for.
+    idle = unused(command.run).keys() - differences(command.run, recipe).keys()
+    kept = {field: value for field, value in vars(command.run).items() if field not in idle}
+    return replace(command, run=RunConfig(**kept))
 
 
 def _perform(command: _Command, argv: Sequence[str]) -> int:
@@ -98,6 +151,8 @@ def _perform(command: _Command, argv: Sequence[str]) -> int:
 
     try:
         return command.perform(argv)
+    except BrokenPipeError:
+        raise
     except (PeerError, PeerLost):
         return USAGE_ERROR  # the process that failed says why
     except (ValueError, OSError, DataError, TrainingError) as error:

@@ -27,6 +27,8 @@ class Recipes:
     def perform(self, argv: Sequence[str]) -> int:
         """Print the list or the recipe."""
         if self.name is None:
+            if self.model or self.dataset or self.method:
+                raise ValueError("which recipe? Give its name, such as `dctps recipes paper`, or no flags")
             width = max(map(len, list_recipes()))
             for name in list_recipes():
                 print(f"{name:<{width}}  {recipe_text(name)[0]}")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import RunConfig, differences
+from dctps.experiments.unused import refuse_unused
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,11 @@ class Report:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Print the report or the explanation, or write the page."""
+        if self.folder is not None or self.html is not None:
+            self._refuse_description()
         if self.html is not None:
+            if self.backend:
+                raise ValueError("--backend is not of the page: give one of --html and --backend")
             self._write_page(self.html)
             return 0
         if self.file is not None:
@@ -47,10 +52,19 @@ class Report:
 
         config, sizes = self.run, (self.classes, self.in_channels)
         if self.folder is None:
+            refuse_unused(config)
             print(explain_network(config, *sizes) if self.backend else describe(config, *sizes))
         else:
             print(explain_run(self.folder) if self.backend else describe_run(self.folder))
         return 0
+
+    def _refuse_description(self) -> None:
+        """Refuse flags that describe a network, beside the folder that says what it is."""
+        given = [*differences(self.run, RunConfig())]
+        given += [name for name in ("classes", "in_channels") if getattr(self, name) is not None]
+        if given:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise ValueError(f"{flag} describes a network, and the folder has its own: leave one of them out")
 
     def _write_page(self, html: Path) -> None:
         from dctps.analysis.sweep_report import write_report  # noqa: PLC0415

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,10 @@ class Crew:
 
     def train(self, runs: Runs, out: Path) -> SweepResult:
         """Do what is left of the runs, and say what has failed."""
+        from dctps.experiments.network import check_names  # noqa: PLC0415
         from dctps.sweeps.sweep import look_ahead, run_sweep  # noqa: PLC0415
 
+        check_names(runs.values())
         executor = self._executor()
         self._download(runs)
         print_note(str(look_ahead(runs, out)))
@@ -75,11 +78,16 @@ class Crew:
 
     def look_ahead(self, runs: Runs, out: Path) -> None:
         """Say what is left of the runs, and how long it will take."""
-        from dctps.sweeps.sweep import look_ahead, timed  # noqa: PLC0415
+        from dctps.benchmarking.trial import timed  # noqa: PLC0415
+        from dctps.experiments.network import check_names  # noqa: PLC0415
+        from dctps.stacks.executors import grouped  # noqa: PLC0415
+        from dctps.sweeps.sweep import look_ahead  # noqa: PLC0415
 
+        check_names(runs.values())
         self._download(runs)
         trial = timed(self.machine.data_dir, self.machine.device, self.machine.threads or 1)
-        outlook = look_ahead(runs, out, trial=trial)
+        split = partial(grouped, size=self.stack, workers=self.workers or 1)
+        outlook = look_ahead(runs, out, trial=trial, split=split)
         for title, names in vars(outlook).items():
             if isinstance(names, list):
                 print(*(f"{title:<9}{name}" for name in names), sep="\n", end="\n" if names else "")
@@ -111,16 +119,21 @@ class Sweep:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
-        from dctps.analysis.study import keep_failures, read_reasons  # noqa: PLC0415
+        from dctps.analysis.study import FAILED, keep_failures  # noqa: PLC0415
         from dctps.sweeps.grid import grid, parse_fields, read_tables  # noqa: PLC0415
 
+        if self.file is None and not self.fields:
+            raise ValueError(
+                "say what to sweep: fields as name=value,value, such as method=dctps,dense density=0.05,0.01, "
+                "or a sweep file with --file; `dctps sweep --help` has more"
+            )
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
         runs = grid(*tables, shared=shared | parse_fields(self.fields))
         if self.crew.preview:
             self.crew.look_ahead(runs, self.out)
             return 0
         failed = self.crew.train(runs, self.out).failed
-        if failed or read_reasons(self.out):
+        if failed or (self.out / FAILED).exists():
             keep_failures(self.out, runs, failed)
         return USAGE_ERROR if failed else 0
 

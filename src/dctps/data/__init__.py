@@ -6,7 +6,14 @@ from dctps.data.cifar import load_cifar10, load_cifar100
 from dctps.data.digits import load_digits
 from dctps.data.download import download
 from dctps.data.folder import load_folder
-from dctps.data.registry import describe_dataset, list_datasets, load_dataset, register_dataset, resized
+from dctps.data.registry import (
+    describe_dataset,
+    is_published,
+    list_datasets,
+    load_dataset,
+    register_dataset,
+    resized,
+)
 from dctps.data.statistics import channel_statistics
 from dctps.data.tensors import (
     DataError,
@@ -30,6 +37,7 @@ __all__ = [
     "download",
     "first_of",
     "from_arrays",
+    "is_published",
     "list_datasets",
     "load_arrays",
     "load_cifar10",

@@ -19,10 +19,9 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: one number per channel, pixels scaled to [0, 1].
         std: likewise.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(-1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(
-        -1, 1, 1
-    )
+    scale = images.new_tensor([1 / (255 * s) for s in std], dtype=torch.float32).view(-1, 1, 1)
+    shifts = [-m / s for m, s in zip(mean, std, strict=True)]
+    shift = images.new_tensor(shifts, dtype=torch.float32).view(-1, 1, 1)
     return images.to(torch.float32).mul_(scale).add_(shift)
 
 
@@ -103,7 +102,7 @@ def batches(
     # A generator function of its own, so that wrong arguments are reported at the call.
     def produce() -> Iterator[tuple[Tensor, Tensor]]:
         if shuffled_by is None:
-            order = torch.arange(len(data))
+            order = torch.arange(len(data), device="cpu")
         else:
             order = torch.randperm(len(data), generator=shuffled_by, device=shuffled_by.device)
         order = order.to(data.images.device)

@@ -65,9 +65,9 @@ class Layout:
         """Training files, then test files."""
         return self.train + self.test
 
-    def missing_in(self, data_dir: Path) -> list[str]:
+    def missing_in(self, folder: Path) -> list[str]:
         """Names of the files that the unpacked folder lacks."""
-        return [file.name for file in self.files if not (data_dir / self.folder / file.name).is_file()]
+        return [file.name for file in self.files if not (folder / file.name).is_file()]
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,13 @@ CIFAR100 = Cifar(
 )
 
 
-@register_dataset("cifar10", Description(classes=10, channels=3, image_size=32))
+@register_dataset("cifar10", Description(classes=10, channels=3, image_size=32), published=True)
 def load_cifar10(data_dir: Path | None, download: bool = False) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32), 10 classes; see `load_cifar`."""
     return load_cifar(CIFAR10, data_dir, download)
 
 
-@register_dataset("cifar100", Description(classes=100, channels=3, image_size=32))
+@register_dataset("cifar100", Description(classes=100, channels=3, image_size=32), published=True)
 def load_cifar100(data_dir: Path | None, download: bool = False) -> Dataset:
     """CIFAR-100 with its 100 fine labels: 50,000 training and 10,000 test images; see `load_cifar`."""
     return load_cifar(CIFAR100, data_dir, download)
@@ -171,7 +171,7 @@ def load_cifar(
 
     Args:
         spec: which data set, in which versions.
-        data_dir: the folder that holds the published folders or archives.
+        data_dir: the folder that holds the published folders or archives, or one of these itself.
         download: fetch the python version's archive into `data_dir` if no version there is complete.
         base_url: where the archive is, with a slash at the end.
 
@@ -197,10 +197,11 @@ def load_cifar(
 
 def _find(spec: Cifar, data_dir: Path) -> tuple[Layout, Iterator[tuple[PublishedFile, bytes]]] | None:
     for layout in spec.layouts:
-        if not layout.missing_in(data_dir):
-            return layout, _read_folder(layout, data_dir / layout.folder)
+        for folder in (data_dir / layout.folder, data_dir):
+            if not layout.missing_in(folder):
+                return layout, _read_folder(layout, folder)
     for layout in spec.layouts:
-        path = data_dir / layout.archive.name
+        path = data_dir if data_dir.name == layout.archive.name else data_dir / layout.archive.name
         if path.is_file():
             return layout, _read_archive(layout, path)
     return None
@@ -213,7 +214,7 @@ def _nothing_found(spec: Cifar, data_dir: Path) -> str:
     for layout in spec.layouts:
         folder = f"{layout.folder}/"
         if (data_dir / layout.folder).is_dir():
-            folder += f" (which lacks {', '.join(layout.missing_in(data_dir))})"
+            folder += f" (which lacks {', '.join(layout.missing_in(data_dir / layout.folder))})"
         looked.append(f"{folder} or {layout.archive.name}")
     return f"{spec.name} is not in {data_dir}, where it would be {' or '.join(looked)}: {_REMEDY}"
 

@@ -20,7 +20,7 @@ from dctps.data.tensors import Dataset, Description, ImageTensors
 TEST_SIZE = 360
 
 
-@register_dataset("digits", Description(classes=10, channels=1, image_size=32))
+@register_dataset("digits", Description(classes=10, channels=1, image_size=32), published=True)
 def load_digits(data_dir: Path | None = None, download: bool = False) -> Dataset:
     """The digits: 1,437 training and the last 360 as test images, (1, 32, 32), 10 classes.
 
@@ -36,7 +36,7 @@ def load_digits(data_dir: Path | None = None, download: bool = False) -> Dataset
     pixels = np.rint(small.astype(np.float64) * (255 / 16)).astype(np.uint8)
     images = torch.from_numpy(pixels.repeat(4, axis=1).repeat(4, axis=2)).unsqueeze(1)
     everything = ImageTensors(images, torch.from_numpy(labels.astype(np.int64)))
-    order = torch.arange(len(everything))
+    order = torch.arange(len(everything), device="cpu")
     return Dataset(
         name="digits",
         train=everything.select(order[:-TEST_SIZE]),

@@ -18,9 +18,12 @@ LoaderT = TypeVar("LoaderT", bound=Loader)
 
 DATASETS: Registry[Loader] = Registry("data set")
 DESCRIPTIONS: dict[str, Description] = {}
+_PUBLISHED: set[str] = set()
 
 
-def register_dataset(name: str, description: Description | None = None) -> Callable[[LoaderT], LoaderT]:
+def register_dataset(
+    name: str, description: Description | None = None, *, published: bool = False
+) -> Callable[[LoaderT], LoaderT]:
     """Give the decorated loader a name: `loader(data_dir, download) -> Dataset`.
 
     A loader that has parameters `image_size` (int or None) or `data_seed` (int) gets those by keyword. Images
@@ -30,6 +33,8 @@ def register_dataset(name: str, description: Description | None = None) -> Calla
         name: what `load_dataset` and `--dataset` call it.
         description: of what it loads, so that a network can be described without the files; None where that
             is not known before.
+        published: whether the loader refuses all files but the published ones, so that data of this name are
+            the same everywhere; a finished run on them need not read them again.
 
     Raises:
         ValueError: the name is taken.
@@ -40,9 +45,15 @@ def register_dataset(name: str, description: Description | None = None) -> Calla
         register(loader)
         if description is not None:
             DESCRIPTIONS[name] = description
+        (_PUBLISHED.add if published else _PUBLISHED.discard)(name)
         return loader
 
     return put
+
+
+def is_published(name: str) -> bool:
+    """Whether all data of that name are the same."""
+    return name in _PUBLISHED
 
 
 def list_datasets() -> list[str]:

@@ -24,7 +24,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     """
     means, deviations = [], []
     for channel in range(images.shape[1]):
-        counts = torch.zeros(256, dtype=torch.int64)
+        counts = torch.zeros(256, dtype=torch.int64, device="cpu")
         for chunk in images.split(_CHUNK):
             counts += torch.bincount(chunk[:, channel].reshape(-1), minlength=256).cpu()
         histogram = counts.tolist()

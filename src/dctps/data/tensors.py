@@ -152,6 +152,9 @@ class Dataset:
             "train": len(self.train),
             "test": len(self.test),
             "sha256": {"train": self.train.sha256, "test": self.test.sha256},
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "flip": self.flip,
         }
 
 

@@ -1,5 +1,6 @@
 """Who may move when: methods that change the supports while a network trains."""
 
+from dctps.dynamic.averaging import AveragedModel as AveragedModel
 from dctps.dynamic.base import Dynamics as Dynamics
 from dctps.dynamic.dsr import DSR as DSR
 from dctps.dynamic.evolution import SET as SET

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dctps.dynamic.base import Decay, Dynamics, check_fraction, decayed, default_reduce, drop_count
-from dctps.dynamic.capture import Capture
-from dctps.dynamic.growth import BLOCK_BYTES, Growth, can_grow, largest_gradients
+from dctps.dynamic.growth import Growth, largest_gradients
 from dctps.dynamic.support import change_support_, smallest
 from dctps.nn import DpSLayer
+from dctps.nn.dense_gradient import BLOCK_BYTES, Capture, has_gradient_blocks
 
 
 class RigL(Dynamics):
@@ -75,7 +75,7 @@ class RigL(Dynamics):
         check_fraction(drop_fraction, decay)
         super().__init__(model, optimizer, update_interval=update_interval, end=end)
         for name, layer in self.layers.items():
-            if not can_grow(layer):
+            if not has_gradient_blocks(layer):
                 raise ValueError(
                     f"RigL cannot grow layer {name!r}, a {type(layer).__name__}: freeze its values"
                 )
@@ -113,7 +113,8 @@ class RigL(Dynamics):
     def _used(self) -> list[DpSLayer]:
         """The layers that any process has a gradient of, the same in all of them."""
         layers = list(self.layers.values())
-        has = torch.tensor([float(layer in self._growth or self._capture.has(layer)) for layer in layers])
+        found = [float(layer in self._growth or self._capture.has(layer)) for layer in layers]
+        has = torch.tensor(found, dtype=torch.float32, device="cpu")
         if self._reduce is not None:
             has = has.to(layers[0].values.device)
             self._reduce(has)

@@ -15,7 +15,9 @@ from dctps.nn import DpSLayer
 
 
 @torch.no_grad()
-def change_support_(layer: DpSLayer, dropped: Tensor, grown: Tensor, optimizer: Optimizer) -> None:
+def change_support_(
+    layer: DpSLayer, dropped: Tensor, grown: Tensor, optimizer: Optimizer | None = None
+) -> None:
     """Drop some positions from a layer's support, and grow others.
 
     Values, their gradient and every slot of the optimizer with their shape (momentum, Adam's moments, ...)
@@ -27,13 +29,13 @@ def change_support_(layer: DpSLayer, dropped: Tensor, grown: Tensor, optimizer: 
         layer: any DpS layer.
         dropped: flat positions in the support.
         grown: flat positions outside what is left of it.
-        optimizer: that trains the layer's values.
+        optimizer: that trains the layer's values, if one does.
 
     Raises:
         ValueError: positions that are not there to drop or to grow, or an optimizer that keeps numbers for
             the values in a form of its own. Nothing has then been changed.
     """
-    slots = _slots(layer, optimizer)
+    slots = {} if optimizer is None else _slots(layer, optimizer)
     stays = torch.isin(layer.support, dropped, invert=True)
     support, order = torch.cat([layer.support[stays], grown]).sort()
     _check(layer, len(layer.support) - int(stays.sum()), dropped, support)
@@ -47,9 +49,11 @@ def change_support_(layer: DpSLayer, dropped: Tensor, grown: Tensor, optimizer: 
             if tensor is not None:
                 tensor.copy_(moved(tensor))
         layer.support.copy_(support)
+        layer.seal()
         return
     new = moved(values.detach())
-    optimizer.state[values].update({name: moved(slot) for name, slot in slots.items()})
+    if optimizer is not None:
+        optimizer.state[values].update({name: moved(slot) for name, slot in slots.items()})
     _resize_(layer, new, support)
     values.grad = None if gradient is None else moved(gradient)
 
@@ -129,3 +133,4 @@ def _resize_(layer: DpSLayer, values: Tensor, support: Tensor) -> None:
     layer.values.data = values
     layer.values.grad = None
     layer.support = support
+    layer.seal()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
+from dctps.experiments.fields import of_type
 from dctps.experiments.methods import METHODS
 from dctps.experiments.options import resolve_options
 from dctps.names import lookup
@@ -33,7 +35,11 @@ _OTHERWISE: dict[str, Any] = {"batch_size": 128, "augment": True}
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is: every choice that decides its numbers."""
+    """What a run is: every choice that decides its numbers.
+
+    Raises:
+        ValueError: a value that is not of its field's type.
+    """
 
     model: str = "lenet5"
     """the network: lenet5, resnet18, resnet50, vgg19, mobilenetv2, fixup-resnet110, ..."""
@@ -131,6 +137,16 @@ class RunConfig:
     """what else criterion and dynamics let one choose, as name=value: steps, rounds, temperature, mode, loss,
     images_per_class, shuffle; decay, at_least_one, regrow_dropped, drop, threshold"""
 
+    def __post_init__(self) -> None:
+        for name, kind in field_types().items():
+            object.__setattr__(self, name, of_type(name, kind, getattr(self, name)))
+
+
+@cache
+def field_types() -> dict[str, Any]:
+    """The annotation of each field of `RunConfig`."""
+    return get_type_hints(RunConfig)
+
 
 def resolve(config: RunConfig) -> RunConfig:
     """Check `config`, and put the choices of the method, the optimizer and the data set where it has None.
@@ -150,7 +166,8 @@ def resolve(config: RunConfig) -> RunConfig:
     default_lr = lookup("optimizer", LEARNING_RATES, config.optimizer)
     if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
         raise ValueError(
-            "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out"
+            "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out "
+            "(--no-nesterov where a recipe has it)"
         )
 
     chosen = {}
@@ -192,16 +209,11 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ValueError: an unknown field, or a value that no run can have.
     """
-    unknown = values.keys() - {field.name for field in fields(RunConfig)}
+    unknown = values.keys() - field_types().keys()
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}: was this written by a newer version of dctps?")
-    try:
-        config = RunConfig(**values)
-        options = (config.options,) if isinstance(config.options, str) else tuple(config.options)
-        config = replace(config, milestones=tuple(config.milestones), options=options)
-        resolve(config)
-    except TypeError as error:
-        raise ValueError(f"a value is of the wrong type ({error})") from None
+    config = RunConfig(**values)
+    resolve(config)
     return config
 
 

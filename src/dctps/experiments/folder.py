@@ -30,20 +30,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from dctps.checkpoint import save_state
 from dctps.experiments.backends import read_backends
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
-from dctps.experiments.session import Record
+from dctps.experiments.records import (
+    CONFIG,
+    DATA,
+    METRICS,
+    SUMMARY,
+    Record,
+    RunFolderError,
+    check_data,
+    find_summary,
+    read_config,
+    read_data,
+    read_summary,
+)
 from dctps.experiments.state import State, StateError, read_state, write_state
+from dctps.experiments.unused import unused
 from dctps.files import make_folder, write_atomically
 
-CONFIG = "config.json"
-DATA = "data.json"
-METRICS = "metrics.jsonl"
-SUMMARY = "summary.json"
+__all__ = ["RunFolder", "RunFolderBusy", "RunFolderError", "read_config", "read_data", "read_summary"]
+
 STATE = "state.safetensors"
 LAST = "model.safetensors"
 BEST = "best.safetensors"
@@ -53,10 +65,6 @@ LOCK = "lock"
 
 _FORMAT = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class RunFolderError(ValueError):
-    """A run folder cannot be used; the message says why and what to do."""
 
 
 class RunFolderBusy(RunFolderError):  # noqa: N818
@@ -87,20 +95,21 @@ class RunFolder:
             if not self.path.exists():
                 return None
             strangers = [file.name for file in self.path.iterdir() if not self._ours(file.name)]
-        if not (self.path / CONFIG).exists():
+            begun = (self.path / CONFIG).exists()
+        if not begun:
             if strangers:
                 raise RunFolderError(
                     f"{self.path} holds files that are no run ({min(strangers)}): choose another --out"
                 )
             return None
         theirs = read_config(self.path)
-        differing = differences(theirs, self.config)
+        differing = self._differing(theirs)
         if differing:
             listed = ", ".join(f"{name} {a} there and {b} here" for name, (a, b) in differing.items())
             raise RunFolderError(
                 f"{self.path} holds a different run ({listed}): choose another --out, or delete it"
             )
-        return _read_json(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
+        return find_summary(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -170,7 +179,7 @@ class RunFolder:
                 raise StateError(
                     f"its format is {state.get('format')}, this version of dctps reads {_FORMAT}"
                 )
-            if resolve(from_dict(state["config"])) != self.config:
+            if self._differing(from_dict(state["config"])):
                 raise StateError(f"it is of a different run than {CONFIG} beside it")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(error) from None
@@ -246,6 +255,11 @@ class RunFolder:
             with suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)
 
+    def _differing(self, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:
+        """The fields in which another run's configuration differs, but for those without an effect."""
+        apart = differences(resolve(theirs), self.config)
+        return {name: values for name, values in apart.items() if name not in unused(self.config)}
+
     def _write(self, name: str, content: bytes) -> None:
         with self._explained():
             write_atomically(self.path / name, content)
@@ -279,66 +293,5 @@ class RunFolder:
         return name == LOCK or name.endswith(".tmp")
 
 
-def read_config(path: Path) -> RunConfig:
-    """The configuration of the run in the folder `path`.
-
-    Raises:
-        RunFolderError: there is no run, or its configuration is damaged.
-    """
-    if not (path / CONFIG).is_file():
-        raise RunFolderError(f"{path} holds no run (no {CONFIG}): give the folder that `dctps train` wrote")
-    try:
-        return from_dict(_read_json(path / CONFIG))
-    except ValueError as error:
-        raise RunFolderError(f"{path / CONFIG} is damaged: {error}") from None
-
-
-def read_data(path: Path) -> Record | None:
-    """What the run in the folder `path` trains on; None for one of a version that did not write it down.
-
-    Raises:
-        RunFolderError: the file is damaged.
-    """
-    return _read_json(path / DATA) if (path / DATA).exists() else None
-
-
-def check_data(path: Path, data: Record) -> None:
-    """Make sure that the run in the folder `path` is one on `data`, `Dataset.to_dict()`.
-
-    Raises:
-        RunFolderError: it is not.
-    """
-    theirs = read_data(path)
-    if theirs is None or theirs.get("sha256") == data["sha256"]:
-        return
-    there, here = (f"{d.get('train')} training and {d.get('test')} test images" for d in (theirs, data))
-    raise RunFolderError(
-        f"the run in {path} began on other data ({there} there, {here} here; {DATA} has their SHA-256): "
-        f"point --data-dir at those, or choose another --out"
-    )
-
-
-def read_summary(path: Path) -> Record:
-    """The summary of the finished run in the folder `path`.
-
-    Raises:
-        RunFolderError: there is no run, or it is not finished.
-    """
-    if not (path / SUMMARY).is_file():
-        read_config(path)
-        raise RunFolderError(f"the run in {path} is not finished: give its `dctps train` command again")
-    return _read_json(path / SUMMARY)
-
-
 def _to_json(values: Record) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
-
-
-def _read_json(path: Path) -> Record:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}): delete the folder and train again") from None
-    if not isinstance(values, dict):
-        raise RunFolderError(f"{path} holds no JSON object: delete the folder and train again")
-    return values

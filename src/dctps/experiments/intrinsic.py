@@ -13,8 +13,8 @@ from typing import Any
 from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.network import describe
+from dctps.experiments.records import Record
 from dctps.experiments.run import run
-from dctps.experiments.session import Record
 from dctps.files import write_atomically
 
 RESULT = "intrinsic.json"

@@ -31,10 +31,11 @@ from torch import Tensor, nn
 import dctps
 from dctps.data import Dataset
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.folder import BEST, LAST, METRICS, REWIND, STATE, RunFolder, RunFolderError
+from dctps.experiments.folder import BEST, LAST, REWIND, STATE, RunFolder
 from dctps.experiments.network import network_for_report, plain_network, restore_network
 from dctps.experiments.parts import split
-from dctps.experiments.session import Record, Session
+from dctps.experiments.records import METRICS, Record, RunFolderError
+from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of
 from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.nn import DpSLayer

@@ -19,12 +19,16 @@ from dctps.data import Description, describe_dataset, list_datasets
 from dctps.dynamic import DSR, SET, Dynamics, RigL
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.options import arguments_of, option_of_run
-from dctps.models import build_model
+from dctps.models import build_model, list_models
+from dctps.names import lookup
 from dctps.nn import plain_norms_, remove_biases_, share_norms_
 from dctps.nn.explanation import Explanation
+from dctps.offsets import list_offsets
 from dctps.reporting import Report
-from dctps.selection.criteria.registry import CRITERIA
+from dctps.selection.allocation import list_allocations
+from dctps.selection.criteria.registry import CRITERIA, list_criteria
 from dctps.training import Precision, Processes
+from dctps.training.schedule import SCHEDULES
 
 # Neither the weights nor any data decide with these.
 _DRAWN = (None, "random", "uniform", "epl", "epf", "erk")
@@ -151,6 +155,27 @@ def build_dynamics(
             return SET(model, optimizer, seed=config.seed, **when)
         case _:
             return DSR(model, optimizer, seed=config.seed, in_data_parallel=True, **when)
+
+
+def check_names(configs: Iterable[RunConfig]) -> None:
+    """Make sure that all names in the configurations are known, before the first run begins.
+
+    Raises:
+        ValueError: one has not; the message gives the nearest.
+    """
+    criteria = list_criteria()
+    known = {
+        "model": list_models(),
+        "dataset": list_datasets(),
+        "schedule": list(SCHEDULES),
+        "offset": list_offsets(),
+        "criterion": criteria,
+        "allocation": [*list_allocations(), "global", *criteria],
+    }
+    for config in configs:
+        for name, entries in known.items():
+            if getattr(config, name) is not None:
+                lookup(name, dict.fromkeys(entries), getattr(config, name))
 
 
 def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> Report:

@@ -11,26 +11,27 @@ import torch
 from torch import nn
 
 import dctps
-from dctps.data import Dataset, Description, load_dataset, resized
+from dctps.data import Dataset, Description, is_published, load_dataset, resized
 from dctps.experiments.backends import apply_backends_, read_backends, to_record
 from dctps.experiments.config import RunConfig, resolve, run_name
-from dctps.experiments.folder import (
-    BACKENDS,
-    BEST,
+from dctps.experiments.folder import BACKENDS, BEST, LAST, RunFolder
+from dctps.experiments.levels import Levels
+from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
+from dctps.experiments.records import (
     DATA,
-    LAST,
-    RunFolder,
+    SUMMARY,
+    Record,
     RunFolderError,
     check_data,
+    need,
     read_config,
     read_data,
     read_summary,
 )
-from dctps.experiments.levels import Levels
-from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
-from dctps.experiments.session import Record, Session
+from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import deferred_signals
+from dctps.experiments.unused import refuse_unused
 from dctps.experiments.work import Work
 from dctps.kernels import variant
 from dctps.nn.explanation import Explanation
@@ -62,6 +63,8 @@ def run(
 ) -> Record:
     """Train the network of `config` and write its run folder; a finished run is left as it is.
 
+    It answers for the data that it was trained on alone: others of a user's own are refused.
+
     A run that was cut short, at whatever moment, goes on from where it was last saved, and ends with the very
     numbers of one that was not (`dctps.experiments.folder` says why). Ctrl-C and SIGTERM save it and stop
     it between two steps. The caller's random state and number of threads are afterwards as before.
@@ -87,11 +90,13 @@ def run(
         The summary, as in summary.json.
 
     Raises:
-        ValueError: a bad choice in `config`, `device` or `threads`; as `RunFolderError`, a folder of no use.
+        ValueError: a bad choice in `config`, `device` or `threads`, or one without any effect; as
+            `RunFolderError`, a folder of no use, or of a run on other data.
         DataError: the data files are missing or damaged.
         TrainingError: the loss is not finite.
         Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
     """
+    refuse_unused(config)
     config = resolve(config)
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise ValueError(f"checkpoint_interval must be at least 1 step, got {checkpoint_interval}")
@@ -101,38 +106,50 @@ def run(
         raise ValueError("tune measures, and backends gives what was measured: leave one of the two out")
     given = None if backends is None else read_backends(Path(backends))
     folder = RunFolder(default_folder(config) if out is None else Path(out), config)
-    if not launched() and (summary := folder.finished()) is not None:
+
+    def loaded() -> Dataset:
+        found = data_of(config, data_dir, download, dataset)
+        check_data(folder.path, found.to_dict())
+        return found
+
+    def result() -> Record:
+        # Published files are what their name says; all others may be other data than the run's by now.
+        if dataset is not None or not is_published(config.dataset):
+            loaded()
+        return whole_summary(folder.path)
+
+    if not launched() and folder.finished() is not None:
+        summary = result()
         folder.drop_state()
         return summary
     with torch_settings(device, threads, config.seed) as place, joined(place) as processes:
         if processes.from_first(folder.finished) is not None:
-            return processes.from_first(lambda: read_summary(folder.path))
+            return processes.from_first(result)
         with processes.together():
-            dataset = data_of(config, data_dir, download, dataset)
-            data = dataset.to_dict()
+            images = loaded()
         # One process writes.
         writing = folder.writing() if processes.rank == 0 else nullcontext()
         if config.dynamics == "imp":
             level = partial(
                 run,
-                dataset=dataset,
+                dataset=images,
                 device=device,
                 threads=threads,
                 checkpoint_interval=checkpoint_interval,
                 progress=progress,
                 on_note=on_note,
             )
-            levels = Levels(config, folder, dataset, processes)
+            levels = Levels(config, folder, images, processes)
             with writing:
                 levels.complete(level, on_epoch or (lambda record: None))
-            return processes.from_first(lambda: read_summary(folder.path))
+            return processes.from_first(lambda: whole_summary(folder.path))
         with processes.together():
             if begin is None:
                 # A criterion that has chosen need not again, and might choose otherwise in another place.
                 saved = processes.from_first(folder.saved_supports) if is_scored(config) else None
-                session = Session(config, dataset, place, processes, supports=saved)
+                session = Session(config, images, place, processes, supports=saved)
             else:
-                session = begin(dataset, place, processes)
+                session = begin(images, place, processes)
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind.
         with writing, deferred_signals() as request:
@@ -144,10 +161,22 @@ def run(
                     "backends": apply_backends_(session.model, recorded, place),
                 }
                 work = Work(session, folder, request, environment, processes, recorded)
-                work.resume(data, on_note or (lambda line: None))
+                work.resume(images.to_dict(), on_note or (lambda line: None))
                 work.complete(checkpoint_interval, progress, on_epoch or (lambda record: None))
         # Read back, so that the first call and one that finds the run finished return the same.
-        return processes.from_first(lambda: read_summary(folder.path))
+        return processes.from_first(lambda: whole_summary(folder.path))
+
+
+def whole_summary(path: Path) -> Record:
+    """The summary of the finished run in the folder `path`, with all that the end of a run is told from.
+
+    Raises:
+        RunFolderError: there is none, it is damaged, or it lacks some of that.
+    """
+    summary = read_summary(path)
+    best = [f"best_{name}" for name in ("epoch", "val_accuracy", "test_accuracy")]
+    need(path / SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable")
+    return summary
 
 
 def evaluate_run(
@@ -175,10 +204,12 @@ def evaluate_run(
     """
     path = Path(path)
     config = resolve(read_config(path))
-    summary = read_summary(path)
+    summary = whole_summary(path)
     with torch_settings(device, threads, config.seed) as place:
         dataset = data_of(config, data_dir, download, dataset)
-        check_data(path, dataset.to_dict())
+        data = dataset.to_dict()
+        del data["flip"]  # which matters to training alone
+        check_data(path, data)
         found = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
@@ -215,12 +246,8 @@ def _network_of(path: Path) -> tuple[RunConfig, nn.Module, Description]:
     file = path / LAST if (path / LAST).exists() else None
     if data is None:
         return config, *network_for_report(config, file=file)
-    try:
-        shape = Description(data["classes"], data["channels"], data["image_size"])
-    except (KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"{path / DATA} is damaged ({error}): delete the folder and train again"
-        ) from None
+    need(path / DATA, data, "classes", "channels", "image_size")
+    shape = Description(data["classes"], data["channels"], data["image_size"])
     return config, *network_for_report(config, data=shape, file=file)
 
 

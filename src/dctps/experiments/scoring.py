@@ -49,7 +49,7 @@ class ScoringBatches:
         counts = labels.bincount()
         first = (counts.cumsum(0) - counts).repeat_interleave(counts)
         within = torch.empty_like(by_class)
-        within[by_class] = torch.arange(len(labels)) - first
+        within[by_class] = torch.arange(len(labels), device=first.device) - first
         chosen = order[within < self._per_class]
         for part in chosen.chunk(-(-len(chosen) // _BATCH)):
             batch = self._train.select(part)

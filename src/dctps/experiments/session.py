@@ -17,12 +17,11 @@ from dctps.data import Dataset, ImageTensors, batches
 from dctps.experiments.config import RunConfig
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import Parts, scoring_batches, split
+from dctps.experiments.records import Record
 from dctps.experiments.state import State, StateError
 from dctps.experiments.trainer import Trainer
 from dctps.nn.tuning import Measured
 from dctps.training import Metrics, Processes, Tally
-
-Record = dict[str, Any]
 
 _EVALUATION_BATCH = 500
 

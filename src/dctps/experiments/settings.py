@@ -13,7 +13,7 @@ import torch
 
 from dctps.experiments.config import RunConfig
 from dctps.kernels import variant
-from dctps.nn.dispatch import environment_backend
+from dctps.product.rule import environment_backend
 from dctps.training import Processes, launched
 
 

@@ -8,12 +8,11 @@ be given its events at any time.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dctps.experiments.folder import CONFIG, METRICS
+from dctps.experiments.records import CONFIG, read_metrics
 from dctps.files import write_atomically
 
 EVENTS = "events.out.tfevents.0.dctps"
@@ -28,16 +27,17 @@ def write_events(folder: Path) -> None:
         folder: of a run, also while that goes on.
 
     Raises:
-        ValueError: TensorBoard is missing.
+        ValueError: TensorBoard is missing; as `RunFolderError`, metrics.jsonl cannot be read.
         OSError: the folder cannot be written.
     """
     _proto()
     try:
-        lines = (folder / METRICS).read_text().splitlines()
         start = (folder / CONFIG).stat().st_mtime
     except FileNotFoundError:
         return
-    content, path = to_events([json.loads(line) for line in lines], start), folder / EVENTS
+    if not (records := read_metrics(folder)):
+        return
+    content, path = to_events(records, start), folder / EVENTS
     there = path.read_bytes() if path.exists() else b""
     if there and content.startswith(there):
         with path.open("rb+") as file:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import dctps
 from dctps.experiments.folder import BEST, LAST, RunFolder
-from dctps.experiments.session import Record, Session
+from dctps.experiments.records import Record
+from dctps.experiments.session import Session
 from dctps.experiments.signals import Stopped, StopRequest
 from dctps.experiments.state import State, StateError
 from dctps.training import Processes

@@ -1,9 +1,10 @@
 """Compiles the C sources into one shared object: `python -m dctps.kernels`, and the build hook.
 
-Every `csrc/*.c` is compiled once for each variant of the processor, with LANES (rows in a vector) and SUFFIX
-(of exported names) defined; every `csrc/common/*.c` once. To add a kernel, add a source there: export its
-functions as `DPS(name)` (`vec.h`), run its work through `dctps_parallel` (`common/runtime.h`), and call it by
-`dctps.kernels.function("name")`. The loader refuses a library that was made
+Each kernel has a folder in `csrc`, whose `*.c` are compiled once for each variant of the processor, with LANES
+(rows in a vector) and SUFFIX (of exported names) defined; `csrc/common/*.c` is compiled once. To add a kernel,
+add a folder: list the fields of its call in `call.h`, and in `common/layouts.c`; export its functions as
+`DPS(name)` (`common/vec.h`); run its work through `dctps_parallel` (`common/runtime.h`); and call it by
+`dctps.kernels.function("name")` with a `Call` (`boundary.py`). The loader refuses a library that was made
 from other sources. Standard library only: the build hook loads this file by its path.
 """
 
@@ -58,19 +59,19 @@ def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> P
         variants |= _X86
     with tempfile.TemporaryDirectory() as folder:
         jobs = []
-        for source in sorted(SOURCES.glob("*.c")):
+        for source in sorted(SOURCES.glob("*/*.c")):
+            kernel = source.parent.name
+            made = Path(folder) / f"{kernel}-{source.stem}.o"
+            if kernel == "common":
+                jobs.append((source, made, [f'-DMADE_FROM="{source_hash()}"']))
+                continue
             for name, more in variants.items():
                 suffixes = {name: LANES[name]}
-                if source.stem.startswith("linear"):
+                if kernel == "linear":
                     suffixes |= {f"{name}x{lanes}": lanes for lanes in _NARROWER if lanes < LANES[name]}
                 for suffix, lanes in suffixes.items():
-                    made = Path(folder) / f"{source.stem}-{suffix}.o"
-                    jobs.append((source, made, [*more, f"-DLANES={lanes}", f"-DSUFFIX={suffix}"]))
-        made_from = f'-DMADE_FROM="{source_hash()}"'
-        jobs += [
-            (source, Path(folder) / f"{source.stem}-common.o", [made_from])
-            for source in sorted((SOURCES / "common").glob("*.c"))
-        ]
+                    own = [*more, f"-DLANES={lanes}", f"-DSUFFIX={suffix}"]
+                    jobs.append((source, made.with_suffix(f".{suffix}.o"), own))
 
         def compile_one(job: tuple[Path, Path, list[str]]) -> Path:
             source, result, more = job
@@ -91,7 +92,7 @@ def source_hash() -> str:
     """A hash of all sources, which the library carries too."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.rglob("*.[ch]")):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(path.relative_to(SOURCES).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

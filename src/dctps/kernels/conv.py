@@ -1,22 +1,23 @@
-"""The native kernel of convolutions: y = alpha D x + S x, and its derivatives, on strips (`csrc/conv.c`)."""
+"""The native kernel of convolutions: y = alpha D x + S x, and its derivatives, on strips (`csrc/conv/conv.c`)."""
 
 from __future__ import annotations
 
-from array import array
+import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dctps.kernels.boundary import CPU, address, check_shape, own, raise_failure, strided, threads_for
 from dctps.kernels.filters import Filters
+from dctps.kernels.layouts import ConvCall, Mix
 from dctps.kernels.loader import function
-from dctps.kernels.plans import dct_indices, dct_twiddles
+from dctps.kernels.plans import dct_indices, dct_twiddles, has_plan
 
-_CPU = torch.device("cpu")
-_NONE, _PLAIN, _PRODUCT, _COSINE, _ROWS = range(5)
 _CACHE = 260_000  # floats of one thread's strips, to stay in L2
-_SERIAL = 1 << 15  # numbers below which one thread does it all
+_NO_STRIDES = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,26 @@ class Window:
 
     def outputs(self, x: Tensor) -> tuple[int, int, int, int]:
         """The shape of the convolution of x, as torch's own has it."""
-        spans = (self.dilation[i] * (self.shape[2 + i] - 1) + 1 for i in (0, 1))
-        rows, columns = (
-            (size + 2 * pad - span) // by + 1
-            for size, pad, span, by in zip(x.shape[2:], self.padding, spans, self.stride, strict=True)
+        return (x.shape[0], self.shape[0], *self.sizes(x.shape[2:]))
+
+    def sizes(self, image: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the results for images of so many rows and columns."""
+        (height, width), (up, side), (down, across) = image, self.padding, self.dilation
+        return (
+            (height + 2 * up - down * (self.shape[2] - 1) - 1) // self.stride[0] + 1,
+            (width + 2 * side - across * (self.shape[3] - 1) - 1) // self.stride[1] + 1,
         )
-        return x.shape[0], self.shape[0], rows, columns
+
+    def check(self, x: Tensor) -> None:
+        """Compare x with the kernel.
+
+        Raises:
+            ValueError: x has other channels, or the kernel is none.
+        """
+        m, channels, *taps = self.shape
+        steps = min(*taps, *self.stride, *self.dilation, self.groups, m, channels)
+        if x.shape[1] != channels * self.groups or steps < 1 or min(self.padding) < 0 or m % self.groups:
+            raise ValueError(f"images of shape {tuple(x.shape)} do not fit {self}")
 
 
 def conv_forward(
@@ -69,8 +84,14 @@ def conv_forward(
 
     Returns:
         float32 (batch, m, height', width'), channels last where x is.
+
+    Raises:
+        TypeError: a tensor of another dtype, or not on the CPU.
+        ValueError: sizes that do not agree, or a support that is none.
     """
-    y = torch.empty(window.outputs(x), memory_format=_format(x))
+    x = strided(x, 4, "x")
+    window.check(x)
+    y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_format(x))
     if y.numel():
         _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias=bias)
     return y
@@ -88,7 +109,7 @@ def conv_backward(
     *,
     cache: int = _CACHE,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives of `conv_forward` in x, values and alpha, those that are needed; its other arguments.
+    """The derivatives of `conv_forward` in x, values and alpha, those that are needed; arguments and errors alike.
 
     Args:
         g: float32, the result's gradient, of any strides.
@@ -104,20 +125,25 @@ def conv_backward(
     Returns:
         x's, of its layout; values'; alpha's: float32, or None where not needed.
     """
+    g, x = strided(g, 4, "the gradient of y"), strided(x, 4, "x")
+    window.check(x)
+    check_shape(g, window.outputs(x), "the gradient of y")
     needs_x, needs_values, needs_alpha = needs
-    by_x = torch.empty(x.shape, memory_format=_format(x)) if needs_x else None
-    if by_x is not None and not (g.numel() and window.reads_all()):
-        by_x.zero_()
-    by_values = torch.empty_like(values) if needs_values else None
-    by_alpha = torch.empty_like(alpha) if needs_alpha and alpha is not None else None
+    grad_x = None
+    if needs_x:
+        grad_x = torch.empty(x.shape, dtype=torch.float32, device=CPU, memory_format=_format(x))
+        if not (g.numel() and window.reads_all()):
+            grad_x.zero_()
+    grad_values = x.new_empty(values.shape) if needs_values else None
+    grad_alpha = x.new_empty(1) if needs_alpha and alpha is not None else None
     if g.numel():
-        outs = {"dx": by_x, "dvalues": by_values, "dalpha": by_alpha}
-        _call("conv_backward", x, g, values, support, alpha, filters, window, cache, **outs)
+        grads = {"grad_x": grad_x, "grad_values": grad_values, "grad_alpha": grad_alpha}
+        _call("conv_backward", x, g, values, support, alpha, filters, window, cache, **grads)
     else:
-        for by in (by_values, by_alpha):
-            if by is not None:
-                by.zero_()
-    return by_x, by_values, by_alpha
+        for grad in (grad_values, grad_alpha):
+            if grad is not None:
+                grad.zero_()
+    return grad_x, grad_values, grad_alpha
 
 
 def _call(
@@ -132,80 +158,89 @@ def _call(
     cache: int,
     *,
     bias: Tensor | None = None,
-    dx: Tensor | None = None,
-    dvalues: Tensor | None = None,
-    dalpha: Tensor | None = None,
+    grad_x: Tensor | None = None,
+    grad_values: Tensor | None = None,
+    grad_alpha: Tensor | None = None,
 ) -> None:
-    """The arguments in the order of csrc/conv.c, and the call, during which all tensors are alive."""
-    plan = tables = None
+    """The checked arguments, and the call, during which all tensors are alive."""
+    m, nnz = window.shape[0], values.numel()
     values, support = values.contiguous(), support.contiguous()
+    plan = tables = None
     if filters.cosine:
-        plan = dct_indices(filters.cosine, torch.int32, _CPU)
-        tables = dct_twiddles(filters.cosine, torch.float32, _CPU)
-    kind, maps, rank, terms, first, second, signs = mix_arguments(filters, alpha)
-    packed = array(
-        "q",
-        (
-            *x.shape,
-            *y.shape[1:],
-            window.groups,
-            *window.shape[2:],
-            *window.stride,
-            *window.padding,
-            *window.dilation,
-            *x.stride(),
-            *y.stride(),
-            *((0,) * 4 if dx is None else dx.stride()),
-            x.data_ptr(),
-            address(bias),
-            y.data_ptr(),
-            address(dx),
-            address(dvalues),
-            address(dalpha),
-            values.shape[0],
-            support.data_ptr(),
-            values.data_ptr(),
-            address(alpha),
-            kind,
-            maps,
-            rank,
-            terms,
-            first,
-            second,
-            filters.cosine,
-            signs,
-            address(plan),
-            address(tables),
-            address(filters.source),
-            address(filters.filter),
-            address(filters.bank),
-            cache,
-            torch.get_num_threads() if x.numel() + y.numel() > _SERIAL else 1,
-        ),
+        plan = dct_indices(filters.cosine, torch.int32, CPU)
+        tables = dct_twiddles(filters.cosine, torch.float32, CPU)
+    call = ConvCall(
+        *x.shape,
+        *y.shape[1:],
+        window.groups,
+        *window.shape[2:],
+        *window.stride,
+        *window.padding,
+        *window.dilation,
+        *x.stride(),
+        *y.stride(),
+        *(_NO_STRIDES if grad_x is None else grad_x.stride()),
+        x=x.data_ptr(),
+        bias=address(bias, m, "the bias"),
+        y=y.data_ptr(),
+        grad_x=own(grad_x),
+        grad_values=own(grad_values),
+        grad_alpha=own(grad_alpha),
+        nnz=nnz,
+        support=address(support, nnz, "the support", torch.int64),
+        values=address(values, nnz, "the values"),
+        alpha=address(alpha, 1, "alpha"),
+        plan=own(plan),
+        tables=own(tables),
+        scratch_floats=cache,
+        threads=threads_for(x.numel() + y.numel()),
+        **mixing(filters, alpha, m, x.shape[1], math.prod(window.shape[2:])),
     )
-    if function(name)(packed.buffer_info()[0]):
-        raise MemoryError(f"no memory for the scratch of a convolution of {tuple(x.shape)}")
+    if failure := function(name)(ctypes.addressof(call)):
+        raise_failure(failure, f"a convolution of {tuple(x.shape)}", math.prod(window.shape))
 
 
-def mix_arguments(filters: Filters, alpha: Tensor | None) -> tuple[int, ...]:
-    """The mixing as the sources know it: kind, maps, rank, terms, and the addresses of matrices and signs."""
-    if alpha is None:
-        return _NONE, 0, 0, 0, 0, 0, 0
-    first, second = (*filters.mix, None, None)[:2]
+def mixing(filters: Filters, alpha: Tensor | None, m: int, channels: int, taps: int) -> dict[str, int]:
+    """D's fields of a `ConvCall` or `WeightCall`.
+
+    Args:
+        filters: D.
+        alpha: or None, where there is no D.
+        m: outputs.
+        channels: that the mixing takes.
+        taps: of the kernel.
+
+    Raises:
+        ValueError: D's tables do not fit each other or the rest.
+    """
+    if alpha is None or not filters.terms:
+        return {}
     if filters.rows:
-        kind = _ROWS
-    else:
-        kind = _COSINE if filters.cosine else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)]
+        return {"mix": Mix.MIX_ROWS, "terms": filters.terms, "cosine": filters.rows}
+    maps, terms, bank, q = filters.maps, m * filters.terms, filters.bank, filters.cosine
+    count = 0 if bank is None else bank.numel() // taps
+    first, second = (*filters.mix, None, None)[:2]
     rank = 0 if first is None or second is None else first.shape[0]
-    return kind, filters.maps, rank, filters.terms, address(first), address(second), address(filters.signs)
+    mix = Mix.MIX_COSINE if q else (Mix.MIX_NONE, Mix.MIX_PLAIN, Mix.MIX_PRODUCT)[len(filters.mix)]
+    if not count or (q and (maps % q or not channels <= q or not has_plan(q) or (maps > q and filters.signs is None))):
+        raise ValueError(f"{filters} are not those of a convolution of {channels} channels to {m}")
+    return {
+        "mix": mix,
+        "maps": maps,
+        "rank": rank,
+        "terms": filters.terms,
+        "filters": count,
+        "cosine": q,
+        "first": address(first, (rank or maps) * channels, "D's mixing"),
+        "second": address(second, maps * rank, "D's second mixing"),
+        "signs": address(filters.signs, maps // q * channels if q else 0, "D's signs"),
+        "source": address(filters.source, terms, "the maps of D's terms", torch.int32),
+        "filter": address(filters.filter, terms, "the filters of D's terms", torch.int32),
+        "bank": address(bank, count * taps, "D's filters"),
+    }
 
 
 def _format(x: Tensor) -> torch.memory_format:
     """Channels last where x is, as torch's convolutions decide it."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
-
-
-def address(t: Tensor | None) -> int:
-    """Where its numbers lie; 0 for none."""
-    return 0 if t is None else t.data_ptr()

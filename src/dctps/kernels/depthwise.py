@@ -1,17 +1,19 @@
-"""The native kernel of depthwise convolutions, channels last, and their derivatives (`csrc/depthwise.c`)."""
+"""The native kernel of depthwise convolutions, channels last, and their derivatives (`csrc/depthwise/depthwise.c`)."""
 
 from __future__ import annotations
 
-from array import array
+import ctypes
 
 import torch
 from torch import Tensor
 
-from dctps.kernels.conv import Window, address
+from dctps.kernels.boundary import CPU, SERIAL, address, check_shape, own, raise_failure, strided, threads_for
+from dctps.kernels.conv import Window
+from dctps.kernels.layouts import DepthwiseCall
 from dctps.kernels.loader import function
 
 _LAST = torch.channels_last
-_SERIAL = 1 << 15  # numbers below which one thread does it all
+_SERIAL = SERIAL
 
 
 def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = None) -> Tensor:
@@ -25,9 +27,13 @@ def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | 
 
     Returns:
         float32 (batch, m, height', width'), channels last.
+
+    Raises:
+        TypeError: a tensor of another dtype, or not on the CPU.
+        ValueError: sizes that do not agree.
     """
-    x = x.contiguous(memory_format=_LAST)
-    y = torch.empty(window.outputs(x), memory_format=_LAST)
+    x = _images(x, window)
+    y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_LAST)
     if y.numel():
         _call("depthwise_forward", x, y, weight, window, bias)
     return y
@@ -36,7 +42,7 @@ def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | 
 def depthwise_backward(
     g: Tensor, x: Tensor, weight: Tensor, window: Window, *, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The derivatives of `depthwise_forward` in x and weight, those that are needed; its other arguments.
+    """The derivatives of `depthwise_forward` in x and weight, those that are needed; arguments and errors alike.
 
     Args:
         g: float32, the result's gradient, copied unless channels last.
@@ -49,16 +55,18 @@ def depthwise_backward(
     Returns:
         x's, channels last; the weight's: float32, or None where not needed.
     """
-    g, x = g.contiguous(memory_format=_LAST), x.contiguous(memory_format=_LAST)
-    by_x = torch.empty(x.shape, memory_format=_LAST) if needs_x else None
-    by_weight = torch.empty(weight.shape) if needs_weight else None
+    x = _images(x, window)
+    g = strided(g, 4, "the gradient of y").contiguous(memory_format=_LAST)
+    check_shape(g, window.outputs(x), "the gradient of y")
+    grad_x = torch.empty_like(x) if needs_x else None
+    grad_weight = x.new_empty(weight.shape) if needs_weight else None
     if g.numel():
-        _call("depthwise_backward", x, g, weight, window, None, by_x, by_weight)
+        _call("depthwise_backward", x, g, weight, window, None, grad_x, grad_weight)
     else:
-        for by in (by_x, by_weight):
-            if by is not None:
-                by.zero_()
-    return by_x, by_weight
+        for grad in (grad_x, grad_weight):
+            if grad is not None:
+                grad.zero_()
+    return grad_x, grad_weight
 
 
 def _call(
@@ -68,29 +76,36 @@ def _call(
     weight: Tensor,
     window: Window,
     bias: Tensor | None,
-    by_x: Tensor | None = None,
-    by_weight: Tensor | None = None,
+    grad_x: Tensor | None = None,
+    grad_weight: Tensor | None = None,
 ) -> None:
-    """The arguments in the order of csrc/depthwise.c, and the call, during which all tensors are alive."""
+    """The checked arguments, and the call, during which all tensors are alive."""
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    packed = array(
-        "q",
-        (
-            *x.shape,
-            *y.shape[2:],
-            *window.shape[2:],
-            *window.stride,
-            *window.padding,
-            *window.dilation,
-            torch.get_num_threads() if x.numel() + y.numel() > _SERIAL else 1,
-            x.data_ptr(),
-            weight.data_ptr(),
-            address(bias),
-            y.data_ptr(),
-            address(by_x),
-            address(by_weight),
-        ),
+    check_shape(weight, window.shape, "the weight")
+    call = DepthwiseCall(
+        *x.shape,
+        *y.shape[2:],
+        *window.shape[2:],
+        *window.stride,
+        *window.padding,
+        *window.dilation,
+        threads=threads_for(x.numel() + y.numel(), _SERIAL),
+        x=x.data_ptr(),
+        weight=address(weight, weight.numel(), "the weight"),
+        bias=address(bias, window.groups, "the bias"),
+        y=y.data_ptr(),
+        grad_x=own(grad_x),
+        grad_weight=own(grad_weight),
     )
-    if function(name)(packed.buffer_info()[0]):
-        raise MemoryError(f"no memory for the scratch of a convolution of {tuple(x.shape)}")
+    if failure := function(name)(ctypes.addressof(call)):
+        raise_failure(failure, f"a convolution of {tuple(x.shape)}", weight.numel())
+
+
+def _images(x: Tensor, window: Window) -> Tensor:
+    """X, checked, channels last."""
+    x = strided(x, 4, "x")
+    window.check(x)
+    if not window.shape[0] == window.groups == x.shape[1]:
+        raise ValueError(f"{window} is not depthwise")
+    return x.contiguous(memory_format=_LAST)

@@ -53,5 +53,5 @@ def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
         groups: channels.
         kept: int32 (m,), each output's filter.
     """
-    source = torch.arange(groups, dtype=torch.int32).repeat_interleave(len(kept) // groups)
+    source = torch.arange(groups, dtype=torch.int32, device=kept.device).repeat_interleave(len(kept) // groups)
     return Filters(1, bank, groups, source, kept.contiguous())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from array import array
+import ctypes
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dctps.kernels.boundary import CPU, address, check_shape, own, raise_failure, strided, threads_for
 from dctps.kernels.build import LANES
+from dctps.kernels.layouts import LinearCall, Transform
 from dctps.kernels.loader import function, variant
-from dctps.kernels.plans import dct_indices, dct_twiddles
+from dctps.kernels.plans import dct_indices, dct_twiddles, has_plan
 
-_CPU = torch.device("cpu")
-_KINDS = {"none": 0, "dct": 1, "hadamard": 2}
+_KINDS = {"none": Transform.NO_TRANSFORM, "dct": Transform.DCT, "hadamard": Transform.HADAMARD}
 _SERIAL = 1 << 17  # numbers below which one thread does it all
 
 
@@ -57,9 +59,13 @@ def linear_forward(
 
     Returns:
         float32 (batch, m).
+
+    Raises:
+        TypeError: a tensor of another dtype, or not on the CPU.
+        ValueError: sizes that do not agree, or a support that is none.
     """
-    x = _rows(x)
-    y = torch.empty(x.shape[0], m)
+    x = _rows(x, "x")
+    y = x.new_empty(x.shape[0], m)
     if y.numel():
         _call("linear_forward", x, values, support, alpha, offset, m, y=y, bias=bias)
     return y
@@ -74,7 +80,7 @@ def linear_backward(
     offset: NativeOffset,
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives in x, values, alpha and bias, those that are needed.
+    """The derivatives in x, values, alpha and bias, those that are needed; errors as `linear_forward`.
 
     Args:
         g: float32 (batch, m).
@@ -85,32 +91,21 @@ def linear_backward(
         offset: D.
         needs: which.
     """
-    g, x = _rows(g), _rows(x)
-    m = g.shape[1]
-    dx = torch.empty(x.shape) if needs[0] else None
-    dvalues = torch.empty(values.shape) if needs[1] else None
-    dalpha = torch.empty(1) if needs[2] and alpha is not None else None
-    dbias = torch.empty(m) if needs[3] else None
-    if x.shape[0]:
-        _call(
-            "linear_backward",
-            x,
-            values,
-            support,
-            alpha,
-            offset,
-            m,
-            g=g,
-            dx=dx,
-            dvalues=dvalues,
-            dalpha=dalpha,
-            dbias=dbias,
-        )
+    g, x = _rows(g, "the gradient of y"), _rows(x, "x")
+    (batch, n), m = x.shape, g.shape[1]
+    check_shape(g, (batch, m), "the gradient of y")
+    grad_x = x.new_empty(batch, n) if needs[0] else None
+    grad_values = x.new_empty(values.shape) if needs[1] else None
+    grad_alpha = x.new_empty(1) if needs[2] and alpha is not None else None
+    grad_bias = x.new_empty(m) if needs[3] else None
+    grads = grad_x, grad_values, grad_alpha, grad_bias
+    if batch:
+        _call("linear_backward", x, values, support, alpha, offset, m, g=g, grads=grads)
     else:
-        for by in (dvalues, dalpha, dbias):
-            if by is not None:
-                by.zero_()
-    return dx, dvalues, dalpha, dbias
+        for grad in grads[1:]:
+            if grad is not None:
+                grad.zero_()
+    return grads
 
 
 def _call(
@@ -125,56 +120,58 @@ def _call(
     y: Tensor | None = None,
     bias: Tensor | None = None,
     g: Tensor | None = None,
-    dx: Tensor | None = None,
-    dvalues: Tensor | None = None,
-    dalpha: Tensor | None = None,
-    dbias: Tensor | None = None,
+    grads: Sequence[Tensor | None] = (None,) * 4,
 ) -> None:
-    """The arguments in the order of csrc/linear.h, and the call, during which all tensors are alive."""
-    batch, n = x.shape
-    plan = tables = None
-    kind = offset.kind if alpha is not None else "none"
-    if kind == "dct":
-        plan = dct_indices(offset.size, torch.int32, _CPU)
-        tables = dct_twiddles(offset.size, torch.float32, _CPU)
-    signs = offset.signs
+    """The checked arguments, and the call, during which all tensors are alive."""
+    (batch, n), nnz = x.shape, values.numel()
     values, support = values.contiguous(), support.contiguous()
-    packed = array(
-        "q",
-        (
-            batch,
-            m,
-            n,
-            values.shape[0],
-            torch.get_num_threads() if batch * (n + m) + values.shape[0] > _SERIAL else 1,
-            x.data_ptr(),
-            x.stride(0),
-            _address(y),
-            _address(bias),
-            values.data_ptr(),
-            support.data_ptr(),
-            _address(alpha),
-            _KINDS[kind],
-            offset.size,
-            offset.rounds,
-            _address(plan),
-            _address(tables),
-            _address(offset.order),
-            _address(signs),
-            0 if signs is None else signs.shape[-1],
-            _address(g),
-            0 if g is None else g.stride(0),
-            _address(dx),
-            _address(dvalues),
-            _address(dalpha),
-            _address(dbias),
-        ),
+    transform = _KINDS[offset.kind] if alpha is not None else Transform.NO_TRANSFORM
+    order, signs = offset.order, offset.signs
+    width = 0 if signs is None else signs.shape[-1]
+    plan = tables = None
+    if transform and not _fits(offset, m, n, width):
+        raise ValueError(f"{offset} is no D of a {m} x {n} layer")
+    if transform == Transform.DCT:
+        plan = dct_indices(offset.size, torch.int32, CPU)
+        tables = dct_twiddles(offset.size, torch.float32, CPU)
+    grad_x, grad_values, grad_alpha, grad_bias = grads
+    call = LinearCall(
+        batch=batch,
+        m=m,
+        n=n,
+        nnz=nnz,
+        threads=threads_for(batch * (n + m) + nnz, _SERIAL),
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        y=own(y),
+        bias=address(bias, m, "the bias"),
+        values=address(values, nnz, "the values"),
+        support=address(support, nnz, "the support", torch.int64),
+        alpha=address(alpha, 1, "alpha"),
+        transform=transform,
+        q=offset.size,
+        rounds=offset.rounds,
+        plan=own(plan),
+        tables=own(tables),
+        order=address(order, m, "the order of D's outputs", torch.int32),
+        signs=address(signs, offset.rounds * width, "D's signs", torch.int8),
+        sign_stride=width,
+        g=own(g),
+        g_stride=0 if g is None else g.stride(0),
+        grad_x=own(grad_x),
+        grad_values=own(grad_values),
+        grad_alpha=own(grad_alpha),
+        grad_bias=own(grad_bias),
     )
-    failed = function(name, _variant_for(batch))(packed.buffer_info()[0])
-    if failed == -2:
-        raise ValueError(f"the support is not sorted positions in 0..{m * n - 1}")
-    if failed:
-        raise MemoryError(f"no memory for the scratch of a {m} x {n} layer's kernel")
+    if failure := function(name, _variant_for(batch))(ctypes.addressof(call)):
+        raise_failure(failure, f"a {m} x {n} layer", m * n)
+
+
+def _fits(offset: NativeOffset, m: int, n: int, width: int) -> bool:
+    """Whether it is a D of m outputs and n inputs, which its signs, `width` of them, fit."""
+    q, rounds = offset.size, offset.rounds
+    known = has_plan(q) if offset.kind == "dct" else not q & (q - 1)
+    return known and 0 < n <= q and (offset.order is not None or m <= q * rounds) and (not width or width in (n, n + 1))
 
 
 def _variant_for(rows: int) -> str:
@@ -184,10 +181,7 @@ def _variant_for(rows: int) -> str:
     return f"{which}x{lanes}" if rows <= lanes < LANES[which] else which
 
 
-def _rows(x: Tensor) -> Tensor:
-    """X with the inputs of a row side by side."""
+def _rows(x: Tensor, what: str) -> Tensor:
+    """X, checked, with the inputs of a row side by side."""
+    x = strided(x, 2, what)
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dctps.kernels.build import LIBRARY, source_hash
+from dctps.kernels.layouts import check_layouts
 
 VARIANTS = ("generic", "avx2", "avx512")  # in the order of `dctps_best_variant`
 _REMEDY = "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
@@ -50,7 +51,7 @@ def runnable_variants() -> tuple[str, ...]:
 
 @functools.cache
 def function(name: str, which: str | None = None) -> Callable[[int], int]:
-    """The exported `dctps_<name>_<variant>`: the address of its arguments -> 0, or -1 without memory.
+    """The exported `dctps_<name>_<variant>`: the address of its `Call` -> a `Failure`.
 
     Args:
         name: of the kernel.
@@ -92,6 +93,8 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _prepared(library: ctypes.CDLL) -> ctypes.CDLL:
+    library.dctps_layouts.restype = ctypes.c_char_p
+    check_layouts(library.dctps_layouts().decode())
     library.dctps_scratch_bytes.restype = ctypes.c_int64
     library.dctps_set_pool.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.dctps_set_pool(*_torch_pool())

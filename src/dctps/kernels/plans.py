@@ -1,6 +1,6 @@
 """Tables of the native DCT for one length: where inputs and frequencies lie in a tile, and twiddle factors.
 
-The layout is that of `read_plan` in csrc/linear.h: int32 [L, number of factors, factors...] in 32 numbers,
+The layout is that of `read_dct_plan` in csrc/common/fft.h: int32 [L, number of factors, factors...] in 32 numbers,
 then slot (q,), place (q,); float32 post (q // 2 + 1, 4), then for each pass roots (of primes above 5) and
 twiddles.
 """
@@ -31,42 +31,43 @@ def dct_indices(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The int32 table of length q."""
     length = _length(q)
     factors = _factors(length) or []
-    header = torch.zeros(_HEADER, dtype=torch.int64)
-    header[: 2 + len(factors)] = torch.tensor([length, len(factors), *factors])
-    element, position, rest = torch.arange(length), torch.zeros(length, dtype=torch.int64), length
+    header = [length, len(factors), *factors, *[0] * _HEADER][:_HEADER]
+    element = torch.arange(length, dtype=torch.int64, device=device)
+    position, rest = torch.zeros_like(element), length
     for r in reversed(factors):  # the last pass combines r interleaved transforms
         rest //= r
         position += element % r * rest
         element = element // r
-    i = torch.arange(q)
+    i = torch.arange(q, dtype=torch.int64, device=device)
     v = torch.where(i % 2 == 0, i // 2, q - 1 - i // 2)  # Makhoul: even inputs ascending, odd ones descending
     slot = 2 * position[v // 2] + v % 2 if q % 2 == 0 else 2 * position[v]
     place = torch.where(2 * i <= q - q % 2, 2 * i, 2 * (q - i) + 1)
     if q % 2 == 0:
         place[q // 2] = 1
-    return torch.cat([header, slot, place]).to(dtype)
+    return torch.cat([torch.tensor(header, dtype=torch.int64, device=device), slot, place]).to(dtype)
 
 
 @shape_table
 def dct_twiddles(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The float32 table of length q."""
     length = _length(q)
-    k = torch.arange(q // 2 + 1, dtype=torch.float64)
+    count = torch.arange(q + 1, dtype=torch.int64, device=device)
+    k = count[: q // 2 + 1].double()
     even = q % 2 == 0
     tau = torch.polar(torch.full_like(k, math.sqrt(2 / q)), -math.pi / (2 * q) * k)
     if even:
         tau[1:] /= 2
         if length % 2 == 0:
             tau[length // 2] *= 2
-    sigma = tau * _roots(q, torch.arange(q // 2 + 1)) if even else torch.zeros_like(tau)
+    sigma = tau * _roots(q, count[: q // 2 + 1]) if even else torch.zeros_like(tau)
     tau[0] = math.sqrt(1 / q)
     parts = [torch.stack([tau.real, tau.imag, sigma.real, sigma.imag], -1).flatten()]
     span = 1
     for r in _factors(length) or []:
         if r not in _OWN:
-            turn = _roots(r, torch.arange(r)).conj()
+            turn = _roots(r, count[:r]).conj()
             parts.append(torch.view_as_real(turn.resolve_conj()).flatten())
-        j, t = torch.arange(span)[:, None], torch.arange(1, r)
+        j, t = count[:span, None], count[1:r]
         parts.append(torch.view_as_real(_roots(span * r, j * t)).flatten())
         span *= r
     return torch.cat(parts).to(dtype)

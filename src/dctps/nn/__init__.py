@@ -6,8 +6,6 @@ from dctps.nn.conv import DpSConv2d as DpSConv2d
 from dctps.nn.conv1d import DpSConv1d as DpSConv1d
 from dctps.nn.conversion import register_conversion as register_conversion
 from dctps.nn.explanation import explain as explain
-from dctps.nn.functional import dps_conv2d as dps_conv2d
-from dctps.nn.functional import dps_linear as dps_linear
 from dctps.nn.layer import DpSLayer as DpSLayer
 from dctps.nn.linear import DpSLinear as DpSLinear
 from dctps.nn.norms import plain_norms_ as plain_norms_
@@ -16,4 +14,6 @@ from dctps.nn.norms import share_norms_ as share_norms_
 from dctps.nn.surgery import merge_ as merge_
 from dctps.nn.tuning import set_backends_ as set_backends_
 from dctps.nn.tuning import tune_ as tune_
-from dctps.nn.weight import dps_weight as dps_weight
+from dctps.product.function import dps_conv2d as dps_conv2d
+from dctps.product.function import dps_linear as dps_linear
+from dctps.product.weight import dps_weight as dps_weight

@@ -113,7 +113,7 @@ class DpSMultiheadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
-            scores = q @ k.mT / math.sqrt(self.head_dim)
+            scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
             weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
             heads = weights @ v
             weights = weights.mean(1) if average_attn_weights else weights
@@ -127,9 +127,9 @@ class DpSMultiheadAttention(nn.Module):
         """(N, S, embed_dim) with the bias and the zeros that all sequences get."""
         parts = [keys]
         if bias is not None:
-            parts.append(bias.to(keys.dtype).expand(len(keys), 1, -1))
+            parts.append(bias.to(keys.dtype).expand(keys.shape[0], 1, -1))
         if self.add_zero_attn:
-            parts.append(keys.new_zeros(len(keys), 1, self.embed_dim))
+            parts.append(keys.new_zeros(keys.shape[0], 1, self.embed_dim))
         return torch.cat(parts, 1) if len(parts) > 1 else keys
 
     def _mask(
@@ -137,7 +137,7 @@ class DpSMultiheadAttention(nn.Module):
     ) -> Tensor | None:
         """Both masks as numbers to add to the scores (N, num_heads, L, S'); added keys are always seen."""
         total: Tensor | None = None
-        batch, queries, keys = len(q), q.shape[1], k.shape[1]
+        batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
         if attn_mask is not None:
             shapes = [(queries, keys), (batch * self.num_heads, queries, keys)]
             _check_shape("attn_mask", attn_mask, shapes)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dctps.nn.functional import dps_conv2d
 from dctps.nn.layer import Alpha, DpSLayer
-from dctps.offsets import Offset
+from dctps.offsets import OffsetChoice
+from dctps.product.function import dps_conv2d
 
 _OPTIONS = (
     "in_channels",
@@ -41,6 +41,15 @@ class DpSConvolution(DpSLayer):
         for name in _OPTIONS:
             setattr(self, name, getattr(like, name))
         self._edges: list[int] = list(like._reversed_padding_repeated_twice)
+
+    def padded(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The batch x, padded where the kernel cannot do it, and the padding that is left to the kernel."""
+        edges = self._edges  # before and after, the last axis first
+        if self.padding_mode != "zeros":
+            return F.pad(x, edges, mode=self.padding_mode), (0,) * (len(edges) // 2)
+        if edges[::2] == edges[1::2]:
+            return x, tuple(edges[-2::-2])
+        return F.pad(x, edges), (0,) * (len(edges) // 2)
 
     @classmethod
     def _arguments_of(cls, dense: nn.Module) -> dict[str, Any]:
@@ -76,7 +85,7 @@ class DpSConv2d(DpSConvolution):
         groups: divides both channel counts.
         bias: whether to add b.
         padding_mode: `"zeros"`, `"reflect"`, `"replicate"` or `"circular"`.
-        offset: D: a name or an `Offset`, as in `DpSLinear`; so are all arguments that follow.
+        offset: D: a name, a class or an `Offset`, as in `DpSLinear`; so are all arguments that follow.
         density: fraction of the weights that train; or
         nnz: their number; or
         support: which: a bool mask of the weight's shape, or flat row-major positions.
@@ -104,7 +113,7 @@ class DpSConv2d(DpSConvolution):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        offset: str | Offset = "dct",
+        offset: OffsetChoice = "dct",
         density: float | None = None,
         nnz: int | None = None,
         support: Tensor | None = None,
@@ -151,7 +160,7 @@ class DpSConv2d(DpSConvolution):
             raise ValueError(
                 f"expected an input of shape (batch, {self.in_channels}, height, width), got {tuple(x.shape)}"
             )
-        images, padding = self._padded(x if x.dim() == 4 else x.unsqueeze(0))
+        images, padding = self.padded(x if x.dim() == 4 else x.unsqueeze(0))
         y = dps_conv2d(
             images,
             self.values,
@@ -160,20 +169,11 @@ class DpSConv2d(DpSConvolution):
             self.alpha,
             self.bias,
             stride=self.stride,  # type: ignore[arg-type]
-            padding=padding,
+            padding=padding,  # type: ignore[arg-type]
             dilation=self.dilation,  # type: ignore[arg-type]
             backend=self.backend,
         )
         return y if x.dim() == 4 else y.squeeze(0)
-
-    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The images, padded where the kernel cannot do it, and the padding that is left to the kernel."""
-        left, right, top, bottom = self._edges
-        if self.padding_mode != "zeros":
-            return F.pad(x, self._edges, mode=self.padding_mode), (0, 0)
-        if (left, top) == (right, bottom):
-            return x, (top, left)
-        return F.pad(x, self._edges), (0, 0)
 
     def merged(self) -> nn.Conv2d:
         """The `nn.Conv2d` with the weight `to_dense()`."""

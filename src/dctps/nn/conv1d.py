@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.nn.conv import DpSConvolution
-from dctps.nn.functional import dps_conv2d
 from dctps.nn.layer import Alpha
-from dctps.offsets import Offset
+from dctps.offsets import OffsetChoice
+from dctps.product.function import dps_conv2d
 
 
 class DpSConv1d(DpSConvolution):
@@ -31,7 +30,7 @@ class DpSConv1d(DpSConvolution):
         groups: divides both channel counts.
         bias: whether to add b.
         padding_mode: `"zeros"`, `"reflect"`, `"replicate"` or `"circular"`.
-        offset: D: a name or an `Offset`, as in `DpSLinear`; so are all arguments that follow.
+        offset: D: a name, a class or an `Offset`, as in `DpSLinear`; so are all arguments that follow.
         density: fraction of the weights that train; or
         nnz: their number; or
         support: which: a bool mask of the weight's shape, or flat row-major positions.
@@ -59,7 +58,7 @@ class DpSConv1d(DpSConvolution):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        offset: str | Offset = "dct",
+        offset: OffsetChoice = "dct",
         density: float | None = None,
         nnz: int | None = None,
         support: Tensor | None = None,
@@ -108,12 +107,7 @@ class DpSConv1d(DpSConvolution):
             raise ValueError(
                 f"expected an input of shape (batch, {self.in_channels}, length), got {tuple(x.shape)}"
             )
-        left, right = self._edges
-        lines, padding = x if x.dim() == 3 else x.unsqueeze(0), left
-        if self.padding_mode != "zeros":
-            lines, padding = F.pad(lines, self._edges, mode=self.padding_mode), 0
-        elif left != right:
-            lines, padding = F.pad(lines, self._edges), 0
+        lines, padding = self.padded(x if x.dim() == 3 else x.unsqueeze(0))
         y = dps_conv2d(
             lines.unsqueeze(-2),
             self.values,
@@ -122,7 +116,7 @@ class DpSConv1d(DpSConvolution):
             self.alpha,
             self.bias,
             stride=(1, self.stride[0]),
-            padding=(0, padding),
+            padding=(0, *padding),
             dilation=(1, self.dilation[0]),
             backend=self.backend,
         ).squeeze(-2)

@@ -64,17 +64,13 @@ def register_conversion(
             of the class. None: that module stays.
 
     Raises:
-        ValueError: the class has a conversion already.
+        ValueError: the class has another conversion already.
     """
     name = dense if isinstance(dense, str) else class_path(dense)
     if name in map(class_path, DPS_CLASS):
         raise ValueError(f"{name} has a DpS layer already: register a class of your own")
 
-    def put(expand: Rewrite) -> Rewrite:
-        CONVERSIONS.register(name)(Conversion(expand, collapse))
-        return expand
-
-    return put
+    return CONVERSIONS.register(name, lambda expand: Conversion(expand, collapse))
 
 
 def class_path(kind: type) -> str:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.conv_dispatch import choose_conv_backend, conv_costs
-from dctps.nn.dispatch import Backend, Costs, choose_backend, environment_backend, linear_costs
 from dctps.nn.layer import DpSLayer
-from dctps.nn.maps import Conv2d
-from dctps.nn.paths import Call, question, witnesses
 from dctps.nn.surgery import named_modules
+from dctps.product.geometry import ConvGeometry
+from dctps.product.machine import machine_of
+from dctps.product.path import Call
+from dctps.product.rule import Costs, Seen, decide, environment_backend, estimates, observers
 from dctps.tables import aligned
-
-_PATHS: tuple[Backend, ...] = ("dense", "transform", "native")
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,10 @@ class CallRow:
         layout: `"rows"`, `"NCHW"` or `"channels last"`.
         dtype: in which the product is made.
         nnz: of S.
-        path: that the call takes: `"dense"`, `"transform"` or `"native"`.
+        path: the name of the path that the call takes: `"rows"`, `"strips"`, `"kept"` and so on.
         chosen_by: `"rule"`, `"DCTPS_BACKEND"` or `"layer"` (its `backend`).
-        costs: nanoseconds on one core that the rule estimates, by path; none for a path that it does not
-            consider. Only ratios within a call matter.
+        costs: nanoseconds that the rule estimates, by path; none for a path that it does not consider, or
+            for which the machine's profile has no constants. Only ratios within a call matter.
     """
 
     name: str
@@ -47,16 +45,22 @@ class CallRow:
     layout: str
     dtype: str
     nnz: int
-    path: Backend
+    path: str
     chosen_by: str
     costs: Costs
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found: a row for each call, in their order."""
+    """What `explain` found.
+
+    Attributes:
+        rows: one for each call, in their order.
+        machines: the profiles that the rule's estimates come from, in words.
+    """
 
     rows: list[CallRow]
+    machines: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -65,8 +69,9 @@ class Explanation:
     def __str__(self) -> str:
         if not self.rows:
             return "no layer has an offset or a support: dense layers take torch's own path"
+        paths = list(dict.fromkeys(path for row in self.rows for path in row.costs))
         header = ("layer", "kind", "shape", "input", "layout", "dtype", "nnz", "path", "chosen by")
-        table = [(*header, *(f"{path} (us)" for path in _PATHS))]
+        table = [(*header, *(f"{path} (us)" for path in paths))]
         for row in self.rows:
             table.append(
                 (
@@ -79,17 +84,18 @@ class Explanation:
                     f"{row.nnz:,}",
                     row.path,
                     row.chosen_by,
-                    *(f"{row.costs[path] / 1e3:,.0f}" if path in row.costs else "" for path in _PATHS),
+                    *(f"{row.costs[path] / 1e3:,.0f}" if path in row.costs else "" for path in paths),
                 )
             )
-        return "\n".join(aligned(table, right={6, 9, 10, 11}))
+        lines = aligned(table, right={6, *range(9, 9 + len(paths))})
+        return "\n".join([*lines, *(f"estimates: {machine}" for machine in self.machines)])
 
 
 def explain(model: nn.Module, *inputs: Any, batch_size: int | None = None, **keywords: Any) -> Explanation:
     """Say which path each call of each DpS layer takes, from one forward pass in evaluation mode.
 
-    Under `torch.autocast` it says what holds there. A compiled network is run as a plain one; its paths are
-    the same.
+    Under `torch.autocast` it says what holds there, and under `torch.no_grad` what holds in inference. A
+    compiled network is run as a plain one; its paths are the same.
 
     Args:
         model: any module.
@@ -104,26 +110,28 @@ def explain(model: nn.Module, *inputs: Any, batch_size: int | None = None, **key
     """
     scale = 1.0 if batch_size is None else batch_size / _batch_of([*inputs, *keywords.values()])
     rows: list[CallRow] = []
+    machines: dict[str, None] = {}
 
-    def see(name: str, layer: nn.Module | None, call: Call) -> None:
-        rows.append(_row(name, layer, call, scale))
+    def see(name: str, layer: nn.Module | None, seen: Seen) -> None:
+        rows.append(_row(name, layer, seen, scale))
+        machines[str(machine_of(seen.call.device, seen.call.variant))] = None
 
-    with torch.no_grad(), witnessed(model, see):
+    with observed(model, see):
         model(*inputs, **keywords)
-    return Explanation(rows)
+    return Explanation(rows, list(machines))
 
 
 @contextmanager
-def witnessed(model: nn.Module, see: Callable[[str, DpSLayer | None, Call], None]) -> Iterator[None]:
+def observed(model: nn.Module, see: Callable[[str, DpSLayer | None, Seen], None]) -> Iterator[None]:
     """Have every product's call reported with the layer in which it is made, and its name.
 
     Within, the model is in evaluation mode, so that no statistics change; afterwards all is as before.
     """
     inside: list[tuple[str, DpSLayer]] = []
 
-    def witness(call: Call) -> None:
+    def observe(seen: Seen) -> None:
         name, layer = inside[-1] if inside else ("", None)
-        see(name, layer, call)
+        see(name, layer, seen)
 
     modes = {module: module.training for module in model.modules()}
     with ExitStack() as undo:
@@ -140,51 +148,37 @@ def witnessed(model: nn.Module, see: Callable[[str, DpSLayer | None, Call], None
                 left = module.register_forward_hook(lambda *_: _drop(inside), always_call=True)
                 undo.callback(entered.remove)
                 undo.callback(left.remove)
-        witnesses.append(witness)
-        undo.callback(witnesses.remove, witness)
+        observers.append(observe)
+        undo.callback(observers.remove, observe)
         yield
 
 
-def possible_paths(call: Call) -> list[Backend]:
-    """The paths that a call could take, in the order in which equals are chosen."""
-    offset, nnz = call.weight.offset, call.weight.values.numel()
-    possible: list[Backend] = []
-    for path in _PATHS:
-        of_conv, told = question(call.x, nnz, offset, call.op, path, call.plain)
-        try:
-            (choose_conv_backend if of_conv else choose_backend)(path, offset, **told)
-        except ValueError:
-            continue
-        possible.append(path)
-    return possible
-
-
-def _row(name: str, layer: nn.Module | None, call: Call, scale: float) -> CallRow:
-    x, offset, nnz = call.x, call.weight.offset, call.weight.values.numel()
-    shape = (round(x.shape[0] * scale), *x.shape[1:])
-    # The layout at another batch size: as strided, and without memory.
-    scaled = torch.empty_strided(shape, x.stride(), device="meta")
-    asked = environment_backend() if call.backend == "auto" else call.backend
-    of_conv, told = question(scaled, nnz, offset, call.op, asked, call.plain)
-    path = (choose_conv_backend if of_conv else choose_backend)(asked, offset, **told)
-    costs = conv_costs(offset, **told) if of_conv else linear_costs(offset, **told)
-    rows = 1 if of_conv else told["rows"]
+def _row(name: str, layer: nn.Module | None, seen: Seen, scale: float) -> CallRow:
+    x, call, path = seen.x, seen.call, seen.path
+    requested = environment_backend() if seen.backend == "auto" else seen.backend
+    if scale != 1:
+        # The layout at another batch size: as strided, and without memory.
+        scaled = torch.empty_strided((round(x.shape[0] * scale), *x.shape[1:]), x.stride(), device="meta")
+        call = Call.of(
+            scaled, call.nnz, call.offset, call.geometry, native=call.native, training=call.training
+        )
+        call = replace(call, device=seen.call.device)
+        path = decide(call, requested)
     layout = "rows"
-    if isinstance(call.op, Conv2d):
-        is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        layout = "channels last" if is_last else "NCHW"
-    chosen_by = "layer" if call.backend != "auto" else "rule" if asked == "auto" else "DCTPS_BACKEND"
+    if isinstance(seen.geometry, ConvGeometry):
+        layout = "channels last" if call.channels_last else "NCHW"
+    chosen_by = "layer" if seen.backend != "auto" else "rule" if requested == "auto" else "DCTPS_BACKEND"
     return CallRow(
         name,
         type(layer).__name__ if layer is not None else "",
-        offset.shape,
-        shape,
+        call.offset.shape,
+        call.shape,
         layout,
         str(x.dtype).removeprefix("torch."),
-        nnz,
-        path,
+        call.nnz,
+        path.name,
         chosen_by,
-        {path: cost * rows for path, cost in costs.items() if math.isfinite(cost)},
+        {name: cost for name, cost in estimates(call, "auto").items() if math.isfinite(cost)},
     )
 
 

@@ -9,11 +9,12 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.dispatch import Backend
+from dctps.arguments import flag, real, whole
 from dctps.nn.initial import Law, carry, default_law, law_of
 from dctps.nn.saved_layer import SavedLayer
-from dctps.nn.weight import dps_weight
-from dctps.offsets import Offset, ZeroOffset, build_offset
+from dctps.offsets import Offset, OffsetChoice, ZeroOffset, build_offset
+from dctps.product.rule import Backend
+from dctps.product.weight import dps_weight
 from dctps.sparse import budget, check_support, random_support
 
 Alpha = Literal["one", "match"] | float
@@ -33,11 +34,14 @@ class DpSLayer(SavedLayer):
     """A layer with the weight W = alpha * D + S, of which only S's values, alpha and the bias exist.
 
     Attributes:
-        values: Parameter (nnz,), the entries of S at the support.
+        values: Parameter (nnz,), the entries of S at the support. Without a single one it has no gradient,
+            which optimizers and clipping could not divide by its size.
         support: buffer, int64 (nnz,), sorted flat row-major positions in W.
         alpha: Parameter (1,), or None under the `zero` offset.
         bias: Parameter (out,) or None.
-        offset: D as an operator; no module, no parameters. Its `layer` names the layer's draws.
+        offset: D as an operator; no module, no parameters. Its `layer` names the layer's draws. Read from the
+            state at each access, which refuses a state that is not whole.
+        identity: buffer, int64 (32,): which offset and which support the values belong to (`identity.py`).
         weight_law: that the dense layer's weight would be drawn from; `bias_law` likewise.
         seed: of the support, and of whatever else `reset_parameters` draws.
         backend: the path that its calls take: `"dense"`, `"transform"`, `"native"`, or `"auto"`. Saved with
@@ -56,7 +60,7 @@ class DpSLayer(SavedLayer):
         *,
         groups: int,
         bias: bool,
-        offset: str | Offset,
+        offset: OffsetChoice,
         density: float | None,
         nnz: int | None,
         support: Tensor | None,
@@ -66,10 +70,8 @@ class DpSLayer(SavedLayer):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        if isinstance(offset, str):
-            offset = build_offset(offset, shape, groups=groups, seed=seed)
-        elif offset.shape != shape or offset.groups != groups:
-            raise ValueError(f"{offset!r} does not fit a weight of shape {shape} in {groups} groups")
+        seed = whole("seed", seed)
+        offset = build_offset(offset, shape, groups=groups, seed=seed)
         if sum(given is not None for given in (density, nnz, support)) != 1:
             raise ValueError("give one of density, nnz and support: it fixes the other two")
         size = math.prod(shape)
@@ -77,17 +79,17 @@ class DpSLayer(SavedLayer):
             support = check_support(support, shape)
             count = len(support)
         else:
-            count = budget(density, size) if density is not None else nnz or 0
+            count = budget(density, size) if density is not None else whole("nnz", nnz)
             if not 0 <= count <= size:
                 raise ValueError(f"nnz must be in 0..{size} for a weight of shape {shape}, got {count}")
-        self.offset, self.seed = offset, seed
+        self.seed = seed
         self._alpha_law, self._given_support = alpha, support is not None
         self.weight_law = self.bias_law = default_law(offset.in_features)
 
-        self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
+        self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype), count > 0)
         where = self.values.device
         has_offset = not isinstance(offset, ZeroOffset)
-        self.alpha = nn.Parameter(self.values.new_empty(1), alpha_trainable) if has_offset else None
+        self.alpha = nn.Parameter(self.values.new_empty(1), flag("alpha_trainable", alpha_trainable)) if has_offset else None
         self.bias = nn.Parameter(self.values.new_empty(shape[0])) if bias else None
         if support is None:
             support = torch.empty(count, dtype=torch.int64, device=where)
@@ -96,6 +98,7 @@ class DpSLayer(SavedLayer):
                 "a given support would be lost on the meta device: build the layer on a real one"
             )
         self.register_buffer("support", support.to(where))
+        self._identify(offset, where)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -108,8 +111,9 @@ class DpSLayer(SavedLayer):
         if self.values.is_meta:
             return
         if not self._given_support:
-            size = math.prod(self.offset.shape)
-            self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.offset.layer))
+            size = math.prod(self.last_map.shape)
+            self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.last_map.layer))
+        self.seal()
         self._draw()
 
     @torch.no_grad()
@@ -141,7 +145,7 @@ class DpSLayer(SavedLayer):
         cls,
         dense: nn.Linear | nn.Conv1d | nn.Conv2d,
         *,
-        offset: str = "dct",
+        offset: OffsetChoice = "dct",
         density: float | None = None,
         nnz: int | None = None,
         support: Tensor | None = None,
@@ -159,7 +163,7 @@ class DpSLayer(SavedLayer):
 
         Args:
             dense: `nn.Linear` for `DpSLinear`, and so on.
-            offset: name of the offset.
+            offset: D: a name, a class of offsets, or an `Offset` of the weight's shape.
             density: fraction of the weights that train; or
             nnz: their number; or
             support: their mask or positions. None of the three: the nonzeros of the dense weight, so
@@ -195,7 +199,7 @@ class DpSLayer(SavedLayer):
             nnz=nnz,
             support=support,
             alpha=alpha,
-            alpha_trainable=alpha_trainable and weight.requires_grad,
+            alpha_trainable=flag("alpha_trainable", alpha_trainable) and weight.requires_grad,
             seed=seed,
             device=device or ("cpu" if weight.is_meta else weight.device),
             dtype=weight.dtype,
@@ -210,7 +214,7 @@ class DpSLayer(SavedLayer):
                 if not dense.bias.is_meta:
                     layer.bias.copy_(dense.bias)
                 layer.bias.requires_grad_(dense.bias.requires_grad)
-        layer.values.requires_grad_(weight.requires_grad)
+        layer.values.requires_grad_(weight.requires_grad and layer.nnz > 0)
         for hooks in _HOOKS:
             setattr(layer, hooks, getattr(dense, hooks))
         return layer.train(dense.training)
@@ -221,7 +225,7 @@ class DpSLayer(SavedLayer):
 
     def _merge_into(self, dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
         """Give a meta-built dense layer this one's weight, bias, training mode, hooks and frozenness."""
-        dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad)
+        dense.weight = nn.Parameter(self.to_dense().detach(), self.values.requires_grad or not self.nnz)
         dense.bias = self.bias
         carry(dense, self.weight_law, self.bias_law)
         for hooks in _HOOKS:
@@ -229,24 +233,14 @@ class DpSLayer(SavedLayer):
         dense.train(self.training)
 
     @property
-    def nnz(self) -> int:
-        """Number of trained values."""
-        return self.values.numel()
-
-    @property
     def density(self) -> float:
         """The fraction of weights that train, nnz / (out * in), in [0, 1]."""
-        return self.nnz / math.prod(self.offset.shape)
+        return self.nnz / math.prod(self.last_map.shape)
 
     def to_dense(self) -> Tensor:
         """W = alpha * D + S, made when asked, differentiable; of the weight's shape and the layer's dtype."""
         weight = dps_weight(self.values, self.support, self.offset, self.alpha)
         return weight.to(self.values.dtype)
-
-    @property
-    def weight(self) -> Tensor:
-        """The same as `to_dense()`: O(out * in) time and memory at each access."""
-        return self.to_dense()
 
     def _check_input(self, x: Tensor) -> None:
         if x.dtype != self.values.dtype and not torch.is_autocast_enabled(x.device.type):
@@ -257,7 +251,7 @@ class DpSLayer(SavedLayer):
 
     def _state_repr(self) -> str:
         alpha = "" if self.alpha is None or self.alpha.requires_grad else ", alpha_trainable=False"
-        return f"offset={self.offset.name!r}, nnz={self.nnz}, density={self.density:.4g}{alpha}"
+        return f"offset={self.last_map.name!r}, nnz={self.nnz}, density={self.density:.4g}{alpha}"
 
 
 def initial_alpha(alpha: Alpha, offset: Offset, norm: float) -> float:
@@ -277,7 +271,7 @@ def initial_alpha(alpha: Alpha, offset: Offset, norm: float) -> float:
         return norm / offset.norm()
     if isinstance(alpha, str):
         raise ValueError(f'alpha must be "one", "match" or a number, got {alpha!r}')
-    return float(alpha)
+    return real("alpha", alpha)
 
 
 def _initial_norm(dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> float:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.functional import dps_linear
+from dctps.arguments import whole
 from dctps.nn.layer import Alpha, DpSLayer
-from dctps.offsets import Offset
+from dctps.offsets import OffsetChoice
+from dctps.product.function import dps_linear
 
 
 class DpSLinear(DpSLayer):
@@ -23,7 +24,8 @@ class DpSLinear(DpSLayer):
         in_features: n.
         out_features: m.
         bias: whether to add b.
-        offset: D: a name (`"dct"`, `"sdct"`, `"hadamard"`, `"gaussian"`, `"zero"`) or an `Offset`.
+        offset: D: a name (`"dct"`, `"sdct"`, `"hadamard"`, `"gaussian"`, `"zero"`) a class of
+            offsets, or an `Offset` of the weight's shape.
         density: fraction of the m n weights that train, in (0, 1]: round(density * m * n) of them; or
         nnz: their number; or
         support: which: a bool mask (m, n), or flat row-major positions.
@@ -46,7 +48,7 @@ class DpSLinear(DpSLayer):
         out_features: int,
         bias: bool = True,
         *,
-        offset: str | Offset = "dct",
+        offset: OffsetChoice = "dct",
         density: float | None = None,
         nnz: int | None = None,
         support: Tensor | None = None,
@@ -57,6 +59,7 @@ class DpSLinear(DpSLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        in_features, out_features = whole("in_features", in_features), whole("out_features", out_features)
         self.in_features, self.out_features = in_features, out_features
         self._build(
             (out_features, in_features),

@@ -1,7 +1,8 @@
-"""What a layer's state dict holds beside its tensors, and which state dicts a layer refuses."""
+"""The state of a layer: values at a support, under an offset that the state names."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import Any
@@ -9,75 +10,80 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.nn.guard import GuardedLayer
+from dctps.nn.identified import Identified
 from dctps.offsets import Offset, ZeroOffset, build_offset
 
 
-class SavedLayer(nn.Module):
-    """Values at a support, under an offset: state dicts have the offset's spec, and have to fit."""
+class SavedLayer(GuardedLayer, Identified[Offset]):
+    """Values at a support, under an offset: the state has to fit, and says under which offset."""
 
     values: nn.Parameter
     support: Tensor
-    offset: Offset
 
-    def get_extra_state(self) -> Tensor:
-        """The offset's spec, as the bytes of a JSON text: values and support mean nothing under another D."""
-        return torch.frombuffer(bytearray(json.dumps(self.offset.spec).encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take over the offset of a state dict, so that W is what it was where the state was saved.
+    @property
+    def offset(self) -> Offset:
+        """D, as the layer's state names it.
 
         Raises:
-            ValueError: no spec of an offset that fits this layer.
+            ValueError: support or identity are not what this library has written.
         """
+        return self._current()
+
+    def _rebuild(self, spec: dict[str, Any]) -> Offset:
         try:
-            spec = json.loads(bytes(state.tolist()))
-            offset = build_offset(**spec)
-            fits = (offset.shape, offset.groups) == (self.offset.shape, self.offset.groups)
+            offset = _offset(json.dumps(spec))
         except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"the offset that the state names is unreadable ({error})") from None
+        own = self.last_map
+        if (offset.shape, offset.groups, isinstance(offset, ZeroOffset)) != (
+            *(own.shape, own.groups),
+            isinstance(own, ZeroOffset),
+        ):
+            raise ValueError(f"it holds {own!r}, the state names {offset!r}")
+        return offset
+
+    def _is_same(self, one: Offset, other: Offset) -> bool:
+        # The paper's D has a seed in its spec and none in its entries.
+        return one == other or torch.equal(one.to_dense(), other.to_dense())
+
+    def _check_support(self, support: Tensor) -> None:
+        size = math.prod(self.last_map.shape)
+        if len(support) != self.nnz:
+            raise ValueError(f"it has {self.nnz} values at {len(support)} positions")
+        if len(support) and not (
+            0 <= int(support[0]) <= int(support[-1]) < size and bool((support.diff() > 0).all())
+        ):
             raise ValueError(
-                f"layer {self.offset.layer!r}: the state dict's offset is unreadable ({error})"
-            ) from None
-        if not fits or isinstance(offset, ZeroOffset) != isinstance(self.offset, ZeroOffset):
-            raise ValueError(f"layer {self.offset.layer!r} holds {self.offset!r}, the state dict {offset!r}")
-        if offset != self.offset:
-            self.offset = offset
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Refuse a support that is not this layer's to take, saying what to do; then load as any module."""
-        problem = self._misfit(state_dict.get(prefix + "values"), state_dict.get(prefix + "support"))
-        if problem is not None:
-            error_msgs.append(f"layer {prefix[:-1]!r}: {problem}")
-            return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
-    def _misfit(self, values: Any, support: Any) -> str | None:
-        if not isinstance(values, Tensor) or not isinstance(support, Tensor):
-            return (
-                "values and support belong together, one is missing"
-                if (values is None) != (support is None)
-                else None
+                f"its support is not sorted positions in 0..{size - 1}, each once: load the state again, or "
+                f"sort support and values together"
             )
-        size = math.prod(self.offset.shape)
-        if values.shape != support.shape or support.dim() != 1 or support.dtype != torch.int64:
-            return f"{tuple(values.shape)} values at {support.dtype} {tuple(support.shape)} positions"
-        if len(values) != len(self.values):
-            return (
-                f"it has nnz={len(self.values)}, the state dict {len(values)}: convert the network with "
-                "the density, allocation and seed of the one that was saved"
-            )
-        if support.is_meta or not len(support):
-            return None
-        if not 0 <= int(support[0]) <= int(support[-1]) < size or not bool((support.diff() > 0).all()):
-            return f"the support is not sorted positions in 0..{size - 1}: was it averaged or cast?"
-        return None
+
+    @property
+    def nnz(self) -> int:
+        """Number of trained values."""
+        return self.values.numel()
+
+    def _incoming(self, state_dict: dict[str, Any], prefix: str) -> Offset | None:
+        values, support = (state_dict.get(prefix + key) for key in ("values", "support"))
+        if (values is None) != (support is None):
+            raise ValueError("values and support belong together, one is missing")
+        if isinstance(values, Tensor) and isinstance(support, Tensor):
+            if values.shape != support.shape or support.dim() != 1 or support.dtype != torch.int64:
+                raise ValueError(
+                    f"{tuple(values.shape)} values at {support.dtype} {tuple(support.shape)} positions"
+                )
+            if len(values) != self.nnz:
+                raise ValueError(
+                    f"it has nnz={self.nnz}, the state dict {len(values)}: convert the network with the "
+                    "density, allocation and seed of the one that was saved"
+                )
+            if not support.is_meta:
+                self._check_support(support)
+        return super()._incoming(state_dict, prefix)
+
+
+@functools.lru_cache(maxsize=1024)
+def _offset(spec: str) -> Offset:
+    """The offset of a spec, with its draws; O(m + n) numbers each, for as many layers as are in use."""
+    return build_offset(**json.loads(spec))

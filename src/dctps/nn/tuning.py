@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.dispatch import Backend, check_backend
-from dctps.nn.explanation import possible_paths, witnessed
+from dctps.nn.explanation import observed
 from dctps.nn.layer import DpSLayer
-from dctps.nn.paths import Call
-from dctps.nn.precision import no_autocast
-from dctps.nn.products import product
 from dctps.nn.surgery import named_modules
+from dctps.product.function import product
+from dctps.product.precision import no_autocast
+from dctps.product.rule import Backend, Seen, check_backend, estimates
 
 _HOPELESS = 3  # times the fastest in the first round: not measured again
 
@@ -82,13 +81,13 @@ def tune_(model: nn.Module, *inputs: Any, rounds: int = 5, **keywords: Any) -> d
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    calls: dict[str, list[Call]] = {}
+    calls: dict[str, list[Seen]] = {}
 
-    def see(name: str, layer: DpSLayer | None, call: Call) -> None:
+    def see(name: str, layer: DpSLayer | None, call: Seen) -> None:
         if layer is not None:
             calls.setdefault(name, []).append(call)
 
-    with torch.enable_grad(), witnessed(model, see):
+    with torch.enable_grad(), observed(model, see):
         model(*inputs, **keywords)
     known: dict[tuple[Any, ...], dict[Backend, float]] = {}
     found = {}
@@ -105,15 +104,21 @@ def tune_(model: nn.Module, *inputs: Any, rounds: int = 5, **keywords: Any) -> d
     return found
 
 
-def _key(call: Call) -> tuple[Any, ...]:
+def _possible(call: Seen) -> list[Backend]:
+    """The groups of paths in which there is one for a call, in the order in which equals are chosen."""
+    words: tuple[Backend, ...] = ("dense", "transform", "native")
+    return [word for word in words if estimates(call.call, word)]
+
+
+def _key(call: Seen) -> tuple[Any, ...]:
     """What calls that take equal times have in common."""
     values, alpha, _, offset = call.weight
     needs = tuple(t is not None and t.requires_grad for t in (call.x, values, alpha))
     layout = (call.x.shape, call.x.stride(), call.x.dtype, call.x.device, values.dtype)
-    return (type(offset), offset.shape, offset.groups, call.op, *layout, values.numel(), needs)
+    return (type(offset), offset.shape, offset.groups, call.geometry, *layout, values.numel(), needs)
 
 
-def _measure(call: Call, rounds: int) -> dict[Backend, float]:
+def _measure(call: Seen, rounds: int) -> dict[Backend, float]:
     """Seconds of forward and backward, the median, by path."""
     x, values, alpha = (
         None if t is None else t.detach().requires_grad_(t.requires_grad)
@@ -126,12 +131,12 @@ def _measure(call: Call, rounds: int) -> dict[Backend, float]:
 
     def step(path: Backend) -> None:
         nonlocal g
-        y = product(x, weight, call.op, path)
+        y = product(x, weight, call.geometry, path)
         if wanted:
             g = torch.ones_like(y) if g is None else g
             torch.autograd.grad(y, wanted, g)
 
-    paths = possible_paths(call)
+    paths = _possible(call)
     seconds: dict[Backend, list[float]] = {path: [] for path in paths}
     with torch.enable_grad(), no_autocast(x):
         for _ in range(rounds if len(paths) > 1 else 1):

@@ -8,6 +8,7 @@ from dctps.offsets.base import Offset as Offset
 from dctps.offsets.dct import DCTOffset as DCTOffset
 from dctps.offsets.gaussian import GaussianOffset as GaussianOffset
 from dctps.offsets.hadamard import HadamardOffset as HadamardOffset
+from dctps.offsets.registry import OffsetChoice as OffsetChoice
 from dctps.offsets.registry import build_offset as build_offset
 from dctps.offsets.registry import list_offsets as list_offsets
 from dctps.offsets.registry import register_offset as register_offset

@@ -6,10 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from dctps.arguments import whole
 from dctps.kernels import Filters, depthwise_filters
 from dctps.transforms.tables import constant_to_compilers, making_constants
 
@@ -38,12 +40,19 @@ class Offset(ABC):
         ValueError: the shape or the groups are not a layer's.
     """
 
-    name: ClassVar[str] = ""
+    name: ClassVar[str]
+    defined: ClassVar[WeakValueDictionary[str, type[Offset]]] = WeakValueDictionary()
     draws: ClassVar[int] = 0  # index tables that `_draw` makes
 
+    def __init_subclass__(cls) -> None:
+        # A class has a name of its own before it is registered, so that a spec never means another class.
+        cls.name = f"{cls.__module__}.{cls.__qualname__}"
+        Offset.defined[cls.name] = cls
+
     def __init__(self, shape: Sequence[int], *, groups: int = 1, seed: int = 0, layer: str = "") -> None:
-        self.shape = tuple(int(size) for size in shape)
-        self.groups, self.seed, self.layer = groups, seed, layer
+        self.shape = tuple(whole("a size of the weight", size) for size in shape)
+        groups = whole("groups", groups)
+        self.groups, self.seed, self.layer = groups, whole("seed", seed), layer
         self._held: dict[torch.device, tuple[Tensor, ...]] = {}
         self._memo: dict[Any, Any] = {}
         if len(self.shape) < 2 or min(self.shape) < 1:
@@ -71,6 +80,11 @@ class Offset(ABC):
             "seed": self.seed,
             "layer": self.layer,
         }
+
+    def like(self, shape: Sequence[int], *, groups: int = 1, layer: str = "") -> Offset:
+        """The offset of the same class, options and seed for another weight; arguments as for the class."""
+        options = {key: value for key, value in self.spec.items() if key != "name"}
+        return type(self)(**options | {"shape": shape, "groups": groups, "layer": layer})
 
     @property
     def row_cost(self) -> float:
@@ -120,8 +134,9 @@ class Offset(ABC):
 
     def filters(self) -> Filters:
         """A convolution's D as filters on mixed channels, for fast paths; made from tables for the call."""
-        outputs = torch.arange(self.out_features, dtype=torch.int32)
-        return depthwise_filters(self.to_dense().flatten(1).contiguous(), self.groups, outputs)
+        outputs = torch.arange(self.out_features, dtype=torch.int32, device="cpu")
+        bank = self.to_dense(dtype=torch.float32, device="cpu")
+        return depthwise_filters(bank.flatten(1).contiguous(), self.groups, outputs)
 
     def weight_filters(self) -> Filters:
         """`filters`, or less where no more is needed to make a convolution's weight for the call."""

@@ -49,13 +49,18 @@ def channel_factors(size: Size, dtype: torch.dtype, device: torch.device) -> Ten
 def spatial_filters(size: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Each output's two filters, (2 m, taps)."""
     m, channels, taps = size
-    angles = _angles(torch.arange(m), 2 * channels * torch.arange(taps), _length(size))
+    angles = _angles(_integers(0, m), 2 * channels * _integers(0, taps), _length(size))
     return torch.stack([angles.cos(), -angles.sin()], 1).flatten(0, 1).to(device, dtype)
 
 
 def _length(size: Size) -> int:
     m, channels, taps = size
     return max(m, channels * taps)
+
+
+def _integers(first: int, past: int) -> Tensor:
+    """On the CPU, where all factors are made, so that they are the same for every device."""
+    return torch.arange(first, past, dtype=torch.int64, device="cpu")
 
 
 def _angles(o: Tensor, at: Tensor, q: int) -> Tensor:
@@ -68,7 +73,7 @@ def _factor_blocks(size: Size) -> Iterator[Tensor]:
     m, channels, _ = size
     q = _length(size)
     for first in range(0, m, _BLOCK):
-        angles = _angles(torch.arange(first, min(first + _BLOCK, m)), 2 * torch.arange(channels) + 1, q)
+        angles = _angles(_integers(first, min(first + _BLOCK, m)), 2 * _integers(0, channels) + 1, q)
         factors = torch.stack([angles.cos(), angles.sin()], 1).mul_(math.sqrt(2 / q))
         if first == 0:
             factors[0] *= math.sqrt(0.5)
@@ -90,7 +95,7 @@ def _sequences(n: int, band: float) -> Tensor:
     They are the eigenvectors of a tridiagonal matrix, whose eigenvalues lie well apart: the same wherever
     they are made. It reads the same backwards, so that even and odd sequences are found each in half of it.
     """
-    c = torch.arange(n, dtype=torch.float64)
+    c = torch.arange(n, dtype=torch.float64, device="cpu")
     diagonal = ((n - 1 - 2 * c) / 2) ** 2 * math.cos(math.pi * band)
     beside = c[1:] * (n - c[1:]) / 2
     half, middle = n // 2, n % 2

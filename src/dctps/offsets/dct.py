@@ -46,13 +46,13 @@ class DCTOffset(Offset):
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """D as a tensor of the weight's shape."""
         m, n = self.out_features, self.in_features
-        rows = torch.arange(m, device=device)
+        rows = torch.arange(m, dtype=torch.int64, device=device)
         if len(self.shape) == 2:
             fine = math.isqrt(n - 1) + 1
             blocks = dct_rows(rows, self.size, -(-n // fine), fine, dtype=dtype)
             return blocks.flatten(1)[:, :n].contiguous()
         channels = self.shape[1]
-        return dct_rows(rows, self.size, n // channels, channels, dtype=dtype).mT.reshape(self.shape)
+        return dct_rows(rows, self.size, n // channels, channels, dtype=dtype).transpose(-1, -2).reshape(self.shape)
 
     def apply(self, x: Tensor) -> Tensor:
         """D x by one transform of length q for each group."""
@@ -97,12 +97,12 @@ class DCTOffset(Offset):
     def filters(self) -> Filters:
         """A pair of filters for each output, by the angle-addition rule (`channel_factors.py`)."""
         m, channels, kh, kw = self.shape
+        outputs = torch.arange(m, dtype=torch.int32, device=_CPU)
         if channels == 1:
-            bank = _depthwise_filters((m, kh * kw), torch.float32, _CPU)
-            return depthwise_filters(bank, self.groups, torch.arange(m, dtype=torch.int32))
+            return depthwise_filters(_depthwise_filters((m, kh * kw), torch.float32, _CPU), self.groups, outputs)
         if kh * kw == 1:
-            outputs = torch.arange(m, dtype=torch.int32)
-            return Filters(1, torch.ones(1, 1), self.size, outputs, cosine=self.size)
+            one = torch.ones(1, 1, dtype=torch.float32, device=_CPU)
+            return Filters(1, one, self.size, outputs, cosine=self.size)
         size = (m, channels, kh * kw)
         basis = channel_basis(size, torch.float32, _CPU)
         if basis.shape[0] * (2 * m + channels) < 2 * m * channels:
@@ -123,17 +123,17 @@ class DCTOffset(Offset):
         if len(self.shape) == 2:
             return patches
         cubes: Tensor = patches.unflatten(-1, (self.shape[1], -1))
-        return cubes.mT.flatten(-2)
+        return cubes.transpose(-1, -2).flatten(-2)
 
     def _channel_first(self, patches: Tensor) -> Tensor:
         if len(self.shape) == 2:
             return patches
         cubes: Tensor = patches.unflatten(-1, (-1, self.shape[1]))
-        return cubes.mT.flatten(-2)
+        return cubes.transpose(-1, -2).flatten(-2)
 
 
 @shape_table
 def _depthwise_filters(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """D where a group has one channel, (m, taps)."""
     m, taps = size
-    return dct_rows(torch.arange(m), max(size), taps, 1, dtype=dtype).flatten(1).to(device)
+    return dct_rows(torch.arange(m, dtype=torch.int64, device=_CPU), max(size), taps, 1, dtype=dtype).flatten(1).to(device)

@@ -33,6 +33,6 @@ class GaussianOffset(Offset):
         size = self.out_features * self.in_features
         dense = torch.empty(size, dtype=dtype, device=device)
         for start in range(0, size, _BLOCK):
-            counter = torch.arange(start, min(start + _BLOCK, size), device=device)
+            counter = torch.arange(start, min(start + _BLOCK, size), dtype=torch.int64, device=device)
             dense[start : start + _BLOCK] = normal(key, counter) * self.in_features**-0.5
         return dense.reshape(self.shape)

@@ -70,7 +70,7 @@ class HadamardOffset(Offset):
 
     def _positions(self, rows: Tensor) -> Tensor:
         """Where each output lies among the transforms of all groups."""
-        group = torch.arange(len(rows), device=rows.device) // (len(rows) // self.groups)
+        group = torch.arange(len(rows), dtype=torch.int64, device=rows.device) // (len(rows) // self.groups)
         return group * self.size + rows
 
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:

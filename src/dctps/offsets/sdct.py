@@ -120,7 +120,7 @@ class SDCTOffset(Offset):
         """Each output's position among the (group, round, function) triples; the signs, -1 or 1."""
         n, blocks = self.in_features, self.groups * self.rounds
         order = permutations(derive_key(self.seed, self.layer, "offset"), blocks, n, device=device)
-        order = order + n * torch.arange(blocks, device=device)[:, None]
+        order = order + n * torch.arange(blocks, dtype=torch.int64, device=device)[:, None]
         positions = order.reshape(self.groups, -1)[:, : self.out_features // self.groups].flatten()
         if self.rounds == 1:
             return positions.int(), torch.empty(0, dtype=torch.int8, device=device)
@@ -160,4 +160,4 @@ def _spatial_cosines(size: tuple[int, int], dtype: torch.dtype, device: torch.de
 @shape_table
 def _cosine_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The orthonormal DCT-II matrix, (size, size)."""
-    return dct_rows(torch.arange(size, device=device), size, 1, size, dtype=torch.float64)[:, 0].to(dtype)
+    return dct_rows(torch.arange(size, dtype=torch.int64, device=device), size, 1, size, dtype=torch.float64)[:, 0].to(dtype)

@@ -48,6 +48,7 @@ def shuffle_(model: nn.Module, dense: nn.Module | None = None, *, seed: int = 0)
             key = derive_key(seed, name, "shuffle")
             layer.support.copy_(sample(key, layer.nnz, math.prod(layer.offset.shape), device="cpu"))
             layer._given_support = True
+            layer.seal()
             if layer.alpha is None:
                 layer.values.copy_(weights[name].detach().reshape(-1)[layer.support.to(weights[name].device)])  # type: ignore[union-attr]
     return model

@@ -66,7 +66,7 @@ def _sddmm_fake(g: Tensor, x: Tensor, support: Tensor, m: int, n: int) -> Tensor
 
 def _compressed_rows(support: Tensor, m: int, n: int) -> tuple[Tensor, Tensor]:
     _acknowledge_beta()
-    starts = torch.arange(m + 1, device=support.device) * n
+    starts = torch.arange(m + 1, dtype=torch.int64, device=support.device) * n
     return torch.searchsorted(support, starts), support % n
 
 
@@ -75,4 +75,5 @@ def _acknowledge_beta() -> None:
     """Torch warns once in a process that CSR is in beta; this library's users can do nothing about it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([0])[:0], torch.empty(0), (1, 1))
+        one = torch.zeros(2, dtype=torch.int64, device="cpu")
+        torch.sparse_csr_tensor(one, one[:0], one[:0], (1, 1))

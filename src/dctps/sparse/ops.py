@@ -57,7 +57,7 @@ def sddmm(g: Tensor, x: Tensor, support: Tensor, shape: Shape) -> Tensor:
 
 def spmm_ref(values: Tensor, support: Tensor, x: Tensor, shape: Shape, *, transposed: bool = False) -> Tensor:
     """Slow twin of `spmm`: the dense product in float64."""
-    dense = torch.zeros(shape[0] * shape[1], dtype=torch.float64)
+    dense = torch.zeros(shape[0] * shape[1], dtype=torch.float64, device=values.device)
     dense[support] = values.double()
     dense = dense.reshape(shape)
     return x.double() @ (dense if transposed else dense.T)

@@ -9,6 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from dctps.arguments import real
 from dctps.counter import derive_key, sample
 
 
@@ -22,12 +23,13 @@ def budget(density: float, size: int) -> int:
     Raises:
         ValueError: the density is outside (0, 1].
     """
+    density = real("density", density)
     if not 0 < density <= 1:
         raise ValueError(
             f"density must be in (0, 1], got {density}: it is the fraction of weights that train"
         )
     # The float 0.1 lies a little above a tenth; its shortest decimal does not, so that ties are ties.
-    return round(Fraction(str(float(density))) * size)
+    return round(Fraction(str(density)) * size)
 
 
 def random_support(size: int, nnz: int, *, seed: int = 0, layer: str = "") -> Tensor:

@@ -198,7 +198,7 @@ class _Weights:
                     where.append(place + r * self._width)
                 else:
                     self._base[r, place] = parameter.detach().flatten()
-        self._where = torch.cat(where) if where else torch.empty(0, dtype=torch.int64)
+        self._where = torch.cat(where) if where else torch.empty(0, dtype=torch.int64, device=some.device)
         self._offsets = [
             _offsets([offset_of(chain[i].module) for chain in chains], some)
             for i, link in enumerate(chains[0])

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 
 from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import resolve
-from dctps.experiments.folder import RunFolder, RunFolderBusy, read_summary
+from dctps.experiments.folder import RunFolder, RunFolderBusy
 from dctps.experiments.network import is_scored
 from dctps.experiments.parts import Parts, split
+from dctps.experiments.records import check_data, read_summary
 from dctps.experiments.run import data_of
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
@@ -104,6 +105,7 @@ def _begin(
     """The run of `job` where it was last saved, its folder locked until `held` ends."""
     config = resolve(job.config)
     folder = RunFolder(job.out, config)
+    check_data(job.out, dataset.to_dict())
     if (summary := folder.finished()) is not None:
         return Finished(summary)
     torch.manual_seed(config.seed)  # as a process of its own begins

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import torch
@@ -12,13 +11,14 @@ from torch.func import functional_call
 from torch.nn.parameter import UninitializedParameter
 
 from dctps.nn import merge_
+from dctps.nn.identified import Identified
 from dctps.nn.surgery import Mergeable
 from dctps.selection import count_prunable
 from dctps.sparse import budget
 from dctps.subspace.projection import Projection, build_projection
 
 
-class Hyperplane(Mergeable):
+class Hyperplane(Mergeable, Identified[Projection]):
     """`network` with the parameters theta_0 + P theta_d, of which theta_d alone trains, from 0 on.
 
     theta_0 are the network's own parameters, frozen in place and in their own names under `network.`; those
@@ -48,11 +48,21 @@ class Hyperplane(Mergeable):
         first = next(iter(trained.values()))
         dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
         self.network = network
-        self.projection = projection
         self.theta_d = nn.Parameter(torch.zeros(projection.dimensions, dtype=dtype, device=first.device))
         self._sizes = {name: parameter.numel() for name, parameter in trained.items()}
         for parameter in trained.values():
             parameter.requires_grad_(False)
+        self._identify(projection, first.device)
+        self.seal()
+
+    @property
+    def projection(self) -> Projection:
+        """P, as the state names it.
+
+        Raises:
+            ValueError: the state is not one that this library has written.
+        """
+        return self._current()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output with its parameters on the hyperplane."""
@@ -82,27 +92,18 @@ class Hyperplane(Mergeable):
 
     def extra_repr(self) -> str:
         """What P is."""
-        p = self.projection
+        p = self.last_map
         return f"{p.name} projection, {p.dimensions} dimensions of {p.size}, seed={p.seed}"
 
-    def get_extra_state(self) -> Tensor:
-        """P's spec, as the bytes of a JSON text: theta_d means nothing under another P."""
-        return torch.frombuffer(bytearray(json.dumps(self.projection.spec).encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take over the projection of a state dict, so that the network is what it was there.
-
-        Raises:
-            ValueError: no spec of a projection that fits this network.
-        """
+    def _rebuild(self, spec: dict[str, Any]) -> Projection:
         try:
-            projection = build_projection(**json.loads(bytes(state.tolist())))
+            projection = build_projection(**spec)
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"the state dict's projection is unreadable ({error})") from None
-        if (projection.size, projection.dimensions) != (self.projection.size, self.projection.dimensions):
-            raise ValueError(f"this network has {self.projection!r}, the state dict {projection!r}")
-        if projection != self.projection:
-            self.projection = projection
+            raise ValueError(f"the projection that the state names is unreadable ({error})") from None
+        own = self.last_map
+        if (projection.size, projection.dimensions) != (own.size, own.dimensions):
+            raise ValueError(f"it has {own!r}, the state names {projection!r}")
+        return projection
 
 
 def project_(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from dctps.arguments import whole
 from dctps.names import Registry
 from dctps.transforms.tables import constant_to_compilers, making_constants
 
@@ -39,12 +40,13 @@ class Projection:
     name: ClassVar[str]
 
     def __init__(self, size: int, dimensions: int, seed: int = 0) -> None:
+        size, dimensions = whole("size", size), whole("dimensions", dimensions)
         if not 1 <= dimensions <= size:
             raise ValueError(
                 f"dimensions must be from 1 to the number of parameters, {size}, got {dimensions}: "
                 f"a hyperplane of more has no use"
             )
-        self.size, self.dimensions, self.seed = size, dimensions, seed
+        self.size, self.dimensions, self.seed = size, dimensions, whole("seed", seed)
         self._held: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
 
     @property
@@ -195,7 +197,7 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("dctps::projected", _backward, setup_context=_setup_context, lib=_library)
 
 
-PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto",))
+PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto",), names_classes=True)
 
 
 def register_projection(name: str) -> Callable[[type[Projection]], type[Projection]]:
@@ -204,12 +206,7 @@ def register_projection(name: str) -> Callable[[type[Projection]], type[Projecti
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(cls: type[Projection]) -> type[Projection]:
-        cls.name = name
-        return PROJECTIONS.register(name)(cls)
-
-    return register
+    return PROJECTIONS.register(name)
 
 
 def build_projection(name: str, size: int, dimensions: int, seed: int = 0) -> Projection:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dctps.experiments.config import RunConfig, from_dict, resolve, run_name, to_dict
+from dctps.experiments.config import RunConfig, field_types, resolve, run_name, to_dict
+from dctps.experiments.fields import read_word
+from dctps.experiments.unused import has_density, refuse_unused
 from dctps.names import lookup
 
 Runs = dict[str, RunConfig]
@@ -27,7 +29,8 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
         ['lenet5-digits-dctps-0.1-seed0', 'lenet5-digits-dctps-0.01-seed0', 'lenet5-digits-dense-seed0']
 
     A run's name says in what it differs from a run of the same network, data, method, density and seed with
-    everything else as usual (`run_name`), so that runs that are added to a sweep rename no other.
+    everything else as usual (`run_name`), so that runs that are added to a sweep rename no other. A density
+    beside others, or for other methods, is not looked at by a method that has none.
 
     Args:
         tables: a field of `RunConfig` to its value, or to a list of values that are taken in turn; the first
@@ -38,16 +41,26 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
         ValueError: an unknown field, no run, or a combination that no run can have; with its values.
     """
     runs: Runs = {}
+    densities: set[float | None] = set()
     for table in tables:
         axes = {name: _axis(name, value) for name, value in {**(shared or {}), **table}.items()}
         for values in product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
             try:
-                config = resolve(from_dict(chosen))
+                config = RunConfig(**chosen)
+                if "density" in chosen and not has_density(config.method):
+                    densities.add(config.density)
+                    config = replace(config, density=None)
+                refuse_unused(config)
+                config = resolve(config)
             except ValueError as error:
                 listed = ", ".join(f"{name}={value}" for name, value in chosen.items())
                 raise ValueError(f"the run with {listed}: {error}") from None
             runs[_name(config)] = config
+    if len(densities) == 1 and all(config.density is None for config in runs.values()):
+        raise ValueError(
+            f"density {densities.pop()} would have no effect (these methods train every weight): leave it out"
+        )
     if not runs:
         raise ValueError("a sweep needs at least one run: give fields as name=value,value or a sweep file")
     return runs
@@ -74,7 +87,7 @@ def read_tables(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     try:
         shared = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"the sweep file {path} cannot be read: {error}") from None
     tables = shared.pop(_TABLES, [{}])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -94,27 +107,21 @@ def parse_fields(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"{assignment!r} sets no field: write name=value, or name=value,value")
         _known(name)
-        values = [_parse(part) for part in text.split(",")]
+        values = [read_word(field_types()[name], word) for word in text.split(",")]
         table[name] = values if len(values) > 1 else values[0]
     return table
 
 
 def _axis(name: str, value: Any) -> list[Any]:
     _known(name)
+    several = isinstance(value, list | tuple)
     if isinstance(getattr(RunConfig, name), tuple):  # a single value is itself a list
-        return list(value) if value and isinstance(value[0], list | tuple) else [value]
-    return list(value) if isinstance(value, list | tuple) else [value]
+        return list(value) if several and value and isinstance(value[0], list | tuple) else [value]
+    return list(value) if several else [value]
 
 
 def _known(name: str) -> None:
-    lookup("field", {field.name: field for field in fields(RunConfig)}, name)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    lookup("field", field_types(), name)
 
 
 def _name(config: RunConfig) -> str:

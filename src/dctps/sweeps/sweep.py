@@ -7,19 +7,20 @@ folder.
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from dctps.benchmarking.trial import time_epoch
+from dctps.data import DataError, is_published
 from dctps.experiments.config import RunConfig, total_epochs
-from dctps.experiments.folder import METRICS, RunFolder
+from dctps.experiments.folder import RunFolder
+from dctps.experiments.records import RunFolderError, check_data, read_metrics
+from dctps.experiments.run import data_of
 from dctps.experiments.tensorboard import write_events
 from dctps.sweeps.events import Busy, Epoch, Executor, Failed, Finished, Job
 from dctps.sweeps.grid import Runs
@@ -66,40 +67,50 @@ class SweepResult:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def look_ahead(runs: Runs, out: Path | str, *, trial: Callable[[RunConfig], float] | None = None) -> Outlook:
+def look_ahead(
+    runs: Runs,
+    out: Path | str,
+    *,
+    trial: Callable[..., float] | None = None,
+    split: Callable[[Sequence[Job]], Sequence[Sequence[Job]]] | None = None,
+) -> Outlook:
     """What is left of a sweep, and how long it will take.
 
-    A run's epochs take as long as the median of those that runs with the same network, data and method in
-    this folder have recorded; where there is none, as long as `trial` says.
+    A run's epochs take as long as the median of those that like runs in this folder have recorded; where
+    there is none, as long as `trial` says. A run whose folder is of no use is one that is missing.
 
     Args:
         runs: by name, from `grid`.
         out: folder of the sweep.
-        trial: seconds of an epoch of a run, by trying some steps of it (None: no trials).
-
-    Raises:
-        ValueError: as `RunFolderError`, one of the run folders holds something else.
+        trial: seconds of an epoch of the runs whose configurations it is called with, by trying some steps of
+            it; several are trained as one stack (None: no trials).
+        split: makes the groups of runs that are trained together (None: each run by itself).
     """
     out = Path(out)
     seconds = {name: _epoch_seconds(out / name) for name in runs}
-    finished = [name for name, config in runs.items() if RunFolder(out / name, config).finished() is not None]
+    finished = [name for name, config in runs.items() if _is_finished(RunFolder(out / name, config))]
     left = {name: config for name, config in runs.items() if name not in finished}
     epochs = {name: total_epochs(config) - len(seconds[name]) for name, config in left.items()}
 
-    recorded: dict[tuple[str, ...], list[float]] = {}
+    recorded: dict[tuple[Any, ...], list[float]] = {}
     for name, config in runs.items():
         recorded.setdefault(_kind(config), []).extend(seconds[name])
     per_epoch = {kind: statistics.median(those) for kind, those in recorded.items() if those}
-    for config in left.values():
-        if trial is not None and _kind(config) not in per_epoch:
-            per_epoch[_kind(config)] = trial(config)
-    known = all(_kind(config) in per_epoch for config in left.values())
+    share = {name: per_epoch[_kind(config)] for name, config in left.items() if _kind(config) in per_epoch}
+    tried: dict[tuple[Any, ...], float] = {}
+    jobs = [Job(name, config, out / name, {}) for name, config in left.items()]
+    for group in [[job] for job in jobs] if split is None else split(jobs):
+        kinds = tuple(sorted(repr(_kind(job.config)) for job in group))
+        if trial is not None and any(job.name not in share for job in group):
+            if kinds not in tried:
+                tried[kinds] = trial(*(job.config for job in group)) / len(group)
+            share |= {job.name: tried[kinds] for job in group if job.name not in share}
     return Outlook(
         finished,
         [name for name in left if seconds[name]],
         [name for name in left if not seconds[name]],
         sum(epochs.values()),
-        sum(epochs[name] * per_epoch[_kind(config)] for name, config in left.items()) if known else None,
+        sum(epochs[name] * share[name] for name in left) if share.keys() == left.keys() else None,
     )
 
 
@@ -146,10 +157,13 @@ def run_sweep(
     outlook = look_ahead(runs, out)
     place: dict[str, Any] = {"data_dir": data_dir, "device": device, "threads": threads}
     jobs = [Job(name, runs[name], out / name, place) for name in outlook.begun + outlook.missing]
-    result = SweepResult(finished=outlook.finished)
+    result = SweepResult()
+    result.failed = _on_other_data({name: runs[name] for name in outlook.finished}, out, data_dir)
+    result.finished = [name for name in outlook.finished if name not in result.failed]
     if tensorboard:
         for name in runs:
-            write_events(out / name)
+            with suppress(RunFolderError):  # of metrics that are damaged there are no events
+                write_events(out / name)
     # disable=None is tqdm's way to say: off where standard error is no terminal.
     bar = tqdm(total=outlook.epochs, unit="epoch", disable=None if progress else True)
     with bar, closing(executor(jobs, workers)) as events:  # type: ignore[type-var]
@@ -172,22 +186,49 @@ def run_sweep(
     return result
 
 
-def timed(data_dir: Path | str | None, device: str, threads: int) -> Callable[[RunConfig], float]:
-    """A `trial` for `look_ahead`, of steps on this machine."""
-    return lambda config: time_epoch(config, data_dir=data_dir, device=device, threads=threads)
+def _on_other_data(runs: Runs, out: Path, data_dir: Path | str | None) -> dict[str, str]:
+    """Of finished runs on data of a user's own, those that were trained on other data than there are now."""
+    failed: dict[str, str] = {}
+    own = {name: config for name, config in runs.items() if not is_published(config.dataset)}
+    for images in dict.fromkeys(map(images_of, own.values())):
+        those = [name for name, config in own.items() if images_of(config) == images]
+        try:
+            data = data_of(own[those[0]], data_dir, False, None).to_dict()
+        except (DataError, ValueError) as error:
+            failed |= dict.fromkeys(those, str(error))
+            continue
+        for name in those:
+            try:
+                check_data(out / name, data)
+            except RunFolderError as error:
+                failed[name] = str(error)
+    return failed
 
 
-def _kind(config: RunConfig) -> tuple[str, ...]:
+def images_of(config: RunConfig) -> tuple[Any, ...]:
+    """What decides the images that are loaded."""
+    return config.dataset, config.image_size, config.data_seed
+
+
+def _kind(config: RunConfig) -> tuple[Any, ...]:
     """What the time of an epoch mostly depends on."""
-    return config.model, config.dataset, config.method
+    images = (*images_of(config)[:2], config.train_images, config.eval_images, config.validation_size)
+    network = (config.model, config.offset, config.projection, config.density, config.dynamics == "imp")
+    return (*images, *network, config.batch_size, config.augment, config.amp)
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    try:
+        return folder.finished() is not None
+    except RunFolderError:  # which its run then says
+        return False
 
 
 def _epoch_seconds(folder: Path) -> list[float]:
     """Of each epoch that a run has recorded."""
     try:
-        lines = (folder / METRICS).read_text().splitlines()
-        return [float(json.loads(line)["seconds"]) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [float(record["seconds"]) for record in read_metrics(folder)]
+    except (RunFolderError, KeyError):
         return []
 
 

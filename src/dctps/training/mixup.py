@@ -60,7 +60,7 @@ class Mixup:
         """The larger of w and 1 - w, w ~ Beta(alpha, alpha), by Jöhnk's rejection from pairs of uniforms."""
         key = derive_key(self.seed, f"{epoch}/{step}", "mixup-weight")
         for block in count():
-            counter = torch.arange(2 * _TRIES) + 2 * _TRIES * block
+            counter = torch.arange(2 * _TRIES, device="cpu") + 2 * _TRIES * block
             # u^(1/alpha) underflows for a small alpha, its logarithm does not.
             logs = uniform(key, counter).log().div(self.alpha).view(_TRIES, 2)
             total = torch.logaddexp(logs[:, 0], logs[:, 1])

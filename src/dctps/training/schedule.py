@@ -30,7 +30,7 @@ def build_schedule(
     Raises:
         ValueError: an unknown name.
     """
-    return lookup("schedule", _SCHEDULES, name)(optimizer, total_steps, milestones)
+    return lookup("schedule", SCHEDULES, name)(optimizer, total_steps, milestones)
 
 
 def _constant(optimizer: Optimizer, total_steps: int, milestones: Sequence[float]) -> LRScheduler:
@@ -46,7 +46,7 @@ def _onecycle(optimizer: Optimizer, total_steps: int, milestones: Sequence[float
     return OneCycleLR(optimizer, peak, total_steps=total_steps, cycle_momentum=False)
 
 
-_SCHEDULES: dict[str, Callable[[Optimizer, int, Sequence[float]], LRScheduler]] = {
+SCHEDULES: dict[str, Callable[[Optimizer, int, Sequence[float]], LRScheduler]] = {
     "constant": _constant,
     "multistep": _multistep,
     "onecycle": _onecycle,

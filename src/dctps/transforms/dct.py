@@ -81,8 +81,8 @@ def dct_rows(frequencies: Tensor, q: int, coarse: int, fine: int, *, dtype: torc
     device = frequencies.device
     cosine = cosines(q, dtype, device)
     o = frequencies[:, None]
-    a = o * (2 * fine * torch.arange(coarse, device=device)) % (4 * q)
-    b = o * (2 * torch.arange(fine, device=device) + 1) % (4 * q)
+    a = o * (2 * fine * torch.arange(coarse, dtype=torch.int64, device=device)) % (4 * q)
+    b = o * (2 * torch.arange(fine, dtype=torch.int64, device=device) + 1) % (4 * q)
     scale = _scales(o, q).to(dtype)
     cos_b, sin_b = scale * cosine[b], scale * cosine[(b + 3 * q) % (4 * q)]
     cos_a, sin_a = cosine[a], cosine[(a + 3 * q) % (4 * q)]
@@ -92,12 +92,12 @@ def dct_rows(frequencies: Tensor, q: int, coarse: int, fine: int, *, dtype: torc
 
 def dct_ref(x: Tensor) -> Tensor:
     """Slow twin of `dct`: the matrix product in float64."""
-    return x.double() @ _matrix_ref(x.shape[-1]).T
+    return x.double() @ _matrix_ref(x.shape[-1], x.device).T
 
 
 def idct_ref(y: Tensor) -> Tensor:
     """Slow twin of `idct`: the matrix product in float64."""
-    return y.double() @ _matrix_ref(y.shape[-1])
+    return y.double() @ _matrix_ref(y.shape[-1], y.device)
 
 
 def _dct_by_products(x: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ def _dct_by_products(x: Tensor) -> Tensor:
 
     def circle(length: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine of 2 pi r c / length."""
-        r, c = torch.arange(rows, device=v.device)[:, None], torch.arange(columns, device=v.device)
-        t = 4 * (r * c % length)
+        r, c = (torch.arange(size, dtype=torch.int64, device=v.device) for size in (rows, columns))
+        t = 4 * (r[:, None] * c % length)
         cosine = cosines(length, v.dtype, v.device)
         return cosine[t], cosine[(t + 3 * length) % (4 * length)]
 
@@ -128,11 +128,12 @@ def _dct_by_products(x: Tensor) -> Tensor:
     real, imaginary = real * cos_n + imaginary * sin_n, imaginary * cos_n - real * sin_n
     real, imaginary = real @ cos_b + imaginary @ sin_b, imaginary @ cos_b - real @ sin_b
     twist = _full_twiddle(n, v.dtype, v.device)
-    return real.mT.flatten(-2) * twist[0] + imaginary.mT.flatten(-2) * twist[1]
+    return real.transpose(-1, -2).flatten(-2) * twist[0] + imaginary.transpose(-1, -2).flatten(-2) * twist[1]
 
 
-def _matrix_ref(n: int) -> Tensor:
-    k, j = torch.arange(n)[:, None], torch.arange(n)
+def _matrix_ref(n: int, device: torch.device) -> Tensor:
+    j = torch.arange(n, dtype=torch.int64, device=device)
+    k = j[:, None]
     # Reducing the integer first keeps the cosine's argument small and exact.
     angle = (k * (2 * j + 1) % (4 * n)).double() * (math.pi / (2 * n))
     return _scales(k, n) * torch.cos(angle)
@@ -141,14 +142,14 @@ def _matrix_ref(n: int) -> Tensor:
 @shape_table
 def _twiddle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """s_k exp(-i pi k / 2n) for k = 0..n//2, complex."""
-    k = torch.arange(n // 2 + 1, device=device)
+    k = torch.arange(n // 2 + 1, dtype=torch.int64, device=device)
     return torch.polar(_scales(k, n), -math.pi / (2 * n) * k.double()).to(dtype.to_complex())
 
 
 @shape_table
 def _full_twiddle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """s_k cos(pi k / 2n) and s_k sin(pi k / 2n) for k = 0..n-1, (2, n)."""
-    k = torch.arange(n, device=device)
+    k = torch.arange(n, dtype=torch.int64, device=device)
     angle = math.pi / (2 * n) * k.double()
     return (_scales(k, n) * torch.stack([torch.cos(angle), torch.sin(angle)])).to(dtype)
 

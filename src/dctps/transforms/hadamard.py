@@ -44,14 +44,14 @@ def hadamard_rows(rows: Tensor, coarse: int, fine: int, *, dtype: torch.dtype) -
     Returns:
         shape (m, coarse, fine), entries -1 and 1.
     """
-    low = _parity_signs(rows[:, None] & torch.arange(fine, device=rows.device)).to(dtype)
-    high = _parity_signs(rows[:, None] & (fine * torch.arange(coarse, device=rows.device))).to(dtype)
+    low = _parity_signs(rows[:, None] & torch.arange(fine, dtype=torch.int64, device=rows.device)).to(dtype)
+    high = _parity_signs(rows[:, None] & (fine * torch.arange(coarse, dtype=torch.int64, device=rows.device))).to(dtype)
     return high[:, :, None] * low[:, None, :]
 
 
 def hadamard_ref(x: Tensor) -> Tensor:
     """Slow twin of `hadamard`: the matrix product in float64."""
-    i = torch.arange(x.shape[-1])
+    i = torch.arange(x.shape[-1], dtype=torch.int64, device=x.device)
     return x.double() @ _parity_signs(i[:, None] & i).double()
 
 
@@ -64,5 +64,5 @@ def _parity_signs(word: Tensor) -> Tensor:
 
 @shape_table
 def _matrix(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    i = torch.arange(q, device=device)
+    i = torch.arange(q, dtype=torch.int64, device=device)
     return _parity_signs(i[:, None] & i).to(dtype)

@@ -60,17 +60,30 @@ def constant_to_compilers(function: Callable[P, R]) -> Callable[P, R]:
 def making_constants() -> Iterator[None]:
     """Tensors made here are real ones, also while a program is exported, and autograd may save them.
 
-    In inference mode it could not; an exporter's stand-ins would be of no use to anyone after it.
+    In inference mode autograd could not save them. No exporter sees what happens here, the change of the
+    gradient mode included: a program that held that change could not be loaded.
     """
-    tracing = is_exporting()
-    outside = _disable_current_modes() if tracing else contextlib.nullcontext()
-    with outside, torch.inference_mode(False), torch.no_grad():
+    exporting = is_exporting()
+    with contextlib.ExitStack() as outside:
+        if exporting:
+            outside.callback(torch._C._set_tracing_state, torch._C._get_tracing_state())
+            torch._C._set_tracing_state(None)
+        if torch._C._len_torch_dispatch_stack() or exporting:
+            outside.enter_context(_disable_current_modes())
+        if torch._C._are_functorch_transforms_active():
+            outside.enter_context(temporarily_clear_interpreter_stack())
+        outside.enter_context(torch._C.DisableTorchFunction())  # `with torch.device(...)` and the like
+        outside.enter_context(torch.inference_mode(False))
+        outside.enter_context(torch.no_grad())
         yield
 
 
 def is_exporting() -> bool:
-    """Whether `torch.export` is at work; torch 2.6 has no way to ask, and exports the library's operators."""
-    return torch.compiler.is_exporting() if _KNOWS_EXPORTS else False
+    """Whether `torch.export` or `torch.jit.trace` is at work, ONNX exporters included.
+
+    Torch 2.6 has no way to ask for `torch.export`, which there exports the library's operators.
+    """
+    return torch._C._is_tracing() or (_KNOWS_EXPORTS and torch.compiler.is_exporting())
 
 
 def exporting_to_onnx() -> bool:

@@ -84,7 +84,7 @@ def choose_on_offset(
         raise ValueError(problem)
     if not isinstance(counts, int):
         return {name: group.positions for name, group in best.items()}
-    ends = torch.tensor(list(sizes.values())).cumsum(0)
+    ends = torch.tensor(list(sizes.values()), device="cpu").cumsum(0)
     positions = best[""].positions.cpu()
     below = [0, *torch.searchsorted(positions, ends).tolist()]
     starts = [0, *ends.tolist()]
@@ -96,7 +96,8 @@ class _Largest:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.scores, self.positions = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self.positions = torch.empty(0, dtype=torch.int64, device="cpu")
+        self.scores = self.positions.float()
 
     def add(self, scores: Tensor, start: int) -> None:
         """Take in the scores at the positions from `start` on, which come after all before."""

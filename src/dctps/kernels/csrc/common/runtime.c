@@ -33,6 +33,29 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static header *held[HELD];
 static atomic_size_t live; /* bytes in use and held */
 
+/* torch's own OpenMP runtime, given at load: a second one would spin against it. */
+typedef void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*gomp_thread)(void);
+static gomp_parallel pool;
+static gomp_thread pool_thread;
+EXPORT void dctps_set_pool(void *parallel, void *thread)
+{
+    pool = (gomp_parallel)parallel;
+    pool_thread = (gomp_thread)thread;
+}
+
+/* A fork copies one thread and every lock as it stands. Held over the fork, this one is free in the child, and the blocks
+ * that it guards are whole. The OpenMP runtime has no such care: its threads are gone in the child, and a region that
+ * asks for them never ends. So a child works on one thread, with the same results. */
+static void before_fork(void) { pthread_mutex_lock(&lock); }
+static void after_fork(void) { pthread_mutex_unlock(&lock); }
+static void in_child(void)
+{
+    after_fork();
+    pool = NULL;
+}
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, after_fork, in_child); }
+
 static void drop(header *h)
 {
     atomic_fetch_sub(&live, h->bytes);
@@ -120,17 +143,6 @@ EXPORT void dctps_release(void)
     }
 }
 
-/* torch's own OpenMP runtime, given at load: a second one would spin against it. */
-typedef void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned);
-typedef int (*gomp_thread)(void);
-static gomp_parallel pool;
-static gomp_thread pool_thread;
-EXPORT void dctps_set_pool(void *parallel, void *thread)
-{
-    pool = (gomp_parallel)parallel;
-    pool_thread = (gomp_thread)thread;
-}
-
 typedef struct {
     atomic_llong next;
     long long end;
@@ -182,7 +194,7 @@ int dctps_parallel(int64_t items, int64_t threads, size_t bytes, work_fn work, v
         pool(run, &r, (unsigned)threads, 0);
     else
         run(&r);
-    return atomic_load(&r.failed) ? -1 : 0;
+    return atomic_load(&r.failed) ? NO_MEMORY : DONE;
 }
 
 /* The hash of the sources, so that a library left over from other ones is not taken for this one. */

@@ -7,11 +7,12 @@
 #define DCTPS_RUNTIME_H
 
 #include <stddef.h>
-#include <stdint.h>
+
+#include "call.h"
 
 typedef void (*work_fn)(void *arg, int64_t item, void *scratch);
 
-/* Run the items on up to `threads` threads, each with `bytes` of scratch of its own. Returns 0, or -1 without memory. */
+/* Run the items on up to `threads` threads, each with `bytes` of scratch of its own. Returns DONE, or NO_MEMORY. */
 int dctps_parallel(int64_t items, int64_t threads, size_t bytes, work_fn work, void *arg);
 
 /* Scratch that is kept for the next call; NULL without memory. */

@@ -1,0 +1,200 @@
+"""Accuracy against density, a curve for each method: the pictures of Figures 1, 2 and 3."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dctps.analysis.aggregate import Cell
+from dctps.analysis.curves import Panel, Point
+from dctps.analysis.style import GREY, LARGE, PAGE, SMALL, dress, key, new_figure, say, style, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Figure 1 has too many curves for one panel: each panel has a family, and all others in grey behind it.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "dense offset": ("dctps", "sdctps", "hyperplane"),
+    "dense offset, moving supports": ("dctps-rigl", "sdctps-rigl"),
+    "no offset, random supports": ("random-uniform", "random-epl", "random-epf", "random-erk"),
+    "no offset, pruned at initialisation in rounds": ("iter-snip", "force", "synflow"),
+    "no offset, pruned at initialisation at once": ("snip", "grasp", "magnitude"),
+    "no offset, changing supports": ("rigl", "set", "dsr", "imp"),
+}
+MANY = 8  # methods in one panel, beyond which families are drawn apart
+_LEFT = 0.6  # inches beside a panel, for the labels of its axis
+
+
+def families_of(methods: Collection[str]) -> dict[str, list[str]]:
+    """The families that have any of the methods; what is in none of them is in the last."""
+    named = {method for family in FAMILIES.values() for method in family}
+    families = {title: [m for m in family if m in methods] for title, family in FAMILIES.items()}
+    families["no offset, changing supports"] += [m for m in methods if m not in named]
+    return {title: family for title, family in families.items() if family}
+
+
+def draw_families(panel: Panel, quantity: str) -> Figure:
+    """One panel's curves as small ones, a family in each.
+
+    Args:
+        panel: of many methods.
+        quantity: that is drawn, for the axis.
+    """
+    families = families_of(panel.curves)
+    lines = math.ceil(len(families) / 2)
+    figure = new_figure(0.6 + 2.7 * lines)
+    grid = figure.subplots(lines, 2, sharey=True, squeeze=False)
+    for axes in grid.flat[len(families) :]:
+        axes.remove()
+    for axes, (title, family) in zip(grid.flat, families.items(), strict=False):
+        for method, curve in panel.curves.items():
+            if method not in family:
+                _draw_behind(axes, curve)
+        shown = [m for m in dict.fromkeys(["dctps", *family]) if m in panel.curves]
+        _draw(axes, {method: panel.curves[method] for method in shown}, panel.dense)
+        notes = _notes({method: panel.curves[method] for method in family}, panel.dense)
+        _label(
+            axes, panel, PAGE / 2 - _LEFT, notes, quantity if axes in grid[:, 0] else "", with_weights=True
+        )
+        axes.legend(
+            title=title, title_fontsize=SMALL, fontsize=SMALL, ncols=2, handlelength=2.8, alignment="left",
+            loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.2, columnspacing=1.2,
+        )  # fmt: skip
+    behind = "; grey: other methods" if len(families) > 1 else ""
+    figure.suptitle(
+        wrapped(f"{panel.title}, {panel.effort}; {_counted([panel])}{behind}", 0.85 * PAGE), fontsize=LARGE
+    )
+    return figure
+
+
+def draw_panels(panels: Sequence[Panel], quantity: str, *, with_weights: bool = False) -> Figure:
+    """Each panel with all its curves.
+
+    Args:
+        panels: at least one.
+        quantity: that is drawn, for the axis.
+        with_weights: say under each density how many weights train.
+    """
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = new_figure(0.9 + 2.7 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    width = PAGE / columns - _LEFT
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel.curves, panel.dense)
+        beside = quantity if axes in grid[:, 0] else ""
+        notes = _notes(panel.curves, panel.dense)
+        _label(axes, panel, width, notes, beside, with_weights=with_weights)
+        axes.set_title(wrapped(f"{panel.title}\n{panel.effort}", width), fontsize=SMALL)
+    key(figure)
+    figure.suptitle(_counted(panels), fontsize=LARGE)
+    return figure
+
+
+def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> None:
+    """Means with bars of one standard deviation, those of one density side by side."""
+    step = min(3.0, _spacing({p.density for curve in curves.values() for p in curve})) ** 0.05
+    for place, (method, curve) in enumerate(curves.items()):
+        look = style(method)
+        there = [point for point in curve if not point.cell.missing]
+        if not there:
+            continue
+        axes.errorbar(
+            [p.density * step ** (place - (len(curves) - 1) / 2) for p in there],
+            [100 * (p.cell.mean or 0) for p in there],
+            None if all(p.cell.std is None for p in there) else [100 * (p.cell.std or 0) for p in there],
+            **look.of_line(),
+            capsize=2,
+            markersize=5,
+            linewidth=1.2,
+        )
+        unreached = [p.density for p in curve if p.cell.missing and p.density < there[-1].density]
+        if unreached:
+            edge = math.sqrt(there[-1].density * max(unreached))
+            axes.axvline(edge, color=look.color, linestyle=(0, (2, 2)), linewidth=1)
+    if dense is not None and dense.mean is not None:
+        look = style("dense")
+        axes.axhline(
+            100 * dense.mean, color=look.color, linestyle=look.line, linewidth=1.3, label=look.label, zorder=1
+        )
+        if dense.std is not None:
+            low, high = 100 * (dense.mean - dense.std), 100 * (dense.mean + dense.std)
+            axes.axhspan(low, high, color=look.color, alpha=0.12, linewidth=0)
+
+
+def _draw_behind(axes: Axes, curve: Sequence[Point]) -> None:
+    there = [(p.density, 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
+    if there:
+        axes.plot(*zip(*there, strict=True), color=GREY, linewidth=0.7, zorder=0.5)
+
+
+def _notes(curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> list[str]:
+    """What is not in the picture, or stands for fewer runs than it should, a line for each kind."""
+    kinds: dict[str, list[str]] = {}
+    everything = {**curves, "dense": [] if dense is None else [Point(1.0, None, dense)]}
+    for method, curve in everything.items():
+        found: dict[str, list[str]] = {}
+        for point in curve:
+            if point.cell.n != point.cell.wanted:
+                few = f"n = {point.cell.n} of {point.cell.wanted}"
+                kind = few if point.cell.n else ("failed" if point.cell.note else "not run yet")
+                found.setdefault(kind, []).append(f"{100 * point.density:g}%")
+        for kind, densities in found.items():
+            at = "" if len(densities) == len(curve) else f" at {', '.join(densities)}"
+            kinds.setdefault(kind, []).append(style(method).label + at)
+    return [f"{kind}: {'; '.join(those)}" for kind, those in kinds.items()]
+
+
+def _spacing(densities: Collection[float]) -> float:
+    """Smallest ratio of neighbours; 10 where there are none."""
+    found = sorted(densities)
+    return min((b / a for a, b in itertools.pairwise(found)), default=10.0)
+
+
+def _label(
+    axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantity: str, *, with_weights: bool
+) -> None:
+    """Ticks at the densities, as many with words as there is room for in `width` inches; notes below."""
+    weights: dict[float, int | None] = {}
+    for curve in panel.curves.values():
+        for point in curve:
+            weights[point.density] = weights.get(point.density) or point.weights
+    if panel.empty:
+        dress(axes)
+        say(axes, "\n".join(["no value", *notes]), width)
+        return
+    below = "density" + (", and weights trained" if with_weights else "") if weights else ""
+    lines = [wrapped(line, width) for line in (below, *notes) if line]
+    dress(axes, x="\n".join(lines), y=wrapped(f"{quantity} (%)", 1.5) if quantity else "")
+    axes.tick_params(labelleft=True)
+    if not weights:
+        axes.set_xticks([])
+        return
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    margin = _spacing(weights) ** 0.5
+    axes.set_xlim(min(weights) / margin, max(weights) * margin)
+    span = math.log(max(weights) / min(weights)) + 2 * math.log(margin)
+    labels, free = [], -math.inf
+    for density, count in sorted(weights.items()):
+        counted = with_weights and count is not None
+        text = f"{100 * density:g}%" + (f"\n{count:,}" if counted else "")
+        at = width * math.log(density) / span
+        half = 0.5 * 0.6 * SMALL / 72 * max(map(len, text.splitlines()))
+        labels.append(text if at - half >= free else "")
+        if labels[-1]:
+            free = at + half + 0.04
+    axes.set_xticks(sorted(weights), labels)
+
+
+def _counted(panels: Sequence[Panel]) -> str:
+    seeds = sorted({panel.seeds for panel in panels})
+    many = " or ".join(map(str, seeds))
+    if seeds == [1]:
+        return "one seed (n = 1)"
+    return f"mean ± standard deviation over seeds, n = {many}"

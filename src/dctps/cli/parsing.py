@@ -1,0 +1,109 @@
+"""From words to a command: the flags are read by tyro, and what it refuses is said in one line."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import fields
+from itertools import pairwise
+from typing import Any, get_type_hints
+
+import tyro
+
+_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+# What tyro calls the values of flags.
+_WORDS = (
+    (r"\[(\w+) \[\1 \.\.\.\]\]", r"any number of: \1"),
+    (r"\{([^}]*)\}", lambda found: found[1].replace(",", " or ")),
+    (r"\|", " or "),
+    ("INT", "a whole number"),
+    ("FLOAT", "a number"),
+)
+
+
+class FlagError(ValueError):
+    """The words are no command; the message says which word, and what is wanted."""
+
+
+def parse(kind: Any, argv: Sequence[str], *, prog: str, **choices: Any) -> Any:
+    """The command that `argv` describes.
+
+    Args:
+        kind: of command, or several in a union.
+        argv: the words after `prog`.
+        prog: what stands before them.
+        choices: further arguments of `tyro.cli`.
+
+    Raises:
+        FlagError: they describe none.
+        SystemExit: after `--help`, with status 0.
+    """
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(kind, prog=prog, args=argv, config=_STYLE, **choices)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise FlagError(_one_line(box.getvalue(), argv)) from None
+
+
+def fields_first(kind: type, argv: Sequence[str]) -> list[str]:
+    """The words with each `name=value` before all flags, for commands of that kind; values of flags stay."""
+    switches = {f"--{sign}{name}" for name in _switches(kind) for sign in ("", "no-")}
+    first: list[str] = []
+    rest: list[str] = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        is_value = before.startswith("--") and "=" not in before and before not in switches
+        (first if re.match(r"\w+=", word) and not is_value else rest).append(word)
+    return first + rest
+
+
+def _switches(kind: type) -> list[str]:
+    """The flags that take no value, of a command and of what it is made of."""
+    hints = get_type_hints(kind)
+    found = [field.name.replace("_", "-") for field in fields(kind) if hints[field.name] is bool]
+    parts = [hints[f.name] for f in fields(kind) if hasattr(hints[f.name], "__dataclass_fields__")]
+    return found + [name for part in parts for name in _switches(part)]
+
+
+def _one_line(box: str, argv: Sequence[str]) -> str:
+    """What the box says, without its frame, the help of the flag, and Python's own words."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line[:1] == "│"]
+    message, *more = "\n".join(lines).split("─" * 8)
+    if found := re.match(r"Error parsing (--[\w-]+)", message):
+        flag = found[1]
+        wanted = re.search(rf"^{flag} (.+)$", "\n".join(lines), re.MULTILINE)
+        kind = wanted[1] if wanted else "another value"
+        for pattern, words in _WORDS:
+            kind = re.sub(pattern, words, kind)
+        return f"{flag} wants {kind}, got {' '.join(_values(flag, argv)) or 'nothing'}"
+    for before, word in pairwise(argv):
+        if message.endswith(f" {word}") and before.startswith("--") and not word.startswith("--"):
+            return (
+                f"{before} takes no value, got {word}: write {before}, or --no-{before[2:]} for the contrary"
+            )
+    message = " ".join(message.split())
+    message = re.sub(
+        r"Expected one of \(([^)]*)\)", lambda m: f"Expected one of {m[1]}".replace("'", ""), message
+    )
+    near = re.findall(r"^(--[\w-]+)", "\n".join(more), re.MULTILINE)
+    if "Perhaps you meant" in "".join(more) and near:
+        return f"{message}: did you mean {' or '.join(dict.fromkeys(near))}?"
+    return message
+
+
+def _values(flag: str, argv: Sequence[str]) -> list[str]:
+    """The words that `flag` is given, the last time."""
+    found: list[str] = []
+    taking = False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            taking = name.replace("_", "-") == flag
+            found = [value] * bool(equals) if taking else found
+        elif taking:
+            found.append(word)
+    return found

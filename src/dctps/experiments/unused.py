@@ -1,0 +1,60 @@
+"""Choices that another choice leaves without any effect: said, rather than ignored.
+
+`resolve` lets them pass, so that run folders of any age can be read, and two runs that differ in them alone
+are the same run. Whoever asks for a run is told. This module does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dctps.experiments.config import RunConfig, differences, resolve
+from dctps.experiments.methods import METHODS
+
+
+def unused(config: RunConfig) -> dict[str, str]:
+    """Fields that have no effect on the run of `config`, whatever their values, each with the reason."""
+    run = resolve(config)
+    has_alpha = run.offset not in (None, "zero")
+    no_alpha = f"the method {run.method!r} has {'no offset' if run.offset is None else 'the offset zero'}"
+    alpha = {} if has_alpha else dict.fromkeys(("alpha", "alpha_trainable", "decay_alpha"), no_alpha)
+    reasons = {
+        "density": "" if has_density(run.method) else f"the method {run.method!r} trains every weight",
+        "momentum": "" if run.optimizer == "sgd" else f"the optimizer {run.optimizer} has none; sgd has",
+        "milestones": ""
+        if run.schedule == "multistep"
+        else f"the schedule {run.schedule} has none; multistep has",
+        "flip": ""
+        if run.augment
+        else "it is part of the augmentation, which this run does without; see augment",
+        "decay_alpha": "" if run.alpha_trainable else "alpha does not train",
+    }
+    return {name: reason for name, reason in reasons.items() if reason} | alpha
+
+
+def has_density(method: Any) -> bool:
+    """Whether a method has one; true of an unknown method, so that its name is what is refused."""
+    found = METHODS.get(method) if isinstance(method, str) else None
+    return found is None or found.offset is not None or found.projection is not None
+
+
+def refuse_unused(config: RunConfig) -> None:
+    """Make sure that every choice in `config` that is not the usual one has an effect.
+
+    Raises:
+        ValueError: one has none; and as for `resolve`.
+    """
+    reasons = unused(config)
+    for name, (value, usual) in differences(config, RunConfig()).items():
+        if value is not None and name in reasons and usual != value:
+            raise ValueError(f"{name} {value} would have no effect ({reasons[name]}): leave it out")
+    if config.criterion == "nonzero" and config.density != 1:
+        raise ValueError(
+            f"criterion 'nonzero' takes every weight that is not 0, whatever the density, and got "
+            f"density {config.density}: give density 1, or a criterion that ranks, such as magnitude"
+        )
+
+
+def without_unused(config: RunConfig) -> RunConfig:
+    """The same run with the usual values in all fields that have no effect on it."""
+    return RunConfig(**{n: v for n, v in vars(config).items() if n not in unused(config)})

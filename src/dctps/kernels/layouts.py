@@ -1,0 +1,151 @@
+"""Python's side of the calls: the fields of their structs in C, and the words that C numbers.
+
+The definitions are those of csrc/*/call.h. The library exports their names, and `check_layouts` compares the two when
+the library is loaded: where they disagree no call is made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+CHUNK = 64  # images of stacked networks that are side by side in memory
+MOST_OPERATIONS = 64  # of a stacked network
+
+
+class Failure(IntEnum):
+    """What a kernel returns."""
+
+    DONE = 0
+    NO_MEMORY = 1
+    BAD_SUPPORT = 2
+    BAD_TABLE = 3
+    TOO_LARGE = 4
+    BAD_LABEL = 5
+    CHANGED = 6
+
+
+class Mix(IntEnum):
+    """How D mixes the channels of a pixel."""
+
+    MIX_NONE = 0
+    MIX_PLAIN = 1
+    MIX_PRODUCT = 2
+    MIX_COSINE = 3
+    MIX_ROWS = 4
+
+
+class Transform(IntEnum):
+    """What makes D of a linear layer."""
+
+    NO_TRANSFORM = 0
+    DCT = 1
+    HADAMARD = 2
+
+
+class Kind(IntEnum):
+    """What an operation of a stacked network does; `RELU` follows a weighted one."""
+
+    WEIGHTED = 0
+    RELU = 1
+    POOL = 2
+
+
+def _fields(text: str) -> list[tuple[str, type[ctypes.c_int64]]]:
+    """`_fields_` of a struct of 64-bit numbers and addresses; `name[2]` stands for name0 and name1."""
+    found = []
+    for word in text.split():
+        name, _, count = word.partition("[")
+        found += [f"{name}{i}" for i in range(int(count[:-1]))] if count else [name]
+    return [(name, ctypes.c_int64) for name in found]
+
+
+class Call(ctypes.Structure):
+    """Arguments of a kernel; what is not given is 0, which stands for an absent tensor too."""
+
+    __slots__ = ()  # so that a name which is no field's is an error
+
+
+class LinearCall(Call):
+    """csrc/linear/call.h."""
+
+    _fields_ = _fields(
+        "batch m n nnz threads x x_stride y bias values support alpha transform q rounds plan tables order signs "
+        "sign_stride g g_stride grad_x grad_values grad_alpha grad_bias"
+    )
+
+
+class ConvCall(Call):
+    """csrc/conv/call.h."""
+
+    _fields_ = _fields(
+        "batch channels height width outputs out_height out_width groups kernel[2] stride[2] padding[2] dilation[2] "
+        "x_strides[4] y_strides[4] grad_x_strides[4] x bias y grad_x grad_values grad_alpha nnz support values alpha "
+        "mix maps rank terms filters first second cosine signs plan tables source filter bank scratch_floats threads"
+    )
+
+
+class DepthwiseCall(Call):
+    """csrc/depthwise/call.h."""
+
+    _fields_ = _fields(
+        "batch channels in[2] out[2] kernel[2] stride[2] padding[2] dilation[2] threads x weight bias y grad_x "
+        "grad_weight"
+    )
+
+
+class WeightCall(Call):
+    """csrc/weight/call.h."""
+
+    _fields_ = _fields(
+        "outputs channels taps channels_last threads mix maps rank terms filters cosine first second signs cosines "
+        "source filter bank alpha nnz support values weight grad_values grad_alpha"
+    )
+
+
+class StackCall(Call):
+    """csrc/stack/call.h."""
+
+    _fields_ = _fields(
+        "networks operations images chunks threads backward classes ops layers x labels shared offsets products loss "
+        "correct"
+    )
+
+
+class OperationFields(Call):
+    """An operation of a stacked network, csrc/stack/call.h."""
+
+    _fields_ = _fields("kind channels rows columns outputs out_rows out_columns window[2] taps")
+
+
+class LayerFields(Call):
+    """A layer of a stacked network, csrc/stack/call.h."""
+
+    _fields_ = _fields(
+        "nnz support laid_out start place column readers values alpha bias offset grad_values grad_alpha grad_bias shared"
+    )
+
+
+def check_layouts(exported: str) -> None:
+    """Compare the definitions here with those of the library.
+
+    Args:
+        exported: the library's, a line for each: its name, and the names of its fields or words in order.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    for line in exported.splitlines():
+        name, _, theirs = line.partition(" ")
+        found = globals().get(name)
+        if isinstance(found, int):
+            same = str(found) == theirs
+        elif isinstance(found, type) and issubclass(found, IntEnum):
+            same = [(word, i) for i, word in enumerate(theirs.split())] == [(e.name, e.value) for e in found]
+        else:
+            same = found is not None and found._fields_ == _fields(theirs)
+        if not same:
+            raise RuntimeError(
+                f"the native library and dctps/kernels/layouts.py disagree about {name}: the library has {theirs!r}; "
+                "no call is safe, so mend the one that is wrong"
+            )
