@@ -13,7 +13,7 @@ from torch import nn
 import dctps
 from dctps.data import Dataset, Description, is_published, load_dataset, resized
 from dctps.experiments.backends import apply_backends_, read_backends, to_record
-from dctps.experiments.config import RunConfig, resolve, run_name
+from dctps.experiments.config import ResolvedConfig, RunConfig, resolve, run_name
 from dctps.experiments.folder import BACKENDS, BEST, LAST, RunFolder
 from dctps.experiments.levels import Levels
 from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
@@ -241,8 +241,8 @@ def explain_run(path: Path | str) -> Explanation:
     return explain_training(config, model, data)
 
 
-def _network_of(path: Path) -> tuple[RunConfig, nn.Module, Description]:
-    config, data = read_config(path), read_data(path)
+def _network_of(path: Path) -> tuple[ResolvedConfig, nn.Module, Description]:
+    config, data = resolve(read_config(path)), read_data(path)
     file = path / LAST if (path / LAST).exists() else None
     if data is None:
         return config, *network_for_report(config, file=file)

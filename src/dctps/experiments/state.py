@@ -55,7 +55,7 @@ def read_state(path: Path) -> State:
             tensors, fields = _read_old(path.read_bytes())
         state = _unpack(json.loads(fields["state"]), tensors)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise StateError("it is no state file, was cut short, or is damaged") from None
+        raise StateError("it is no state file, or was cut short") from None
     if not isinstance(state, dict):
         raise StateError("it holds no state")
     return state
