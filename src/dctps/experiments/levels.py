@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 import dctps
 from dctps.data import Dataset
-from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
+from dctps.experiments.config import ResolvedConfig, resolve
 from dctps.experiments.folder import BEST, LAST, REWIND, STATE, RunFolder
-from dctps.experiments.network import network_for_report, plain_network, restore_network
+from dctps.experiments.network import count_weights, plain_network, restore_network
 from dctps.experiments.parts import split
 from dctps.experiments.records import METRICS, Record, RunFolderError
 from dctps.experiments.session import Session
@@ -69,8 +69,7 @@ class Levels:
         self._density = config.density
         self._folder, self._dataset, self._processes = folder, dataset, processes
         self._writes = processes.rank == 0
-        model, _ = network_for_report(RunConfig(model=config.model), data=dataset.description)
-        self.weights = dctps.report(model).weights
+        self.weights = count_weights(config.model, dataset.description)
 
     def complete(self, train: Callable[..., Record], on_epoch: Callable[[Record], None]) -> None:
         """Do what is left of all levels, and finish the run, whose folder process 0 holds for writing.

@@ -183,6 +183,11 @@ def describe(config: RunConfig, classes: int | None = None, in_channels: int | N
     return dctps.report(network_for_report(config, classes, in_channels)[0])
 
 
+def count_weights(model: str, data: Description) -> int:
+    """N, the weights of all layers that can be converted, of the network called `model` for `data`."""
+    return dctps.report(network_for_report(RunConfig(model=model), data=data)[0]).weights
+
+
 def network_for_report(
     config: RunConfig,
     classes: int | None = None,
