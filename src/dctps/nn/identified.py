@@ -55,12 +55,13 @@ class Identified(nn.Module, Generic[M]):
 
     Attributes:
         identity: buffer, int64 (32,), or longer for a long name; see `identity.py`.
-        last_map: the map as last seen, without a look at the state.
+        last_map: the map of the module's own buffers, as last seen: without a look at the state.
     """
 
     identity: Tensor
     last_map: M
-    _seen: _Seen
+    _seen: _Seen  # the module's own
+    _guest: _Seen  # those that last took their place
 
     @abstractmethod
     def _rebuild(self, spec: dict[str, Any]) -> M:
@@ -80,15 +81,15 @@ class Identified(nn.Module, Generic[M]):
 
     @torch.no_grad()
     def seal(self, linear: M | None = None) -> None:
-        """Write down in the state which map and support the numbers belong to: after a change that is meant.
+        """Write down in the state which support the numbers belong to: after a change of it that is meant.
 
         Args:
-            linear: the map, where it is another one from now on.
+            linear: the map; by default the one that the state names.
 
         Raises:
             ValueError: positions that are no support of this layer.
         """
-        linear = self.last_map if linear is None else linear
+        linear = self._own_map() if linear is None else linear
         support, checksum = self._support, None
         if _is_readable(support if support is not None else self.identity):
             if support is not None:
@@ -113,8 +114,8 @@ class Identified(nn.Module, Generic[M]):
             self._settle()
             if self._buffers["identity"] is not self._seen.identity and not is_exporting():
                 raise ValueError(
-                    f"{self._title()}: functional_call with another state is not for torch.compile, to which D is "
-                    f"a constant: call it outside, or pass parameters alone"
+                    f"{self._title()}: functional_call with another state is not for torch.compile, to which "
+                    f"the offset is a constant: call it outside, or pass parameters alone"
                 )
             return self.last_map  # which compilers guard
         seen, buffers = self._seen, self._buffers
@@ -131,26 +132,34 @@ class Identified(nn.Module, Generic[M]):
     def _settle(self) -> bool:
         """Look at the buffers while a compiler traces: not again in each call of its program."""
         self._look(self._support, self.identity)
+        if not self._holds(self._seen):
+            self.last_map, self._seen = self._guest.map, self._guest  # they are here to stay
         return True
 
     def _look(self, support: Tensor | None, identity: Tensor) -> M:
         if any(t is not None and is_functorch_wrapped_tensor(t) for t in (support, identity)):
             return self._common(support, identity)
-        seen = self._seen
         if not _is_readable(support, identity):
-            support, identity = seen.support, seen.identity  # what an exporter's stand-ins stand for
+            support, identity = self._seen[:2]  # what an exporter's stand-ins stand for
             if not _is_readable(support, identity):
                 return self.last_map
-        linear, checksum = self._read(support, identity)
+        own = support is self._seen.support and identity is self._seen.identity
+        seen, version = self._seen if own else self._guest, _version(support, identity)
         in_place = support is seen.support and identity is seen.identity
+        if in_place and version == seen.version:
+            return seen.map  # type: ignore[no-any-return]
+        linear, checksum = self._read(support, identity)
         if in_place and seen.checksum not in (None, checksum):
             raise ValueError(
                 f"{self._title()}: another network's support or offset was copied over its own, and its "
                 f"values may belong to other weights: copy a network by load_state_dict(), average one whose "
                 f"supports move by dctps.AveragedModel, and give every process the same seed"
             )
-        self.last_map = linear
-        self._seen = _Seen(support, identity, _version(support, identity), checksum, linear)
+        seen = _Seen(support, identity, version, checksum, linear)
+        if own:
+            self.last_map, self._seen = linear, seen
+        else:
+            self._guest = seen
         return linear
 
     def _read(self, support: Tensor | None, identity: Tensor) -> tuple[M, bytes]:
@@ -189,17 +198,24 @@ class Identified(nn.Module, Generic[M]):
         """The map of a spec, which is not made again where it is the present one."""
         return self.last_map if spec == self.last_map.spec else self._rebuild(spec)
 
+    def _own_map(self) -> M:
+        """The map that `identity` names, whatever the support; the last one where it is not filled."""
+        try:
+            return self._named(unpack(self.identity).spec) if _is_readable(self.identity) else self.last_map
+        except ValueError:
+            return self.last_map
+
     def _record(self, linear: M, checksum: bytes | None) -> None:
         support, identity = self._support, self.identity
         self.last_map = linear
-        self._seen = _Seen(support, identity, _version(support, identity), checksum, linear)
+        self._seen = self._guest = _Seen(support, identity, _version(support, identity), checksum, linear)
 
     @property
     def _support(self) -> Tensor | None:
         return self._buffers.get("support")
 
-    def _holds_seen(self) -> bool:
-        return self._support is self._seen.support and self.identity is self._seen.identity
+    def _holds(self, seen: _Seen) -> bool:
+        return self._support is seen.support and self.identity is seen.identity
 
     def _title(self) -> str:
         name = getattr(self.last_map, "layer", "")
@@ -211,18 +227,25 @@ class Identified(nn.Module, Generic[M]):
             self._seen = self._seen._replace(version=_LOOK)
         return super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's tensors count their changes anew.
+        version = _UNFILLED if self._seen.version == _UNFILLED else _LOOK
+        return {**self.__dict__, "_seen": self._seen._replace(version=version), "_guest": self._seen}
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        known = self._seen.checksum if self._holds_seen() else None
+        known = self._seen.checksum if self._holds(self._seen) else None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if not self._holds_seen():
+        if not self._holds(self._seen):
             support, identity = self._support, self.identity
-            self._seen = _Seen(support, identity, _UNFILLED, known, self.last_map)
+            self._seen = self._guest = _Seen(support, identity, _UNFILLED, known, self.last_map)
             with contextlib.suppress(ValueError):  # after to_empty() it is refused when it is used
                 self._look(support, identity)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        if self._holds_seen() and self._seen.version != _UNFILLED:  # tensors are listed to be filled, too
+        if (
+            self._holds(self._seen) and self._seen.version != _UNFILLED
+        ):  # tensors are listed to be filled, too
             self._current()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
