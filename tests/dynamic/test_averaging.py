@@ -229,6 +229,65 @@ def test_an_average_of_another_network_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("moving", ["refused", "followed"])
+def test_lightning_while_supports_move(moving: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    lightning = pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+
+    class Average(WeightAveraging):  # as docs/torch.md has it
+        def setup(self, trainer, pl_module, stage) -> None:  # type: ignore[no-untyped-def]
+            super().setup(trainer, pl_module, stage)
+            if stage == "fit":
+                self._average_model = dctps.AveragedModel(
+                    pl_module, avg_fn=get_ema_avg_fn(0.9), use_buffers=True
+                )
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = sparsify_(nn.Sequential(nn.Linear(20, 16)), 0.3)
+
+        def training_step(self, batch: Tensor) -> Tensor:
+            return self.net(batch).square().mean()
+
+        def validation_step(self, batch: Tensor) -> None:
+            assert largest_difference(self.net(batch), average(batch)) <= 1e-6
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            self.moves = dctps.RigL(self.net, optimizer, update_interval=1, end=100)
+            return optimizer
+
+        def optimizer_step(self, *args: object, **kwargs: object) -> None:
+            super().optimizer_step(*args, **kwargs)
+            self.moves.step()
+            average.update_parameters(self.net)
+
+    module = Module()
+    average = dctps.AveragedModel(module.net, avg_fn=get_ema_avg_fn(0.9))
+    before = module.net[0].support.clone()
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=[Average() if moving == "followed" else EMAWeightAveraging(use_buffers=False, decay=0.9)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    loaders = [torch.utils.data.DataLoader(torch.randn(12, 20), batch_size=4) for _ in range(2)]
+    if moving == "refused":  # when the first checkpoint is written
+        with pytest.raises(ValueError, match=r"layer '0'.*copied over.*dctps.AveragedModel"):
+            trainer.fit(module, loaders[0])
+        return
+    trainer.fit(module, *loaders)
+    assert not torch.equal(before, module.net[0].support)
+    assert largest_difference(module.net.eval()(torch.eye(20)), average.eval()(torch.eye(20))) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["buffers", "plain", "ema"])
 def test_lightning(kind: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     lightning = pytest.importorskip("lightning")

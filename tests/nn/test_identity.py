@@ -16,6 +16,7 @@ from torch.func import functional_call, stack_module_state
 import dctps
 from dctps import DpSConv1d, DpSConv2d, DpSLinear, project_, sparsify_
 from dctps.nn.identity import digest_of, pack, unpack
+from dctps.training.stack import Stack
 
 SEEDED = ("sdct", "hadamard", "gaussian")
 X = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -316,6 +317,42 @@ def test_a_damaged_support_is_refused_on_every_path(kind: str, offset: str, dama
                 use()
         with pytest.raises(ValueError, match="its support is not sorted"):
             model.state_dict()
+
+
+@pytest.mark.parametrize("damage", ["order", "twice", "negative", "past"])
+@pytest.mark.parametrize("kind", ["RigL", "SET", "DSR"])
+def test_dynamics_refuse_a_damaged_support(kind: str, damage: str) -> None:
+    model = sparsify_(nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 5)), 0.3, offset="zero")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    moves = getattr(dctps, kind)(model, optimizer, update_interval=1, end=10)
+    model(torch.randn(4, 20)).sum().backward()
+    optimizer.step()
+    values = model[0].values.detach().clone()
+    ruin(model[0], damage)
+    with pytest.raises(ValueError, match="layer '0': its support is not sorted positions in 0..199"):
+        moves.step()
+    assert torch.equal(model[0].values, values)
+
+
+@pytest.mark.parametrize("damage", ["order", "twice", "negative", "past"])
+@pytest.mark.parametrize("double", [False, True])
+def test_stacks_and_files_refuse_a_damaged_support(damage: str, double: bool, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    models = [
+        sparsify_(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 5)), 0.2, seed=s)
+        for s in (0, 1)
+    ]
+    dtype = torch.float64 if double else torch.float32  # torch operations, native code
+    for model in models:
+        model.to(dtype)
+    images, labels = X.to(dtype), torch.tensor([0, 1, 2])
+    Stack(models).step(images, labels)
+    ruin(models[1][2], damage)
+    with pytest.raises(ValueError, match="layer '2': its support is not sorted positions in 0..319"):
+        Stack(models).step(images, labels)
+    for use in (lambda: dctps.save_pretrained(models[1], tmp_path), lambda: dctps.explain(models[1], images)):
+        with pytest.raises(ValueError, match="layer '2': its support is not sorted"):
+            use()
+    assert not list(tmp_path.iterdir())
 
 
 def ruin(layer: nn.Module, damage: str) -> None:

@@ -8,16 +8,11 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import (
-    get_unwrapped,
-    is_batchedtensor,
-    is_functorch_wrapped_tensor,
-    maybe_get_bdim,
-)
+from torch._C import _functorch as functorch
 from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dctps.nn.identity import digest_of, pack, parse_spec, unpack
+from dctps.nn.identity import digest_of, is_readable, pack, parse_spec, unbatched, unpack
 from dctps.transforms.tables import constant_to_compilers, is_exporting
 
 # In place of a version: the content is to be looked at, or it came by `to_empty()` and is still to be filled.
@@ -91,7 +86,7 @@ class Identified(nn.Module, Generic[M]):
         """
         linear = self._own_map() if linear is None else linear
         support, checksum = self._support, None
-        if _is_readable(support if support is not None else self.identity):
+        if is_readable(support if support is not None else self.identity):
             if support is not None:
                 try:
                     self._check_support(support)
@@ -128,20 +123,26 @@ class Identified(nn.Module, Generic[M]):
             return seen.map  # type: ignore[no-any-return]
         return self._look(support, identity)  # type: ignore[arg-type]
 
+    def differs_from(self, other: Identified[M]) -> bool:
+        """Whether the map or the support of `other` is another than was last seen here."""
+        other._current()
+        theirs = other._guest if other._holds(other._guest) else other._seen
+        return self._seen.checksum != theirs.checksum
+
     @constant_to_compilers
     def _settle(self) -> bool:
         """Look at the buffers while a compiler traces: not again in each call of its program."""
         self._look(self._support, self.identity)
-        if not self._holds(self._seen):
-            self.last_map, self._seen = self._guest.map, self._guest  # they are here to stay
+        if self._holds(self._guest):  # they are here to stay
+            self.last_map, self._seen = self._guest.map, self._guest
         return True
 
     def _look(self, support: Tensor | None, identity: Tensor) -> M:
-        if any(t is not None and is_functorch_wrapped_tensor(t) for t in (support, identity)):
+        if any(t is not None and functorch.is_functorch_wrapped_tensor(t) for t in (support, identity)):
             return self._common(support, identity)
-        if not _is_readable(support, identity):
+        if not is_readable(support, identity):
             support, identity = self._seen[:2]  # what an exporter's stand-ins stand for
-            if not _is_readable(support, identity):
+            if not is_readable(support, identity):
                 return self.last_map
         own = support is self._seen.support and identity is self._seen.identity
         seen, version = self._seen if own else self._guest, _version(support, identity)
@@ -180,8 +181,8 @@ class Identified(nn.Module, Generic[M]):
 
     def _common(self, support: Tensor | None, identity: Tensor) -> M:
         """The one map of all the networks that `torch.vmap` calls together."""
-        identities = _unbatched(identity)
-        supports = [None] if support is None else _unbatched(support)
+        identities = unbatched(identity)
+        supports = [None] if support is None else unbatched(support)
         count = max(len(identities), len(supports))
         if min(len(identities), len(supports)) not in (1, count):
             raise ValueError(f"{self._title()}: torch.vmap has batched support and identity differently")
@@ -200,10 +201,10 @@ class Identified(nn.Module, Generic[M]):
 
     def _own_map(self) -> M:
         """The map that `identity` names, whatever the support; the last one where it is not filled."""
-        try:
-            return self._named(unpack(self.identity).spec) if _is_readable(self.identity) else self.last_map
-        except ValueError:
-            return self.last_map
+        with contextlib.suppress(ValueError):
+            if is_readable(self.identity):
+                return self._named(unpack(self.identity).spec)
+        return self.last_map
 
     def _record(self, linear: M, checksum: bytes | None) -> None:
         support, identity = self._support, self.identity
@@ -266,7 +267,7 @@ class Identified(nn.Module, Generic[M]):
         support, identity = (state_dict.get(prefix + key) for key in ("support", "identity"))
         described = state_dict.pop(prefix + "_extra_state", None)  # of dctps 0.1: the spec alone
         linear = self.last_map
-        if identity is not None and _is_readable(support, identity):
+        if identity is not None and is_readable(support, identity):
             content = unpack(identity)
             if content.digest != digest_of(self._support if support is None else support):
                 raise ValueError("the support of the state dict is not the one that it was saved with")
@@ -289,17 +290,3 @@ def _version(support: Tensor | None, identity: Tensor) -> int | None:
         return identity._version if support is None else support._version + identity._version
     except RuntimeError:
         return None
-
-
-def _is_readable(*tensors: Tensor | None) -> bool:
-    """Whether they are real tensors: neither on the meta device nor a tracer's stand-ins."""
-    return all(t is None or (type(t) in (Tensor, nn.Parameter) and not t.is_meta) for t in tensors)
-
-
-def _unbatched(tensor: Tensor) -> list[Any]:
-    """The tensors that one of `torch.vmap` stands for."""
-    if not is_functorch_wrapped_tensor(tensor):
-        return [tensor]
-    inner = get_unwrapped(tensor)
-    parts = inner.unbind(maybe_get_bdim(tensor)) if is_batchedtensor(tensor) else (inner,)
-    return [one for part in parts for one in _unbatched(part)]
