@@ -71,9 +71,10 @@ class Hyperplane(Mergeable, Identified[Projection]):
     def parameters_on_hyperplane(self) -> dict[str, Tensor]:
         """theta_0 + P theta_d by the network's names, differentiable."""
         pieces = self.projection(self.theta_d).split(list(self._sizes.values()))
+        starts = dict(self.network.named_parameters())  # plain tensors within a functional_call
         moved = {}
         for name, piece in zip(self._sizes, pieces, strict=True):
-            start = self.network.get_parameter(name)
+            start = starts[name]
             moved[name] = start + piece.reshape(start.shape).to(start.device, start.dtype)
         return moved
 
