@@ -63,7 +63,7 @@ def native_dense_conv_backward(
     if made is None and needs[0]:
         made = rounded(native_weight(weight, layout_of(x)), x)
     elif made is None:  # a first layer's images need no gradient, and nothing else reads the numbers in W
-        made = torch.empty(weight.offset.shape, dtype=x.dtype, memory_format=layout_of(x))
+        made = torch.empty(weight.offset.shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
     needed = needs[0], needs[1] or needs[2]
     if is_by_channels(x, op, len(made)):
         by_x, by_weight = conv_by_channels_backward(g, x, made, op, *needed)

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 P = ParamSpec("P")
@@ -58,9 +59,10 @@ def constant_to_compilers(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def making_constants() -> Iterator[None]:
-    """Tensors made here are real ones, also while a program is exported, and autograd may save them.
+    """Tensors made here are real ones, and what they are depends on nothing that was set for the caller.
 
-    In inference mode it could not; an exporter's stand-ins would be of no use to anyone after it.
+    They outlive the call that makes them: an exporter's stand-ins, the wrappers of `torch.func`, tensors of
+    inference mode, which autograd cannot save, or of a default device would be of no use to the next one.
     """
     with contextlib.ExitStack() as outside:
         if torch._C._len_torch_dispatch_stack() or is_exporting():
