@@ -45,7 +45,9 @@ def hadamard_rows(rows: Tensor, coarse: int, fine: int, *, dtype: torch.dtype) -
         shape (m, coarse, fine), entries -1 and 1.
     """
     low = _parity_signs(rows[:, None] & torch.arange(fine, dtype=torch.int64, device=rows.device)).to(dtype)
-    high = _parity_signs(rows[:, None] & (fine * torch.arange(coarse, dtype=torch.int64, device=rows.device))).to(dtype)
+    high = _parity_signs(
+        rows[:, None] & (fine * torch.arange(coarse, dtype=torch.int64, device=rows.device))
+    ).to(dtype)
     return high[:, :, None] * low[:, None, :]
 
 
