@@ -19,7 +19,7 @@ def hadamard(x: Tensor) -> Tensor:
     Raises:
         ValueError: q is not a power of two.
     """
-    q = x.shape[-1]
+    q = int(x.shape[-1])
     if q & (q - 1) or q == 0:
         raise ValueError(f"the Hadamard transform needs a power-of-two length, got {q}")
     stride, y = 1, x.reshape(-1, q)

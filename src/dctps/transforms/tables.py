@@ -86,7 +86,7 @@ def is_exporting() -> bool:
 
     Torch 2.6 has no way to ask for `torch.export`, which there exports the library's operators.
     """
-    return torch._C._is_tracing() or (_KNOWS_EXPORTS and torch.compiler.is_exporting())
+    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or torch.jit.is_tracing()
 
 
 def exporting_to_onnx() -> bool:
