@@ -38,6 +38,7 @@ def register_dataset(name: str, description: Description | None = None) -> Calla
 
     def put(loader: LoaderT) -> LoaderT:
         register(loader)
+        DESCRIPTIONS.pop(name, None)  # that of an earlier definition
         if description is not None:
             DESCRIPTIONS[name] = description
         return loader

@@ -29,7 +29,7 @@ class StateError(ValueError):
     """A state file is damaged, or does not fit what it is loaded into; the message says in what."""
 
 
-def write_state(path: Path, state: State) -> None:
+def write_state(path: Path | str, state: State) -> None:
     """Write nested dicts (with str keys) and lists of tensors and JSON values to `path`, atomically.
 
     Raises:
@@ -41,17 +41,17 @@ def write_state(path: Path, state: State) -> None:
     content = safetensors.torch.save(tensors, metadata={"state": text, "sha256": _ZEROS.decode()})
     digest = hashlib.sha256(content).hexdigest().encode()
     # The first place is the metadata's: within JSON's texts, where alone it could stand earlier, `"` is `\"`.
-    write_atomically(path, content.replace(_DIGEST % _ZEROS, _DIGEST % digest, 1))
+    write_atomically(Path(path), content.replace(_DIGEST % _ZEROS, _DIGEST % digest, 1))
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path | str) -> State:
     """The inverse of `write_state`; tensors are on the CPU.
 
     Raises:
         OSError: the file cannot be read.
         StateError: it is damaged.
     """
-    content = path.read_bytes()
+    content = Path(path).read_bytes()
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])

@@ -159,7 +159,6 @@ def register_projection(name: str) -> Callable[[type[Projection]], type[Projecti
     Raises:
         ValueError: the name is taken.
     """
-
     return PROJECTIONS.register(name)
 
 
