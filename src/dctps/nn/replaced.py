@@ -47,8 +47,9 @@ class _Watch:
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     reference, version, call = self.replaced.get(id(p), _NONE)
+                    held = reference()
                     # With a new gradient it is in use in another network.
-                    if p is not None and reference() is p and _version(p) in (None, version):
+                    if held is not None and held is p and _version(held) in (None, version):
                         calls.append(call)
         if calls or not self.replaced or self.steps >= _STEPS:
             self.replaced.clear()
