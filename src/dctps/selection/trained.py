@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-_WRITTEN = 50  # times; initialisations write a weight at most about ten times, an optimizer once in each step
+_WRITTEN = 100  # times, by an optimizer that steps so often; an initialisation writes a tensor once or twice
+_APART = 16  # the most that writes of the layers' tensors differ by, as every step writes all of them
 _SIDE = 512  # rows and columns that are looked at, at most
 _FEWEST = 16  # rows and columns with which the largest singular value says something
 _LARGE = (
@@ -38,19 +39,24 @@ def warn_of_trained(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
 def is_trained(layers: Mapping[str, nn.Module]) -> bool:
     """Whether the layers' weights are no longer those of an initialisation.
 
-    They are not where a weight was written as often as only an optimizer does, or where half of the weights
-    have a singular value that independent entries do not lead to (`spread`). A network that was trained for a
-    few steps goes unnoticed, and one that was loaded from a file and has small layers only.
+    They are not where all weights and biases were written equally often, as only an optimizer does, or where
+    half of the weights have a singular value that independent entries do not lead to (`spread`). A network
+    goes unnoticed that was trained for a few steps only, or that was loaded from a file and has small layers.
 
     Args:
         layers: with a `weight` each, by name.
     """
-    weights = [layer.get_parameter("weight") for layer in layers.values()]
-    weights = [w for w in weights if not w.is_meta]
-    if any(w._version >= _WRITTEN for w in weights if not w.is_inference()):
+    weights = [w for layer in layers.values() if not (w := layer.get_parameter("weight")).is_meta]
+    if _was_stepped(layers) and all(int(torch.count_nonzero(w)) == w.numel() for w in weights):
         return True
     spreads = [s for w in weights if (s := spread(w)) is not None]
     return bool(spreads) and 2 * sum(s > _LARGE for s in spreads) >= len(spreads)
+
+
+def _was_stepped(layers: Mapping[str, nn.Module]) -> bool:
+    own = [p for layer in layers.values() for p in layer.parameters(recurse=False)]
+    writes = [p._version for p in own if not p.is_inference()]  # those of an inference tensor are not counted
+    return bool(writes) and min(writes) >= _WRITTEN and max(writes) - min(writes) <= _APART
 
 
 @torch.no_grad()
