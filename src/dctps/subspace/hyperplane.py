@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from dctps.nn import merge_
 from dctps.nn.identified import Identified
+from dctps.nn.replaced import trained, watch_optimizers
 from dctps.nn.surgery import Mergeable
 from dctps.selection import count_prunable
 from dctps.sparse import budget
@@ -146,7 +147,10 @@ def project_(
         dimensions = budget(density, count_prunable(model))
         if dimensions == 0:
             raise ValueError(f"a density of {density} leaves no dimension to train: give a higher one")
-    return Hyperplane(model, build_projection(projection, size, dimensions, seed))
+    before = trained(model)
+    moved = Hyperplane(model, build_projection(projection, size, dimensions, seed))
+    watch_optimizers(before, moved, "project_")
+    return moved
 
 
 def _count(parameters: dict[str, nn.Parameter]) -> int:
