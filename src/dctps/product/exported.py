@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dctps.product.geometry import Geometry
+from dctps.product.geometry import ConvGeometry, Geometry
 from dctps.product.precision import compute_dtype
 from dctps.product.weight import Weight
 
 
 def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     """`product`, differentiable by torch's own rules."""
-    values, alpha, support, offset = weight
+    _, alpha, _, offset = weight
     dtype = compute_dtype(x.dtype)
     if not op.is_rowwise(offset):
         dense = offset.to_dense(dtype=dtype, device=x.device)
@@ -28,7 +28,7 @@ def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     if alpha is not None:
         y = alpha.to(dtype) * offset.apply(rows) + y
     y = y.to(x.dtype).reshape(*pixels.shape[:-1], offset.out_features)
-    return y.permute(0, 3, 1, 2) if isinstance(op, Conv2d) else y  # older ONNX exporters know no axis -1
+    return y.permute(0, 3, 1, 2) if isinstance(op, ConvGeometry) else y  # older ONNX exporters know no axis -1
 
 
 def _sparse_product(rows: Tensor, weight: Weight) -> Tensor:
