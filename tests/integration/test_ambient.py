@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 import dctps
 from dctps import DpSConv1d, DpSConv2d, DpSLinear
-from dctps.nn.dispatch import Backend
+from dctps.product.rule import Backend
 from dctps.transforms.tables import clear_tables
 
 OFFSETS = ("zero", "dct", "sdct", "hadamard", "gaussian")
