@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dctps.experiments import METHODS, RunConfig
-from dctps.experiments.config import differences, from_dict, resolve, run_name, to_dict
+from dctps.experiments.config import ResolvedConfig, differences, from_dict, resolve, run_name, to_dict
 
 EVERY_KIND = RunConfig(
     method="sdctps", density=0.1 + 0.2, alpha=0.7, milestones=(1 / 3,), clip_norm=1.0, lr=1e-17, seed=2**62
@@ -158,3 +158,13 @@ def test_a_run_is_named_by_what_it_differs_in(config, name):
 def test_configuration_does_not_import_torch():
     code = "import sys, dctps.cli, dctps.experiments; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_resolved_configuration_is_a_type_of_its_own():
+    config = RunConfig(method="dense", density=None)
+    whole = resolve(config)
+    assert isinstance(whole, ResolvedConfig) and not isinstance(config, ResolvedConfig)
+    assert None not in (whole.lr, whole.weight_decay, whole.batch_size, whole.augment)
+    assert whole != config and resolve(whole) == whole
+    plain = RunConfig(**vars(whole))
+    assert plain == whole and hash(plain) == hash(whole) and {plain: 1}[whole] == 1

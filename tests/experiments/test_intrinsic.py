@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.experiments.test_resume import stop_after
 from tests.faults import TINY, outcome
+from torch import nn
 
 from dctps.cli import main
 from dctps.experiments import RunConfig
 from dctps.experiments.intrinsic import intrinsic_dimension, search_smallest
 from dctps.experiments.run import evaluate_run, run
+from dctps.models import register_model
 
 HYPERPLANE = replace(TINY, method="hyperplane")
 DIGITS = RunConfig(method="hyperplane", epochs=2, batch_size=32, augment=False, projection="fastfood")
@@ -128,3 +130,15 @@ def test_mistakes(tmp_path, monkeypatch, capfd, flags, message):
     monkeypatch.chdir(tmp_path)
     assert main(["intrinsic", "--dense-accuracy", "0.9", *flags.split()]) == 2
     assert message in capfd.readouterr().err
+
+
+@register_model("by-pixels")
+def by_pixels(classes, in_channels, image_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, classes))
+
+
+def test_weights_are_counted_for_the_images_of_the_run(tmp_path):
+    config = replace(HYPERPLANE, model="by-pixels", epochs=1)
+    found = intrinsic_dimension(config, out=tmp_path, dense_accuracy=0.0, threads=1)
+    assert found["weights"] == 8 * 8 * 3
+    assert (found["intrinsic_dimension"], found["too_small"]) == (1, None)

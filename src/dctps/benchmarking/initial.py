@@ -16,7 +16,7 @@ import dctps
 from dctps.benchmarking.opened import opened
 from dctps.benchmarking.spectra import freeze_statistics_, spectrum
 from dctps.data import Dataset, first_of, normalize
-from dctps.experiments.config import RunConfig, resolve
+from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import restore_network
 from dctps.experiments.records import RunFolderError, parse_object, read_text
@@ -84,7 +84,7 @@ def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
         return None
 
 
-def _describe(config: RunConfig, file: Path, dataset: Dataset, place: torch.device) -> dict[str, Any]:
+def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, place: torch.device) -> dict[str, Any]:
     model = restore_network(config, dataset.description, file, place)
     batch = first_of(dataset.train, _STATISTICS, config.data_seed, "spectrum")
     images = normalize(batch.images.to(place), dataset.mean, dataset.std)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dctps.data import Dataset, ImageTensors
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import is_scored
 from dctps.experiments.parts import split
 from dctps.experiments.run import data_of
@@ -29,7 +29,7 @@ class _Enough(Exception):  # noqa: N818
 
 
 def time_epoch(
-    *configs: RunConfig,
+    *configs: ResolvedConfig,
     data_dir: Path | str | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -41,7 +41,7 @@ def time_epoch(
     choose, and the dense network for those of imp's levels.
 
     Args:
-        configs: resolved; several are trained together, as one stack.
+        configs: of runs; several are trained together, as one stack.
         data_dir: as for `dctps.experiments.run.run`.
         device: as for `dctps.experiments.run.run`.
         threads: as for `dctps.experiments.run.run`.
@@ -125,7 +125,7 @@ def _evaluation(session: Session, stack: Stack | None, part: ImageTensors) -> fl
     return len(part) * min(seconds)
 
 
-def _quick(config: RunConfig) -> RunConfig:
+def _quick(config: ResolvedConfig) -> ResolvedConfig:
     """A run whose epochs take as long and that begins at once."""
     if config.dynamics == "imp":
         return replace(
@@ -139,7 +139,7 @@ def timed(data_dir: Path | str | None, device: str, threads: int) -> Callable[..
     """A `trial` for `look_ahead`, of steps on this machine."""
     data: dict[tuple[Any, ...], Dataset] = {}
 
-    def trial(*configs: RunConfig) -> float:
+    def trial(*configs: ResolvedConfig) -> float:
         if images_of(configs[0]) not in data:
             data.clear()  # one data set at a time is held
             data[images_of(configs[0])] = data_of(configs[0], data_dir, False, None)

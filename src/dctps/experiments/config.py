@@ -34,7 +34,7 @@ _OTHERWISE: dict[str, Any] = {"batch_size": 128, "augment": True}
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     """What a run is: every choice that decides its numbers.
 
     Raises:
@@ -141,6 +141,23 @@ class RunConfig:
         for name, kind in field_types().items():
             object.__setattr__(self, name, of_type(name, kind, getattr(self, name)))
 
+    def __eq__(self, other: object) -> bool:  # also of a `ResolvedConfig` and another
+        return isinstance(other, RunConfig) and vars(self) == vars(other)
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedConfig(RunConfig):
+    """What `resolve` makes of a configuration: checked, and with all that the others decide put in.
+
+    Two configurations are the same run exactly where their resolved forms are equal.
+    """
+
+    # Never None here; the values are only those of a dataclass whose earlier fields have some.
+    lr: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 1
+    augment: bool = False
+
 
 @cache
 def field_types() -> dict[str, Any]:
@@ -148,12 +165,10 @@ def field_types() -> dict[str, Any]:
     return get_type_hints(RunConfig)
 
 
-def resolve(config: RunConfig) -> RunConfig:
+def resolve(config: RunConfig) -> ResolvedConfig:
     """Check `config`, and put the choices of the method, the optimizer and the data set where it has None.
 
     `image_size` and `flip` may stay None, as the data themselves then decide.
-
-    Two configurations are the same run exactly where their resolved forms are equal.
 
     Raises:
         ValueError: a value out of range, an unknown method or optimizer, or choices that exclude each other.
@@ -195,7 +210,8 @@ def resolve(config: RunConfig) -> RunConfig:
     left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
     scoring = () if chosen["dynamics"] == "imp" else (chosen["criterion"], chosen["allocation"])
     options = resolve_options(config.options, (*scoring, chosen["dynamics"]))
-    return _resolve_dynamics(replace(config, options=options, **left_open, **chosen))
+    whole = _resolve_dynamics(replace(config, options=options, **left_open, **chosen))
+    return ResolvedConfig(**vars(whole))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

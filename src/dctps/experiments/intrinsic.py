@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from dctps.data import load_dataset
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.network import describe
+from dctps.experiments.network import count_weights
 from dctps.experiments.records import Record
-from dctps.experiments.run import run
+from dctps.experiments.run import data_of, run
 from dctps.files import write_atomically
 
 RESULT = "intrinsic.json"
@@ -68,8 +67,8 @@ def intrinsic_dimension(
     seeds = [config.seed] if seeds is None else list(seeds)
     note = on_accuracy or (lambda name, accuracy: None)
     out = Path(out)
-    data = load_dataset(config.dataset, place.get("data_dir"), download=place.get("download", False))
-    weights = describe(RunConfig(model=config.model), data.classes, data.train.images.shape[1]).weights
+    data = data_of(config, place.get("data_dir"), place.get("download", False), None)
+    weights = count_weights(config.model, data.description)
 
     def accuracy_of(choice: RunConfig, name: str) -> float:
         summaries = [run(replace(choice, seed=s), out=out / f"{name}-seed{s}", **place) for s in seeds]

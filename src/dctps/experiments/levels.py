@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 import dctps
 from dctps.data import Dataset
-from dctps.experiments.config import RunConfig, resolve
+from dctps.experiments.config import ResolvedConfig, resolve
 from dctps.experiments.folder import BEST, LAST, REWIND, STATE, RunFolder
-from dctps.experiments.network import network_for_report, plain_network, restore_network
+from dctps.experiments.network import count_weights, plain_network, restore_network
 from dctps.experiments.parts import split
 from dctps.experiments.records import METRICS, Record, RunFolderError
 from dctps.experiments.session import Session
@@ -51,7 +51,7 @@ class Levels:
     """The levels of a run of `--method imp`.
 
     Args:
-        config: of the run, resolved.
+        config: of the run.
         folder: of the run.
         dataset: of `config.dataset`.
         processes: that share the batches.
@@ -60,15 +60,16 @@ class Levels:
         weights: N, of all layers that can be converted.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, dataset: Dataset, processes: Processes) -> None:
+    def __init__(
+        self, config: ResolvedConfig, folder: RunFolder, dataset: Dataset, processes: Processes
+    ) -> None:
         assert config.levels is not None and config.rewind_epoch is not None, "resolve() fills them in"
-        assert config.density is not None and config.batch_size is not None, "resolve() asks for them"
+        assert config.density is not None, "resolve() asks for it"
         self.config, self.last, self.rewind_epoch = config, config.levels, config.rewind_epoch
-        self._density, self._batch_size = config.density, config.batch_size
+        self._density = config.density
         self._folder, self._dataset, self._processes = folder, dataset, processes
         self._writes = processes.rank == 0
-        model, _ = network_for_report(RunConfig(model=config.model), data=dataset.description)
-        self.weights = dctps.report(model).weights
+        self.weights = count_weights(config.model, dataset.description)
 
     def complete(self, train: Callable[..., Record], on_epoch: Callable[[Record], None]) -> None:
         """Do what is left of all levels, and finish the run, whose folder process 0 holds for writing.
@@ -103,7 +104,7 @@ class Levels:
         """How many weights a level trains; None: all, in the dense network of level 0."""
         return level_nnz(self._density, self.weights, level, self.last) if level else None
 
-    def config_of(self, level: int) -> RunConfig:
+    def config_of(self, level: int) -> ResolvedConfig:
         """The run that a level is."""
         plain = replace(self.config, dynamics=None, levels=None, rewind_epoch=None)
         nnz = self.nnz(level)
@@ -204,7 +205,7 @@ class Levels:
             if (number := numbers[name]) is not None:
                 self._folder.save_model(self._network(self.last, file), file, number)
         self._folder.save_metrics(records)
-        steps = math.ceil(len(split(self.config, self._dataset, _CPU).train) / self._batch_size)
+        steps = math.ceil(len(split(self.config, self._dataset, _CPU).train) / self.config.batch_size)
         ends = {record["level"]: record for record in records}
         shown = ("level", "nnz", "val_accuracy", "test_accuracy")
         cost = {

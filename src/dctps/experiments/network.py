@@ -17,7 +17,7 @@ import dctps
 from dctps.checkpoint import load_state
 from dctps.data import Description, describe_dataset, list_datasets
 from dctps.dynamic import DSR, SET, Dynamics, RigL
-from dctps.experiments.config import RunConfig, resolve
+from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.options import arguments_of, option_of_run
 from dctps.models import build_model, list_models
 from dctps.names import lookup
@@ -34,13 +34,13 @@ from dctps.training.schedule import SCHEDULES
 _DRAWN = (None, "random", "uniform", "epl", "epf", "erk")
 
 
-def is_scored(config: RunConfig) -> bool:
-    """Whether a criterion chooses weights, so that the dense network must exist; `config` is resolved."""
+def is_scored(config: ResolvedConfig) -> bool:
+    """Whether a criterion chooses weights, so that the dense network must exist."""
     return config.criterion not in _DRAWN or config.allocation not in _DRAWN
 
 
 def build_network(
-    config: RunConfig,
+    config: ResolvedConfig,
     data: Description,
     device: torch.device,
     *,
@@ -52,7 +52,7 @@ def build_network(
     Where the criterion does not look at the dense weights, they are never made.
 
     Args:
-        config: resolved.
+        config: of the run.
         data: what the network is for.
         device: where the network is to be.
         batches: for criteria that look at data.
@@ -66,7 +66,7 @@ def build_network(
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
         model = plain_network(config, data, "cpu").to(device)
         return dctps.project_(model, density=config.density, projection=config.projection, seed=config.seed)
-    # Of the others a resolved configuration has all three or, for the dense network, none.
+    # The others have all three or, for the dense network, none.
     if config.density is None or config.offset is None or config.criterion is None:
         return plain_network(config, data, "cpu").to(device)
     scored = is_scored(config)
@@ -89,17 +89,17 @@ def build_network(
     return dctps.shuffle_(model, dense, seed=config.seed) if shuffled else model
 
 
-def _with_options(config: RunConfig, name: str | None) -> Any:
+def _with_options(config: ResolvedConfig, name: str | None) -> Any:
     """The criterion or allocation called `name`, as the run's options have it."""
     chosen = arguments_of(config.options, name)
     return partial(CRITERIA[name], **chosen) if chosen and name is not None else name
 
 
-def restore_network(config: RunConfig, data: Description, file: Path, device: torch.device) -> nn.Module:
+def restore_network(config: ResolvedConfig, data: Description, file: Path, device: torch.device) -> nn.Module:
     """The network of `config` that `file` holds, on `device`; nothing is drawn or chosen anew.
 
     Args:
-        config: resolved.
+        config: of the run.
         data: what the network is for.
         file: a checkpoint of the run.
         device: where the network is to be.
@@ -129,12 +129,12 @@ def plain_network(config: RunConfig, data: Description, device: str) -> nn.Modul
 
 
 def build_dynamics(
-    config: RunConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, processes: Processes
+    config: ResolvedConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, processes: Processes
 ) -> Dynamics | None:
     """What changes the supports of `model` while `optimizer` trains it; None where they stay.
 
     Args:
-        config: resolved.
+        config: of the run.
         model: of `build_network`.
         optimizer: of its parameters.
         total_steps: optimizer steps of the whole run.
@@ -183,6 +183,11 @@ def describe(config: RunConfig, classes: int | None = None, in_channels: int | N
     return dctps.report(network_for_report(config, classes, in_channels)[0])
 
 
+def count_weights(model: str, data: Description) -> int:
+    """N, the weights of all layers that can be converted, of the network called `model` for `data`."""
+    return dctps.report(network_for_report(RunConfig(model=model), data=data)[0]).weights
+
+
 def network_for_report(
     config: RunConfig,
     classes: int | None = None,
@@ -227,14 +232,14 @@ def explain_network(
     config: RunConfig, classes: int | None = None, in_channels: int | None = None
 ) -> Explanation:
     """Which paths the layers take in the training of `config`; arguments and errors as for `describe`."""
-    return explain_training(config, *network_for_report(config, classes, in_channels))
+    return explain_training(resolve(config), *network_for_report(config, classes, in_channels))
 
 
-def explain_training(config: RunConfig, model: nn.Module, data: Description) -> Explanation:
+def explain_training(config: ResolvedConfig, model: nn.Module, data: Description) -> Explanation:
     """Which paths the layers take in the training of `config`, whose network for `data` is `model`."""
     images = torch.zeros(2, data.channels, data.image_size, data.image_size)
     with Precision(config.amp, "cpu").autocast():
-        return dctps.explain(model, images, batch_size=resolve(config).batch_size)
+        return dctps.explain(model, images, batch_size=config.batch_size)
 
 
 def _described(config: RunConfig, classes: int | None, in_channels: int | None) -> Description:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from dctps.data import Dataset, ImageTensors, first_of, split_validation
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.options import option_of_run
 from dctps.experiments.scoring import ScoringBatches
 
@@ -20,8 +20,8 @@ class Parts(NamedTuple):
     test: ImageTensors
 
 
-def split(config: RunConfig, dataset: Dataset, device: torch.device) -> Parts:
-    """The parts of `dataset` that the resolved `config` trains, chooses and tests with."""
+def split(config: ResolvedConfig, dataset: Dataset, device: torch.device) -> Parts:
+    """The parts of `dataset` that `config` trains, chooses and tests with."""
     held_out = round(config.validation_size * len(dataset.train))
     train, validation = split_validation(dataset.train, held_out, config.data_seed)
     train = first_of(train, config.train_images, config.data_seed, "train_images")
@@ -31,7 +31,7 @@ def split(config: RunConfig, dataset: Dataset, device: torch.device) -> Parts:
     return Parts(*(part.to(device) for part in (train, *judged)))
 
 
-def scoring_batches(config: RunConfig, train: ImageTensors, dataset: Dataset) -> ScoringBatches:
+def scoring_batches(config: ResolvedConfig, train: ImageTensors, dataset: Dataset) -> ScoringBatches:
     """What criteria look at, of the images that a run trains on."""
     per_class = option_of_run(config.options, "images_per_class")
     return ScoringBatches(train, config.seed, dataset.mean, dataset.std, per_class=per_class)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import nn
 import dctps
 from dctps.data import Dataset, Description, is_published, load_dataset, resized
 from dctps.experiments.backends import apply_backends_, read_backends, to_record
-from dctps.experiments.config import RunConfig, resolve, run_name
+from dctps.experiments.config import ResolvedConfig, RunConfig, resolve, run_name
 from dctps.experiments.folder import BACKENDS, BEST, LAST, RunFolder
 from dctps.experiments.levels import Levels
 from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
@@ -31,7 +32,7 @@ from dctps.experiments.records import (
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import deferred_signals
-from dctps.experiments.unused import refuse_unused
+from dctps.experiments.unused import has_density, refuse_unused
 from dctps.experiments.work import Work
 from dctps.kernels import variant
 from dctps.nn.explanation import Explanation
@@ -96,7 +97,8 @@ def run(
         TrainingError: the loss is not finite.
         Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
     """
-    refuse_unused(config)
+    # One density for many methods, of which dense has none, is how loops and grids say it.
+    refuse_unused(config if has_density(config.method) else replace(config, density=None))
     config = resolve(config)
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise ValueError(f"checkpoint_interval must be at least 1 step, got {checkpoint_interval}")
@@ -241,8 +243,8 @@ def explain_run(path: Path | str) -> Explanation:
     return explain_training(config, model, data)
 
 
-def _network_of(path: Path) -> tuple[RunConfig, nn.Module, Description]:
-    config, data = read_config(path), read_data(path)
+def _network_of(path: Path) -> tuple[ResolvedConfig, nn.Module, Description]:
+    config, data = resolve(read_config(path)), read_data(path)
     file = path / LAST if (path / LAST).exists() else None
     if data is None:
         return config, *network_for_report(config, file=file)

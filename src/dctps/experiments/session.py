@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dctps.counter import derive_key
 from dctps.data import Dataset, ImageTensors, batches
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import Parts, scoring_batches, split
 from dctps.experiments.records import Record
@@ -42,7 +42,7 @@ class Session:
     to a run and changes while it trains belongs there.
 
     Args:
-        config: resolved.
+        config: of the run.
         dataset: of `config.dataset`.
         device: where the network and the data are to be.
         processes: that share the batches (None: this one alone).
@@ -61,7 +61,7 @@ class Session:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: ResolvedConfig,
         dataset: Dataset,
         device: torch.device,
         processes: Processes | None = None,

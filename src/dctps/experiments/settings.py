@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import ResolvedConfig
 from dctps.kernels import variant
 from dctps.product.machine import forced_machine, recorded, use_machine
 from dctps.product.rule import environment_backend
@@ -64,7 +64,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def environment_of(device: torch.device, processes: Processes, config: RunConfig) -> dict[str, Any]:
+def environment_of(device: torch.device, processes: Processes, config: ResolvedConfig) -> dict[str, Any]:
     """Where a process runs, as far as its numbers may depend on it."""
     native = device.type == "cpu" and config.offset is not None
     return {

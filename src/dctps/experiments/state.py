@@ -27,7 +27,7 @@ class StateError(ValueError):
     """A state file is damaged, or does not fit what it is loaded into; the message says in what."""
 
 
-def write_state(path: Path, state: State) -> None:
+def write_state(path: Path | str, state: State) -> None:
     """Write nested dicts (with str keys) and lists of tensors and JSON values to `path`, atomically.
 
     Raises:
@@ -37,16 +37,17 @@ def write_state(path: Path, state: State) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(state, "", tensors))
     entries = {name: container.Entry(t.dtype, tuple(t.shape), t.detach) for name, t in tensors.items()}
-    write_atomically(path, container.write(entries, {"state": text}))
+    write_atomically(Path(path), container.write(entries, {"state": text}))
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path | str) -> State:
     """The inverse of `write_state`; tensors are on the CPU.
 
     Raises:
         OSError: the file cannot be read.
         StateError: it is damaged.
     """
+    path = Path(path)
     length = path.stat().st_size
     try:
         try:
@@ -55,7 +56,7 @@ def read_state(path: Path) -> State:
             tensors, fields = _read_old(path.read_bytes())
         state = _unpack(json.loads(fields["state"]), tensors)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise StateError("it is no state file, was cut short, or is damaged") from None
+        raise StateError("it is no state file, or was cut short") from None
     if not isinstance(state, dict):
         raise StateError("it holds no state")
     return state

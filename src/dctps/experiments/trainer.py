@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dctps.dynamic import take_sizes_
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_dynamics
 from dctps.experiments.state import State
 from dctps.nn import tune_
@@ -42,7 +42,7 @@ class Trainer:
     """The network of a run on its way, step by step.
 
     Args:
-        config: resolved.
+        config: of the run.
         model: the network, on `device`.
         images: in the training set.
         device: where it trains.
@@ -57,10 +57,13 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, model: nn.Module, images: int, device: torch.device, processes: Processes
+        self,
+        config: ResolvedConfig,
+        model: nn.Module,
+        images: int,
+        device: torch.device,
+        processes: Processes,
     ) -> None:
-        assert config.lr is not None and config.weight_decay is not None, "resolve() fills them in"
-        assert config.batch_size is not None, "resolve() fills it in"
         self.config, self.model, self._processes = config, model, processes
         self.batch_size = config.batch_size
         self.steps = math.ceil(images / self.batch_size)

@@ -106,12 +106,12 @@ def _no_chain(model: str, dataset: str, image_size: int | None, norm: str, bias:
 
 def _shared(job: Job) -> str:
     """Equal for jobs that may be one stack."""
-    config = resolve(job.config)
+    config = job.config
     fields = {name: value for name, value in to_dict(config).items() if name not in _OWN}
     seed = config.seed if config.batch_seed is None else config.batch_seed
     return repr((fields, seed, job.place))
 
 
 def _order(job: Job) -> tuple[bool, bool, str, int, str]:
-    config = resolve(job.config)
+    config = job.config
     return config.projection is None, config.density is not None, config.offset or "", config.seed, job.name

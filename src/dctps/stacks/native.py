@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dctps.kernels import variant
-from dctps.kernels.stack import MOST_OPERATIONS, Kind, LayerTensors, Operation, StackKernel
+from dctps.kernels.layouts import MOST_OPERATIONS, Kind
+from dctps.kernels.stack import LayerTensors, Operation, StackKernel
 from dctps.stacks.chain import Geometry, Link, offset_of
 from dctps.subspace import Hyperplane
 

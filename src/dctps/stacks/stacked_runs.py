@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from dctps.data import Dataset, ImageTensors
-from dctps.experiments.config import resolve
 from dctps.experiments.folder import RunFolder, RunFolderBusy
 from dctps.experiments.network import is_scored
 from dctps.experiments.parts import Parts, split
@@ -68,7 +67,7 @@ def run_stacked(jobs: Sequence[Job]) -> Events:
 
 
 def _run(jobs: Sequence[Job]) -> Events:
-    place, config = jobs[0].place, resolve(jobs[0].config)
+    place, config = jobs[0].place, jobs[0].config
     settings = torch_settings(place["device"], place["threads"], config.seed)
     with settings as device, ExitStack() as held, deferred_signals() as request:
         dataset = data_of(config, place["data_dir"], False, None)
@@ -103,7 +102,7 @@ def _begin(
     held: ExitStack,
 ) -> _Member | Finished:
     """The run of `job` where it was last saved, its folder locked until `held` ends."""
-    config = resolve(job.config)
+    config = job.config
     folder = RunFolder(job.out, config)
     check_data(job.out, dataset.to_dict())
     if (summary := folder.finished()) is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import ResolvedConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Job:
     """
 
     name: str
-    config: RunConfig
+    config: ResolvedConfig
     out: Path
     place: dict[str, Any]
 

@@ -11,12 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dctps.experiments.config import RunConfig, field_types, resolve, run_name, to_dict
+from dctps.experiments.config import ResolvedConfig, RunConfig, field_types, resolve, run_name, to_dict
 from dctps.experiments.fields import read_word
 from dctps.experiments.unused import has_density, refuse_unused
 from dctps.names import lookup
 
-Runs = dict[str, RunConfig]
+Runs = dict[str, ResolvedConfig]
 
 _TABLES = "runs"
 _LONGEST_NAME = 180  # file systems end at 255 bytes, and temporary files add some
@@ -52,11 +52,11 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
                     densities.add(config.density)
                     config = replace(config, density=None)
                 refuse_unused(config)
-                config = resolve(config)
+                whole = resolve(config)
             except ValueError as error:
                 listed = ", ".join(f"{name}={value}" for name, value in chosen.items())
                 raise ValueError(f"the run with {listed}: {error}") from None
-            runs[_name(config)] = config
+            runs[_name(whole)] = whole
     if len(densities) == 1 and all(config.density is None for config in runs.values()):
         raise ValueError(
             f"density {densities.pop()} would have no effect (these methods train every weight): leave it out"
