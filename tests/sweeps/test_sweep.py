@@ -14,11 +14,12 @@ import pytest
 from tests.faults import outcome, send_after
 
 import dctps
+from dctps.benchmarking.trial import timed
 from dctps.experiments.run import run
 from dctps.experiments.signals import Stopped
 from dctps.kernels import variant
 from dctps.sweeps.grid import grid
-from dctps.sweeps.sweep import look_ahead, run_sweep, timed
+from dctps.sweeps.sweep import look_ahead, run_sweep
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dctps.__file__).parents[1])}
 RUNS = grid({"method": ["dctps", "dense"], "seed": [0, 1]}, shared={"epochs": 2, "density": 0.05})
