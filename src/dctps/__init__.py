@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dctps.dynamic import SET as SET
     from dctps.dynamic import AveragedModel as AveragedModel
     from dctps.dynamic import RigL as RigL
+    from dctps.dynamic import register_dynamics as register_dynamics
     from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
@@ -44,41 +45,31 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AveragedModel": "dynamic",
-    "CheckpointError": "checkpoint",
-    "DpSConv1d": "nn",
-    "DSR": "dynamic",
-    "DpSConv2d": "nn",
-    "DpSLinear": "nn",
-    "DpSMultiheadAttention": "nn",
-    "Offset": "offsets",
-    "RigL": "dynamic",
-    "SET": "dynamic",
-    "build_offset": "offsets",
-    "criteria": "selection",
-    "explain": "nn",
-    "load_pretrained_": "checkpoint",
-    "merge_": "nn",
-    "plain_norms_": "nn",
-    "project_": "subspace",
-    "register_allocation": "selection",
-    "register_conversion": "nn",
-    "register_criterion": "selection",
-    "register_offset": "offsets",
-    "remove_biases_": "nn",
-    "report": "reporting",
-    "save_pretrained": "checkpoint",
-    "set_backends_": "nn",
-    "share_norms_": "nn",
-    "shuffle_": "selection",
-    "sparsify_": "selection",
-    "tune_": "nn",
+    name: home
+    for home, names in {
+        "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
+        "dynamic": "AveragedModel DSR SET RigL register_dynamics",
+        "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention explain merge_ plain_norms_ "
+        "register_conversion remove_biases_ set_backends_ share_norms_ tune_",
+        "offsets": "Offset build_offset register_offset",
+        "reporting": "report",
+        "selection": "criteria register_allocation register_criterion shuffle_ sparsify_",
+        "subspace": "project_",
+    }.items()
+    for name in names.split()
 }
+
+_FOLDERS = tuple(
+    "analysis benchmarking checkpoint counter data dynamic experiments kernels models nn offsets product reporting "
+    "selection sparse stacks subspace sweeps testing training transforms".split()
+)
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names that load when first used)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
@@ -87,4 +78,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_FOLDERS})

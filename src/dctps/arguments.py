@@ -20,7 +20,7 @@ def whole(name: str, value: Any, *, least: int | None = None) -> int:
         ValueError: another type (also a bool, and a float such as 1.0), or a smaller number.
     """
     number = _plain(value)
-    if isinstance(number, bool) or not hasattr(number, "__index__") or getattr(number, "shape", ()):
+    if isinstance(number, bool) or not hasattr(number, "__index__") or hasattr(number, "shape"):
         raise ValueError(f"{name} must be a whole number, got {_shown(value)}")
     number = operator.index(number)
     if least is not None and number < least:

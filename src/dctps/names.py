@@ -64,8 +64,8 @@ class Registry(dict[str, T]):
             if name in self or name in self.reserved:
                 if (holder := self._sources.get(name, "a built-in one")) != source:
                     raise ValueError(
-                        f"the {self.kind} name {name!r} is already taken by {holder}: register {source} under "
-                        f"another name"
+                        f"the {self.kind} name {name!r} is already taken by {holder}: register {source} "
+                        f"under another name"
                     )
                 warnings.warn(
                     f"{source} is defined again: the {self.kind} name {name!r} now means the new one",

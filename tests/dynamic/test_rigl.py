@@ -321,7 +321,7 @@ def test_frozen_layers_and_unused_ones_stay():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"update_interval": 0}, "update_interval must be at least 1 step, got 0"),
+        ({"update_interval": 0}, "update_interval must be at least 1, got 0"),
         ({"drop_fraction": 0.0}, r"drop_fraction must be in \(0, 1\], got 0.0"),
         ({"drop_fraction": 1.5}, "drop_fraction must be"),
         ({"end": -1}, "end must be a number of steps"),
@@ -346,5 +346,5 @@ def test_mistakes_are_named():
     optimizer.step()
     with pytest.raises(RuntimeError, match="saw no backward pass"):
         rigl.step()
-    with pytest.raises(ValueError, match="has -1 steps"):
+    with pytest.raises(ValueError, match="steps of a dynamics' state must be at least 0, got -1"):
         rigl.load_state_dict({"steps": -1})

@@ -40,7 +40,8 @@ def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model = lenet(wrapper)
     if wrapper.startswith("ddp"):
-        wrapped: nn.Module = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        buffers = wrapper == "ddp-buffers"  # every forward then sends the supports
+        wrapped: nn.Module = nn.parallel.DistributedDataParallel(model, broadcast_buffers=buffers)
     else:
         from torch.distributed.fsdp import fully_shard
 
@@ -62,11 +63,42 @@ def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2", "ddp-hyperplane"])
-def test_two_processes_are_one(wrapper: str) -> None:
+def other_seed(rank: int, port: int, results: mp.SimpleQueue) -> None:
+    """DDP makes rank 1, built from another seed, a copy of rank 0 in place."""
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = sparsify_(nn.Sequential(nn.Linear(16, 8)), 0.5, offset="sdct", seed=rank)
+    wrapped: nn.Module = nn.parallel.DistributedDataParallel(model)
+    try:
+        with torch.no_grad():
+            wrapped(torch.ones(1, 16))
+        found = "no error"
+    except ValueError as error:
+        found = str(error)
+    results.put((rank, found))
+    del wrapped
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_processes_of_other_seeds_are_refused() -> None:
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    running = mp.start_processes(other_seed, (free_port(), results), 2, join=False, start_method="spawn")
+    while not running.join(timeout=60):
+        pass
+    found = dict(results.get() for _ in range(2))
+    assert found[0] == "no error" and "layer '0'" in found[1] and "the same seed" in found[1]
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "ddp-buffers", "fsdp2", "ddp-hyperplane"])
+def test_two_processes_are_one(wrapper: str) -> None:
+    port = free_port()
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
     running = mp.start_processes(worker, (wrapper, port, results), 2, join=False, start_method="spawn")

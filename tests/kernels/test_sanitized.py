@@ -80,23 +80,52 @@ def sanitizer() -> str | None:
     )
 
 
-@pytest.mark.skipif(not runnable_variants() or not sanitizer(), reason="no compiler with sanitizers")
-def test_no_stray_access_and_no_undefined_behaviour(tmp_path: Path) -> None:
+HOSTILE = """
+    import pathlib, random, sys
+    import torch
+    import dctps.kernels.loader as loader
+    loader.LIBRARY = pathlib.Path(sys.argv[1])
+    from tests.kernels.hostile import ENTRIES, REFUSED, bad_call, good_call
+    torch.set_num_threads(2)
+    for entry in ENTRIES:
+        draw = random.Random(entry)
+        for i in range(2000):
+            if i % 100 == 0:
+                call, arguments = good_call(entry, draw)
+                call(**arguments)
+            (call, arguments), what = bad_call(entry, draw)
+            try:
+                call(**arguments)
+            except REFUSED:
+                continue
+            sys.exit(f"{entry} took {what} = {arguments[what]}")
+    print("clean")
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All kernels under the address and undefined-behaviour sanitizers."""
+    if not runnable_variants() or not sanitizer():
+        pytest.skip("no compiler with sanitizers")
+    flags = (
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-g1",
+        "-O0",
+        "-DINLINE=static inline",
+    )
     try:
-        library = compile_library(
-            tmp_path / "sanitized.so",
-            flags=(
-                "-fsanitize=address,undefined",
-                "-fno-sanitize-recover=all",
-                "-g1",
-                "-O0",
-                "-DINLINE=static inline",
-            ),
-        )
+        return compile_library(tmp_path_factory.mktemp("kernels") / "sanitized.so", flags=flags)
     except CompileError as error:
         pytest.skip(f"no sanitizers: {error}")
+
+
+@pytest.mark.parametrize("program", [PROGRAM, HOSTILE], ids=["right calls", "wrong calls"])
+def test_no_stray_access_and_no_undefined_behaviour(library: Path, program: str) -> None:
+    """Of 2,000 drawn wrong calls of every entry each is refused besides."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(library)],
+        [sys.executable, "-c", textwrap.dedent(program), str(library)],
         capture_output=True,
         text=True,
         check=False,

@@ -182,7 +182,7 @@ def test_report_says_what_trains_and_what_is_held() -> None:
     assert (found.rows[0].kind, found.rows[0].shape, found.rows[0].nnz) == ("Hyperplane", (size, 9), 9)
     assert [row.nnz for row in found.rows[1:]] == [0, 0, 0]
     plain = dctps.report(network()).memory_bytes
-    assert found.memory_bytes == plain + 4 * 9 + 4 * 9 * size
+    assert found.memory_bytes == plain + 4 * 9 + 4 * 9 * size + model.identity.nbytes
     assert "trainable   9 numbers: dimensions 9" in str(found)
 
 

@@ -18,6 +18,7 @@ from dctps.checkpoint.save import FILE, max_header
 from dctps.checkpoint.state import STATISTICS, Slot, State, cast, folded_names, state_of
 from dctps.nn import DpSLayer
 from dctps.nn.conversion import DPS_CLASS, convert
+from dctps.nn.replaced import trained, watch_optimizers
 from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
 from dctps.nn.survey import Expanded
 from dctps.offsets import ZeroOffset
@@ -51,7 +52,7 @@ def load_pretrained_(
     return _load(model, Path(folder) / FILE, device)[0]
 
 
-def load_state(model: nn.Module, path: Path) -> dict[str, Any]:
+def load_state(model: nn.Module, path: Path | str) -> dict[str, Any]:
     """Fill `model` from a file of `save_state`, and return its metadata.
 
     Args:
@@ -62,7 +63,7 @@ def load_state(model: nn.Module, path: Path) -> dict[str, Any]:
         CheckpointError: as for `load_pretrained_`.
         ValueError: as for `load_pretrained_`.
     """
-    loaded, metadata = _load(model, path, None)
+    loaded, metadata = _load(model, Path(path), None)
     if loaded is not model:
         raise CheckpointError(f"{path} holds a single DpS layer: load it with load_pretrained_")
     return metadata
@@ -84,9 +85,12 @@ def _load(
     model: nn.Module, path: Path, device: torch.device | str | None
 ) -> tuple[nn.Module, dict[str, Any]]:
     _refuse_unfillable(model)
+    before = trained(model)
     limit = max_header(state_of(model))
     with Expanded(model, lambda *_: True) as expanded:
-        return _load_expanded(expanded, limit, path, device)
+        loaded, metadata = _load_expanded(expanded, limit, path, device)
+    watch_optimizers(before, loaded, "load_pretrained_")
+    return loaded, metadata
 
 
 def _load_expanded(

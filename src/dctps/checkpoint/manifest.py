@@ -15,7 +15,7 @@ from torch import Tensor
 from dctps.checkpoint import gaps
 from dctps.checkpoint.container import MAX_NUMBERS, shorten
 from dctps.nn import DpSLayer
-from dctps.offsets import Offset, build_offset
+from dctps.offsets import Offset, build_offset, list_offsets
 from dctps.sparse import random_support
 
 FORMAT = 1
@@ -199,6 +199,8 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
             f"layer {name!r} has a seed of more than {_MAX_SEED_BITS} bits: choose a smaller one"
         )
     try:
+        if offset.name not in list_offsets():
+            raise ValueError(f"name one with register_offset, {offset!r} has none")
         rebuilt = record.build_offset()
     except ValueError as error:
         raise ValueError(f"layer {name!r} has an offset without a registered name: {error}") from None

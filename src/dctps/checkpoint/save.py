@@ -58,7 +58,7 @@ def save_pretrained(
     write_atomically(folder / FILE, content)
 
 
-def save_state(model: nn.Module, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+def save_state(model: nn.Module, path: Path | str, metadata: Mapping[str, Any] | None = None) -> None:
     """Write `model` to the file `path`, atomically, bit for bit.
 
     Args:
@@ -70,7 +70,7 @@ def save_state(model: nn.Module, path: Path, metadata: Mapping[str, Any] | None 
         ValueError: as for `save_pretrained`.
         OSError: as for `save_pretrained`.
     """
-    write_atomically(path, _encode(model, None, "full", metadata))
+    write_atomically(Path(path), _encode(model, None, "full", metadata))
 
 
 def file_size(

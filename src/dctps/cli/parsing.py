@@ -15,7 +15,7 @@ import tyro
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 # What tyro calls the values of flags.
 _WORDS = (
-    (r"\[(\w+) \[\1 \.\.\.\]\]", r"any number of: \1"),
+    (r"\[(\w+) \[\1 \.\.\.\]\]", r"\1, any number of times"),
     (r"\{([^}]*)\}", lambda found: found[1].replace(",", " or ")),
     (r"\|", " or "),
     ("INT", "a whole number"),
@@ -80,12 +80,10 @@ def _one_line(box: str, argv: Sequence[str]) -> str:
         for pattern, words in _WORDS:
             kind = re.sub(pattern, words, kind)
         return f"{flag} wants {kind}, got {' '.join(_values(flag, argv)) or 'nothing'}"
-    for before, word in pairwise(argv):
-        if message.endswith(f" {word}") and before.startswith("--") and not word.startswith("--"):
-            return (
-                f"{before} takes no value, got {word}: write {before}, or --no-{before[2:]} for the contrary"
-            )
     message = " ".join(message.split())
+    for flag, word in pairwise(argv):
+        if message == f"Unrecognized options: {word}" and flag.startswith("--") and word[:1] != "-":
+            return f"{flag} takes no value, got {word}: write {flag}, or --no-{flag[2:]} for the contrary"
     message = re.sub(
         r"Expected one of \(([^)]*)\)", lambda m: f"Expected one of {m[1]}".replace("'", ""), message
     )

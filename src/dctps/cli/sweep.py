@@ -124,8 +124,8 @@ class Sweep:
 
         if self.file is None and not self.fields:
             raise ValueError(
-                "say what to sweep: fields as name=value,value, such as method=dctps,dense density=0.05,0.01, "
-                "or a sweep file with --file; `dctps sweep --help` has more"
+                "say what to sweep: fields as name=value,value, such as method=dctps,dense density=0.05,0.01 "
+                "(`dctps sweep --help`), or a sweep file with --file"
             )
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
         runs = grid(*tables, shared=shared | parse_fields(self.fields))

@@ -9,6 +9,7 @@ from typing import Any
 
 from dctps.cli.common import FIRST, Machine, Output, place, print_note
 from dctps.experiments.config import RunConfig
+from dctps.experiments.unused import refuse_unused
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Train:
         from dctps.experiments.run import default_folder, run  # noqa: PLC0415
         from dctps.experiments.tensorboard import write_events  # noqa: PLC0415
 
+        refuse_unused(self.run)
         out = self.output.out or default_folder(self.run)
 
         def follow() -> None:

@@ -43,6 +43,7 @@ def register_dataset(
 
     def put(loader: LoaderT) -> LoaderT:
         register(loader)
+        DESCRIPTIONS.pop(name, None)  # that of an earlier definition
         if description is not None:
             DESCRIPTIONS[name] = description
         (_PUBLISHED.add if published else _PUBLISHED.discard)(name)

@@ -2,6 +2,9 @@
 
 from dctps.dynamic.averaging import AveragedModel as AveragedModel
 from dctps.dynamic.base import Dynamics as Dynamics
+from dctps.dynamic.base import find_dynamics as find_dynamics
+from dctps.dynamic.base import list_dynamics as list_dynamics
+from dctps.dynamic.base import register_dynamics as register_dynamics
 from dctps.dynamic.dsr import DSR as DSR
 from dctps.dynamic.evolution import SET as SET
 from dctps.dynamic.growth import Growth as Growth

@@ -48,13 +48,14 @@ class AveragedModel(swa_utils.AveragedModel):
 
 def _follow_(own: DpSLayer, theirs: DpSLayer) -> None:
     """Move the average of a layer to the layer's present support."""
-    if own.last_map != theirs.offset:
+    if not own.differs_from(theirs):
+        return
+    if own.offset != theirs.offset:
         raise ValueError(
             f"layer {theirs.offset.layer!r} has another offset than its average ({theirs.offset.spec} and "
-            f"{own.last_map.spec}): make the average again after loading another network"
+            f"{own.offset.spec}): make the average again after loading another network"
         )
     support = theirs.support.to(own.support.device)
-    if not torch.equal(own.support, support):
-        dropped = own.support[torch.isin(own.support, support, invert=True)]
-        grown = support[torch.isin(support, own.support, invert=True)]
-        change_support_(own, dropped, grown)
+    dropped = own.support[torch.isin(own.support, support, invert=True)]
+    grown = support[torch.isin(support, own.support, invert=True)]
+    change_support_(own, dropped, grown)

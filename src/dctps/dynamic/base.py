@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dctps.arguments import real, whole
+from dctps.names import Registry
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
 
 Decay = Literal["cosine", "constant"]
+DynamicsT = TypeVar("DynamicsT", bound="type[Dynamics]")
 
 
 class Dynamics(ABC):
@@ -23,7 +26,7 @@ class Dynamics(ABC):
     Args:
         model: with DpS layers; those whose values are frozen, or all or none of whose weights train, stay
             as they are.
-        optimizer: of all their values.
+        optimizer: of all their values; also as accelerate, transformers or Lightning wrap it.
         update_interval: steps between two changes (Delta T).
         end: the step from which on the supports stay.
 
@@ -34,13 +37,12 @@ class Dynamics(ABC):
         ValueError: no layer to change, an optimizer that does not train them, or a bad number.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, *, update_interval: int, end: int) -> None:
-        if update_interval < 1:
-            raise ValueError(f"update_interval must be at least 1 step, got {update_interval}")
-        if end < 0:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, update_interval: int, end: float) -> None:
+        self.update_interval = whole("update_interval", update_interval, least=1)
+        self.end, self.steps = real("end", end), 0
+        if self.end < 0:
             raise ValueError(f"end must be a number of steps, got {end}")
-        self.update_interval, self.end, self.steps = update_interval, end, 0
-        self.optimizer = optimizer
+        self.optimizer = optimizer = inner_optimizer(optimizer)
         self.layers = _changeable(model)
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for name, layer in self.layers.items():
@@ -86,10 +88,7 @@ class Dynamics(ABC):
         Raises:
             ValueError: it is no such state.
         """
-        steps = state["steps"]
-        if not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"a dynamics' state has {steps!r} steps")
-        self.steps, self._stepped = steps, False
+        self.steps, self._stepped = whole("steps of a dynamics' state", state["steps"], least=0), False
         self._prepare()
 
     def close(self) -> None:
@@ -116,12 +115,58 @@ class Dynamics(ABC):
         self._stepped = overflow is None or not bool(overflow)
 
 
+DYNAMICS: Registry[type[Dynamics]] = Registry("dynamics")
+
+
+def register_dynamics(name: str) -> Callable[[DynamicsT], DynamicsT]:
+    """Class decorator that gives a subclass of `Dynamics` its name.
+
+    Raises:
+        ValueError: another class has the name.
+    """
+    return DYNAMICS.register(name)
+
+
+def find_dynamics(name: str) -> type[Dynamics]:
+    """The class called `name`.
+
+    Raises:
+        ValueError: no such name; the message gives the nearest.
+    """
+    return DYNAMICS.find(name)
+
+
+def list_dynamics() -> list[str]:
+    """All registered names."""
+    return list(DYNAMICS)
+
+
+def inner_optimizer(optimizer: Any) -> Optimizer:
+    """The optimizer that accelerate, transformers or Lightning has wrapped: the one whose `step` has hooks.
+
+    A wrapper has the state of the optimizer within as its own. One that keeps a state beside it, such as a
+    lookahead, is an optimizer by itself.
+
+    Raises:
+        ValueError: no optimizer of torch.
+    """
+    found = optimizer
+    while isinstance(inner := getattr(found, "optimizer", None), Optimizer) and inner.state is found.state:
+        found = inner
+    if not isinstance(found, Optimizer) or not hasattr(found, "_optimizer_step_post_hooks"):
+        raise ValueError(
+            f"a dynamics follows the steps of a torch.optim.Optimizer, and {type(optimizer).__name__} is "
+            f"none: pass the one that it wraps"
+        )
+    return found
+
+
 def drop_count(nnz: int, fraction: float, *, at_least_one: bool) -> int:
     """int(fraction * nnz), as the methods' authors round; or 1 where that is 0 and `at_least_one`."""
     return max(int(fraction * nnz), int(at_least_one and nnz > 0))
 
 
-def decayed(fraction: float, step: int, end: int, decay: Decay) -> float:
+def decayed(fraction: float, step: int, end: float, decay: Decay) -> float:
     """fraction / 2 * (1 + cos(pi step / end)), or the fraction itself.
 
     Reference: Evci et al., "Rigging the Lottery", ICML 2020, section 3.
@@ -129,18 +174,20 @@ def decayed(fraction: float, step: int, end: int, decay: Decay) -> float:
     return fraction if decay == "constant" else fraction / 2 * (1 + math.cos(math.pi * step / end))
 
 
-def check_fraction(fraction: float, decay: str = "cosine") -> None:
-    """Refuse what is no share of a layer's weights, or no decay.
+def check_fraction(fraction: float, decay: str = "cosine") -> float:
+    """The share of a layer's weights that moves, as a `float`; a word for its decay is checked beside it.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is no share, or no decay.
     """
+    fraction = real("drop_fraction", fraction)
     if not 0 < fraction <= 1:
         raise ValueError(
             f"drop_fraction must be in (0, 1], got {fraction}: 0.3 moves three of ten weights at first"
         )
     if decay not in ("cosine", "constant"):
         raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
+    return fraction
 
 
 def default_reduce() -> Callable[[Tensor], object] | None:

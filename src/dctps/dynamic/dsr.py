@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dctps.dynamic.base import Dynamics, check_fraction, default_reduce
+from dctps.arguments import real, whole
+from dctps.dynamic.base import Dynamics, check_fraction, default_reduce, register_dynamics
 from dctps.dynamic.support import change_support_, free_positions, smallest
 from dctps.selection.allocation import share_out
 
 
+@register_dynamics("dsr")
 class DSR(Dynamics):
     """Every `update_interval` steps the weights below a threshold move to where more have survived.
 
@@ -49,13 +51,13 @@ class DSR(Dynamics):
         *,
         update_interval: int = 100,
         drop_fraction: float = 0.1,
-        end: int,
+        end: float,
         threshold: float = 1e-3,
         seed: int = 0,
         in_data_parallel: bool = False,
     ) -> None:
-        check_fraction(drop_fraction)
-        if not 0 < threshold < math.inf:
+        threshold = real("threshold", threshold)
+        if not threshold > 0:
             raise ValueError(f"threshold must be above 0, got {threshold}: the authors begin with 0.001")
         if default_reduce() is not None and not in_data_parallel:
             raise ValueError(
@@ -63,7 +65,8 @@ class DSR(Dynamics):
                 "use RigL or SET, or one process; in_data_parallel=True if your loop adds up gradients itself"
             )
         super().__init__(model, optimizer, update_interval=update_interval, end=end)
-        self.drop_fraction, self.threshold, self.seed = drop_fraction, threshold, seed
+        self.drop_fraction, self.threshold = check_fraction(drop_fraction), threshold
+        self.seed = whole("seed", seed)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest depends on beside network and optimizer: plain numbers."""

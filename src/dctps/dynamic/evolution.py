@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dctps.dynamic.base import Decay, Dynamics, check_fraction, decayed, drop_count
+from dctps.arguments import flag, whole
+from dctps.dynamic.base import Decay, Dynamics, check_fraction, decayed, drop_count, register_dynamics
 from dctps.dynamic.support import change_support_, free_positions, smallest
 from dctps.nn import DpSLayer
 
 Drop = Literal["magnitude", "signed"]
 
 
+@register_dynamics("set")
 class SET(Dynamics):
     """Every `update_interval` steps each layer moves some of its weights to random places.
 
@@ -49,18 +51,17 @@ class SET(Dynamics):
         *,
         update_interval: int = 100,
         drop_fraction: float = 0.3,
-        end: int,
+        end: float,
         drop: Drop = "magnitude",
         decay: Decay = "cosine",
         at_least_one: bool = False,
         seed: int = 0,
     ) -> None:
-        check_fraction(drop_fraction, decay)
         if drop not in ("magnitude", "signed"):
             raise ValueError(f"drop must be 'magnitude' or 'signed', got {drop!r}")
         super().__init__(model, optimizer, update_interval=update_interval, end=end)
-        self.drop_fraction, self.drop, self.decay = drop_fraction, drop, decay
-        self.at_least_one, self.seed = at_least_one, seed
+        self.drop_fraction, self.drop, self.decay = check_fraction(drop_fraction, decay), drop, decay
+        self.at_least_one, self.seed = flag("at_least_one", at_least_one), whole("seed", seed)
 
     def _change(self) -> None:
         step = self.steps + 1

@@ -8,13 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dctps.dynamic.base import Decay, Dynamics, check_fraction, decayed, default_reduce, drop_count
+from dctps.arguments import flag, whole
+from dctps.dynamic.base import (
+    Decay,
+    Dynamics,
+    check_fraction,
+    decayed,
+    default_reduce,
+    drop_count,
+    register_dynamics,
+)
 from dctps.dynamic.growth import Growth, largest_gradients
 from dctps.dynamic.support import change_support_, smallest
 from dctps.nn import DpSLayer
 from dctps.nn.dense_gradient import BLOCK_BYTES, Capture, has_gradient_blocks
 
 
+@register_dynamics("rigl")
 class RigL(Dynamics):
     """Every `update_interval` steps each layer moves some of its weights to where `|dL/dW|` is largest.
 
@@ -39,7 +49,8 @@ class RigL(Dynamics):
 
     Args:
         model: with DpS layers, also compiled (an update step runs eagerly) or wrapped for data parallelism.
-        optimizer: any whose state has a number for each value: SGD, Adam, AdamW and most others.
+        optimizer: any whose state has a number for each value: SGD, Adam, AdamW and most others; also as
+            accelerate, transformers or Lightning wrap it.
         update_interval: Delta T, in steps.
         drop_fraction: alpha in the paper, of a layer's weights.
         end: T_end, the step from which on the supports stay; about three quarters of all steps.
@@ -65,23 +76,23 @@ class RigL(Dynamics):
         *,
         update_interval: int = 100,
         drop_fraction: float = 0.3,
-        end: int,
+        end: float,
         decay: Decay = "cosine",
         at_least_one: bool = False,
         regrow_dropped: bool = True,
         block_bytes: int = BLOCK_BYTES,
         all_reduce: Callable[[Tensor], object] | None = None,
     ) -> None:
-        check_fraction(drop_fraction, decay)
         super().__init__(model, optimizer, update_interval=update_interval, end=end)
         for name, layer in self.layers.items():
             if not has_gradient_blocks(layer):
                 raise ValueError(
                     f"RigL cannot grow layer {name!r}, a {type(layer).__name__}: freeze its values"
                 )
-        self.drop_fraction, self.decay = drop_fraction, decay
-        self.at_least_one, self.regrow_dropped = at_least_one, regrow_dropped
-        self.block_bytes = block_bytes
+        self.drop_fraction, self.decay = check_fraction(drop_fraction, decay), decay
+        self.at_least_one = flag("at_least_one", at_least_one)
+        self.regrow_dropped = flag("regrow_dropped", regrow_dropped)
+        self.block_bytes = whole("block_bytes", block_bytes, least=1)
         self._reduce = all_reduce or default_reduce()
         # Collective operations wait for the end of the backward pass, which has some of its own.
         self._capture = Capture(self.layers.values(), self._rank if self._reduce is None else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from dctps.experiments.records import (
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import deferred_signals
-from dctps.experiments.unused import refuse_unused
+from dctps.experiments.unused import has_density, refuse_unused
 from dctps.experiments.work import Work
 from dctps.kernels import variant
 from dctps.nn.explanation import Explanation
@@ -96,7 +97,8 @@ def run(
         TrainingError: the loss is not finite.
         Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
     """
-    refuse_unused(config)
+    # One density for many methods, of which dense has none, is how loops and grids say it.
+    refuse_unused(config if has_density(config.method) else replace(config, density=None))
     config = resolve(config)
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise ValueError(f"checkpoint_interval must be at least 1 step, got {checkpoint_interval}")

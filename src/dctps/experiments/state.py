@@ -27,7 +27,7 @@ class StateError(ValueError):
     """A state file is damaged, or does not fit what it is loaded into; the message says in what."""
 
 
-def write_state(path: Path, state: State) -> None:
+def write_state(path: Path | str, state: State) -> None:
     """Write nested dicts (with str keys) and lists of tensors and JSON values to `path`, atomically.
 
     Raises:
@@ -37,16 +37,17 @@ def write_state(path: Path, state: State) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(state, "", tensors))
     entries = {name: container.Entry(t.dtype, tuple(t.shape), t.detach) for name, t in tensors.items()}
-    write_atomically(path, container.write(entries, {"state": text}))
+    write_atomically(Path(path), container.write(entries, {"state": text}))
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path | str) -> State:
     """The inverse of `write_state`; tensors are on the CPU.
 
     Raises:
         OSError: the file cannot be read.
         StateError: it is damaged.
     """
+    path = Path(path)
     length = path.stat().st_size
     try:
         try:

@@ -39,14 +39,16 @@ def has_density(method: Any) -> bool:
 
 
 def refuse_unused(config: RunConfig) -> None:
-    """Make sure that every choice in `config` that is not the usual one has an effect.
+    """Make sure that everything that `config` asks for beside the usual is done.
+
+    What switches off something that is not there, such as a momentum of 0, asks for nothing.
 
     Raises:
         ValueError: one has none; and as for `resolve`.
     """
     reasons = unused(config)
-    for name, (value, usual) in differences(config, RunConfig()).items():
-        if value is not None and name in reasons and usual != value:
+    for name, (value, _) in differences(config, RunConfig()).items():
+        if value and name in reasons:
             raise ValueError(f"{name} {value} would have no effect ({reasons[name]}): leave it out")
     if config.criterion == "nonzero" and config.density != 1:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Native code behind the layers, in C without torch's or Python's ABI; else torch operations serve."""
 
+from dctps.kernels.boundary import SupportError as SupportError
 from dctps.kernels.conv import Window as Window
 from dctps.kernels.conv import conv_backward as conv_backward
 from dctps.kernels.conv import conv_forward as conv_forward

@@ -1,7 +1,7 @@
-"""What crosses from Python to C, and back: tensors' addresses, once they are checked; calls; and failures.
+"""What crosses from Python to C and back: tensors' addresses, once they are checked, and failures.
 
-C trusts what it is given: every tensor of a call passes `address`, which compares its dtype, device, layout and
-number of entries with what C will read there. What only a walk over the entries can tell (a support in order,
+C trusts what it is given: every tensor of a call passes `address` or `strided`, which compare its dtype,
+device and size with what C will read there. What only a walk over the numbers can tell (a support in order,
 frequencies that exist) C checks where it walks anyway, and returns a `Failure`.
 """
 
@@ -22,31 +22,32 @@ class SupportError(ValueError):
     """A support that is not ascending positions in the weight."""
 
 
-def address(t: Tensor | None, size: int, what: str, dtype: torch.dtype = torch.float32) -> int:
+def address(
+    t: Tensor | None, size: int, what: str, kept: list[Tensor], dtype: torch.dtype = torch.float32
+) -> int:
     """Where the numbers of a tensor lie, once it is what C takes it for; 0 for None.
 
     Args:
-        t: contiguous, on the CPU.
+        t: on the CPU.
         size: how many numbers C will take it to have.
         what: it is, for the error.
+        kept: where a contiguous copy is kept until the call is over, if it takes one.
         dtype: that C will take it to have.
 
     Raises:
-        TypeError: another dtype or device, or a tensor without numbers of its own.
-        ValueError: another number of entries, or gaps between them.
+        TypeError: another dtype, device or layout.
+        ValueError: another number of entries.
     """
     if t is None:
         return 0
-    if t.dtype is dtype and t.is_cpu and t.numel() == size and t.is_contiguous() and not t.is_neg():
+    if t.dtype is dtype and t.is_cpu and t.numel() == size and t.layout is torch.strided:
+        if not t.is_contiguous() or t.is_neg():
+            t = t.resolve_neg().contiguous()
+            kept.append(t)
         at = t.data_ptr()
         if at or not size:
             return at
-    refuse(t, what, f"{size} contiguous numbers", dtype)
-
-
-def own(t: Tensor | None) -> int:
-    """Where the numbers lie of a tensor that was allocated for the call; 0 for None."""
-    return 0 if t is None else t.data_ptr()
+    raise _refusal(t, what, f"{size} numbers", dtype)
 
 
 def strided(t: Tensor, dims: int, what: str) -> Tensor:
@@ -61,9 +62,26 @@ def strided(t: Tensor, dims: int, what: str) -> Tensor:
         TypeError: another dtype, device or layout.
         ValueError: another number of dimensions.
     """
-    if t.dtype is not torch.float32 or not t.is_cpu or t.dim() != dims or t.layout is not torch.strided:
-        refuse(t, what, f"numbers in {dims} dimensions", torch.float32)
-    return t.clone() if t.is_neg() or t._is_zerotensor() else t
+    if t.dtype is not torch.float32 or not t.is_cpu or t.layout is not torch.strided or t.dim() != dims:
+        raise _refusal(t, what, f"numbers in {dims} dimensions", torch.float32)
+    return t.resolve_neg() if t.is_neg() else t
+
+
+def start_of(t: Tensor, what: str) -> int:
+    """Where the numbers of a tensor that is not empty lie.
+
+    Raises:
+        ValueError: nowhere, as those of torch's symbolic zeros.
+    """
+    at = t.data_ptr()
+    if not at:
+        raise _refusal(t, what, "numbers in memory", t.dtype)
+    return at
+
+
+def own(t: Tensor | None) -> int:
+    """Where the numbers lie of a tensor that was made for the call; 0 for None."""
+    return 0 if t is None else t.data_ptr()
 
 
 def check_shape(t: Tensor, shape: tuple[int, ...], what: str) -> None:
@@ -74,15 +92,6 @@ def check_shape(t: Tensor, shape: tuple[int, ...], what: str) -> None:
     """
     if t.shape != shape:
         raise ValueError(f"{what} has the shape {tuple(t.shape)}, not {shape}")
-
-
-def refuse(t: Tensor, what: str, wanted: str, dtype: torch.dtype) -> NoReturn:
-    """Say what is wrong with a tensor."""
-    kind = TypeError if t.dtype != dtype or not t.is_cpu or t.layout != torch.strided else ValueError
-    raise kind(
-        f"{what}: the native kernel takes {wanted} of {dtype} on the CPU, got {tuple(t.shape)} of {t.dtype} on "
-        f"{t.device}, {'contiguous' if t.layout == torch.strided and t.is_contiguous() else 'not contiguous'}"
-    )
 
 
 def threads_for(numbers: int, serial: int = SERIAL) -> int:
@@ -98,17 +107,29 @@ def raise_failure(failure: int, what: str, size: int) -> NoReturn:
         what: was computed.
         size: of the weight.
     """
-    match Failure(failure):
-        case Failure.NO_MEMORY:
-            raise MemoryError(f"no memory for the scratch of {what}")
-        case Failure.BAD_SUPPORT:
-            raise SupportError(
-                f"the support is not sorted positions in 0..{size - 1}, each of them once: was it averaged, cast, "
-                f"copied by hand, or never filled? (in {what})"
-            )
-        case Failure.TOO_LARGE:
-            raise ValueError(f"too large for the native kernel's 32-bit indices: {what}; use another backend")
-        case Failure.BAD_LABEL:
-            raise ValueError(f"a label is not one of the classes: {what}")
-        case _:
-            raise ValueError(f"D's tables name entries that there are not: {what}")
+    if failure == Failure.NO_MEMORY:
+        raise MemoryError(f"no memory for the scratch of {what}")
+    if failure == Failure.BAD_SUPPORT:
+        raise SupportError(
+            f"the support is not sorted positions in 0..{size - 1}, each of them once (in {what}): was it "
+            "averaged, cast, copied by hand, or never filled?"
+        )
+    raise ValueError(f"{_MEANINGS[Failure(failure)]}: {what}")
+
+
+_MEANINGS = {
+    Failure.BAD_TABLE: "D's tables name entries that there are not",
+    Failure.BAD_WINDOW: "the kernel does not fit the images",
+    Failure.BAD_LABEL: "a label is not one of the classes",
+    Failure.CHANGED: "a support changed while it was read",
+    Failure.TOO_LARGE: 'too large for the 32-bit indices of native code, choose backend="dense"',
+}
+
+
+def _refusal(t: Tensor, what: str, wanted: str, dtype: torch.dtype) -> Exception:
+    """What is wrong with a tensor."""
+    kind = TypeError if t.dtype != dtype or not t.is_cpu or t.layout != torch.strided else ValueError
+    return kind(
+        f"{what}: native code takes {wanted} of {dtype} on the CPU, got {tuple(t.shape)} of {t.dtype} on "
+        f"{t.device}, {t.layout}"
+    )

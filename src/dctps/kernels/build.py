@@ -1,11 +1,9 @@
 """Compiles the C sources into one shared object: `python -m dctps.kernels`, and the build hook.
 
-Each kernel has a folder in `csrc`, whose `*.c` are compiled once for each variant of the processor, with LANES
-(rows in a vector) and SUFFIX (of exported names) defined; `csrc/common/*.c` is compiled once. To add a kernel,
-add a folder: list the fields of its call in `call.h`, and in `common/layouts.c`; export its functions as
-`DPS(name)` (`common/vec.h`); run its work through `dctps_parallel` (`common/runtime.h`); and call it by
-`dctps.kernels.function("name")` with a `Call` (`boundary.py`). The loader refuses a library that was made
-from other sources. Standard library only: the build hook loads this file by its path.
+Each kernel has a folder in `csrc`, whose `*.c` are compiled once for each variant of the processor, with
+LANES (rows in a vector) and SUFFIX (of exported names) defined; `csrc/common/*.c` is compiled once.
+docs/kernels.md says how to add one. The loader refuses a library that was made from other sources. Standard
+library only: the build hook loads this file by its path.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The native kernel of convolutions: y = alpha D x + S x, and its derivatives, on strips (`csrc/conv/conv.c`)."""
+"""The native kernel of convolutions: y = alpha D x + S x, and its derivatives, on strips (`csrc/conv/`)."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, check_shape, own, raise_failure, strided, threads_for
+from dctps.kernels.boundary import (
+    CPU,
+    address,
+    own,
+    raise_failure,
+    start_of,
+    strided,
+    threads_for,
+)
 from dctps.kernels.filters import Filters
-from dctps.kernels.layouts import ConvCall, Mix
+from dctps.kernels.layouts import CONV, Mix
 from dctps.kernels.loader import function
 from dctps.kernels.plans import dct_indices, dct_twiddles, has_plan
 
 _CACHE = 260_000  # floats of one thread's strips, to stay in L2
-_NO_STRIDES = (0, 0, 0, 0)
+_NO_STRIDES, _NO_MIXING = (0,) * 4, (0,) * 12
+_NONE, _PLAIN, _PRODUCT, _COSINE, _ROWS = map(int, Mix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,17 @@ class Window:
         return all(len({i * by % step for i in range(taps)}) == step for taps, by, step in axes)
 
     def outputs(self, x: Tensor) -> tuple[int, int, int, int]:
-        """The shape of the convolution of x, as torch's own has it."""
-        return (x.shape[0], self.shape[0], *self.sizes(x.shape[2:]))
+        """The shape of the convolution of x, as torch's own has it.
+
+        Raises:
+            ValueError: x has other channels than the kernel, or the kernel is larger than x.
+        """
+        if x.shape[1] != self.shape[1] * self.groups or min(self.stride) < 1:
+            raise ValueError(f"images of shape {tuple(x.shape)} do not fit {self}")
+        rows, columns = self.sizes(x.shape[2:])
+        if rows < 1 or columns < 1:
+            raise ValueError(f"images of shape {tuple(x.shape)} are smaller than {self}")
+        return x.shape[0], self.shape[0], rows, columns
 
     def sizes(self, image: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the results for images of so many rows and columns."""
@@ -47,16 +64,15 @@ class Window:
             (width + 2 * side - across * (self.shape[3] - 1) - 1) // self.stride[1] + 1,
         )
 
-    def check(self, x: Tensor) -> None:
-        """Compare x with the kernel.
+    def check(self, x: Tensor, g: Tensor) -> None:
+        """Compare the batch and channels of x and of a gradient of its convolution; C compares the pixels.
 
         Raises:
-            ValueError: x has other channels, or the kernel is none.
+            ValueError: they do not fit the kernel.
         """
-        m, channels, *taps = self.shape
-        steps = min(*taps, *self.stride, *self.dilation, self.groups, m, channels)
-        if x.shape[1] != channels * self.groups or steps < 1 or min(self.padding) < 0 or m % self.groups:
-            raise ValueError(f"images of shape {tuple(x.shape)} do not fit {self}")
+        batch, channels, _, _ = x.shape
+        if g.shape[0] != batch or g.shape[1] != self.shape[0] or channels != self.shape[1] * self.groups:
+            raise ValueError(f"{tuple(x.shape)} and a gradient of {tuple(g.shape)} do not fit {self}")
 
 
 def conv_forward(
@@ -90,7 +106,6 @@ def conv_forward(
         ValueError: sizes that do not agree, or a support that is none.
     """
     x = strided(x, 4, "x")
-    window.check(x)
     y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_format(x))
     if y.numel():
         _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias=bias)
@@ -109,7 +124,7 @@ def conv_backward(
     *,
     cache: int = _CACHE,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives of `conv_forward` in x, values and alpha, those that are needed; arguments and errors alike.
+    """The derivatives of `conv_forward` in x, values and alpha, as needed; arguments and errors alike.
 
     Args:
         g: float32, the result's gradient, of any strides.
@@ -126,8 +141,7 @@ def conv_backward(
         x's, of its layout; values'; alpha's: float32, or None where not needed.
     """
     g, x = strided(g, 4, "the gradient of y"), strided(x, 4, "x")
-    window.check(x)
-    check_shape(g, window.outputs(x), "the gradient of y")
+    window.check(x, g)
     needs_x, needs_values, needs_alpha = needs
     grad_x = None
     if needs_x:
@@ -163,13 +177,12 @@ def _call(
     grad_alpha: Tensor | None = None,
 ) -> None:
     """The checked arguments, and the call, during which all tensors are alive."""
-    m, nnz = window.shape[0], values.numel()
-    values, support = values.contiguous(), support.contiguous()
-    plan = tables = None
-    if filters.cosine:
-        plan = dct_indices(filters.cosine, torch.int32, CPU)
-        tables = dct_twiddles(filters.cosine, torch.float32, CPU)
-    call = ConvCall(
+    m, nnz, q = window.shape[0], values.numel(), filters.cosine
+    kept: list[Tensor] = []
+    mix = mixing(filters, alpha, m, x.shape[1], window.shape[2] * window.shape[3])
+    plan = dct_indices(q, torch.int32, CPU) if q else None
+    tables = dct_twiddles(q, torch.float32, CPU) if q else None
+    call = CONV.pack(
         *x.shape,
         *y.shape[1:],
         window.groups,
@@ -180,28 +193,28 @@ def _call(
         *x.stride(),
         *y.stride(),
         *(_NO_STRIDES if grad_x is None else grad_x.stride()),
-        x=x.data_ptr(),
-        bias=address(bias, m, "the bias"),
-        y=y.data_ptr(),
-        grad_x=own(grad_x),
-        grad_values=own(grad_values),
-        grad_alpha=own(grad_alpha),
-        nnz=nnz,
-        support=address(support, nnz, "the support", torch.int64),
-        values=address(values, nnz, "the values"),
-        alpha=address(alpha, 1, "alpha"),
-        plan=own(plan),
-        tables=own(tables),
-        scratch_floats=cache,
-        threads=threads_for(x.numel() + y.numel()),
-        **mixing(filters, alpha, m, x.shape[1], math.prod(window.shape[2:])),
+        start_of(x, "x"),
+        address(bias, m, "the bias", kept),
+        start_of(y, "y"),
+        own(grad_x),
+        own(grad_values),
+        own(grad_alpha),
+        nnz,
+        address(support, nnz, "the support", kept, torch.int64),
+        address(values, nnz, "the values", kept),
+        address(alpha, 1, "alpha", kept),
+        *mix,
+        own(plan),
+        own(tables),
+        cache,
+        threads_for(x.numel() + y.numel()),
     )
-    if failure := function(name)(ctypes.addressof(call)):
-        raise_failure(failure, f"a convolution of {tuple(x.shape)}", math.prod(window.shape))
+    if failure := function(name)(call):
+        raise_failure(failure, f"a convolution of {tuple(x.shape)} by {window}", math.prod(window.shape))
 
 
-def mixing(filters: Filters, alpha: Tensor | None, m: int, channels: int, taps: int) -> dict[str, int]:
-    """D's fields of a `ConvCall` or `WeightCall`.
+def mixing(filters: Filters, alpha: Tensor | None, m: int, channels: int, taps: int) -> tuple[int, ...]:
+    """D's fields of a call, from `mix` to `bank`; its tables are checked once.
 
     Args:
         filters: D.
@@ -211,33 +224,46 @@ def mixing(filters: Filters, alpha: Tensor | None, m: int, channels: int, taps: 
         taps: of the kernel.
 
     Raises:
+        TypeError: a table of another dtype, or not on the CPU.
         ValueError: D's tables do not fit each other or the rest.
     """
     if alpha is None or not filters.terms:
-        return {}
+        return _NO_MIXING
+    size = m, channels, taps
+    if size not in filters.checked:
+        kept: list[Tensor] = []
+        filters.checked[size] = _mixing(filters, *size, kept), kept
+    fields: tuple[int, ...] = filters.checked[size][0]
+    return fields
+
+
+def _mixing(filters: Filters, m: int, channels: int, taps: int, kept: list[Tensor]) -> tuple[int, ...]:
+    terms, maps, q, bank = filters.terms, filters.maps, filters.cosine, filters.bank
     if filters.rows:
-        return {"mix": Mix.MIX_ROWS, "terms": filters.terms, "cosine": filters.rows}
-    maps, terms, bank, q = filters.maps, m * filters.terms, filters.bank, filters.cosine
-    count = 0 if bank is None else bank.numel() // taps
+        return _ROWS, 0, 0, terms, 0, 0, 0, filters.rows, 0, 0, 0, 0
     first, second = (*filters.mix, None, None)[:2]
     rank = 0 if first is None or second is None else first.shape[0]
-    mix = Mix.MIX_COSINE if q else (Mix.MIX_NONE, Mix.MIX_PLAIN, Mix.MIX_PRODUCT)[len(filters.mix)]
-    if not count or (q and (maps % q or not channels <= q or not has_plan(q) or (maps > q and filters.signs is None))):
-        raise ValueError(f"{filters} are not those of a convolution of {channels} channels to {m}")
-    return {
-        "mix": mix,
-        "maps": maps,
-        "rank": rank,
-        "terms": filters.terms,
-        "filters": count,
-        "cosine": q,
-        "first": address(first, (rank or maps) * channels, "D's mixing"),
-        "second": address(second, maps * rank, "D's second mixing"),
-        "signs": address(filters.signs, maps // q * channels if q else 0, "D's signs"),
-        "source": address(filters.source, terms, "the maps of D's terms", torch.int32),
-        "filter": address(filters.filter, terms, "the filters of D's terms", torch.int32),
-        "bank": address(bank, count * taps, "D's filters"),
-    }
+    rounds, count = maps // q if q else 0, 0 if bank is None else bank.numel() // taps
+    if not count or (q and not (rounds * q == maps and channels <= q and has_plan(q))):
+        raise ValueError(
+            f"D's tables are not those of a convolution of {channels} channels to {m}: {filters}"
+        )
+    if rounds > 1 and filters.signs is None:
+        raise ValueError(f"D has {rounds} transforms of the channels, and no signs for them: {filters}")
+    return (
+        _COSINE if q else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)],
+        maps,
+        rank,
+        terms,
+        count,
+        address(first, (rank or maps) * channels, "D's mixing", kept),
+        address(second, maps * rank, "D's second mixing", kept),
+        q,
+        address(filters.signs, rounds * channels, "D's signs", kept),
+        address(filters.source, m * terms, "the maps of D's terms", kept, torch.int32),
+        address(filters.filter, m * terms, "the filters of D's terms", kept, torch.int32),
+        address(bank, count * taps, "D's filters", kept),
+    )
 
 
 def _format(x: Tensor) -> torch.memory_format:

@@ -1,15 +1,23 @@
-"""The native kernel of depthwise convolutions, channels last, and their derivatives (`csrc/depthwise/depthwise.c`)."""
+"""The native kernel of depthwise convolutions, channels last, and their derivatives (`csrc/depthwise/`)."""
 
 from __future__ import annotations
-
-import ctypes
 
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, SERIAL, address, check_shape, own, raise_failure, strided, threads_for
+from dctps.kernels.boundary import (
+    CPU,
+    SERIAL,
+    address,
+    check_shape,
+    own,
+    raise_failure,
+    start_of,
+    strided,
+    threads_for,
+)
 from dctps.kernels.conv import Window
-from dctps.kernels.layouts import DepthwiseCall
+from dctps.kernels.layouts import DEPTHWISE
 from dctps.kernels.loader import function
 
 _LAST = torch.channels_last
@@ -42,7 +50,7 @@ def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | 
 def depthwise_backward(
     g: Tensor, x: Tensor, weight: Tensor, window: Window, *, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The derivatives of `depthwise_forward` in x and weight, those that are needed; arguments and errors alike.
+    """The derivatives of `depthwise_forward` in x and weight, as needed; arguments and errors alike.
 
     Args:
         g: float32, the result's gradient, copied unless channels last.
@@ -57,7 +65,7 @@ def depthwise_backward(
     """
     x = _images(x, window)
     g = strided(g, 4, "the gradient of y").contiguous(memory_format=_LAST)
-    check_shape(g, window.outputs(x), "the gradient of y")
+    window.check(x, g)
     grad_x = torch.empty_like(x) if needs_x else None
     grad_weight = x.new_empty(weight.shape) if needs_weight else None
     if g.numel():
@@ -80,32 +88,30 @@ def _call(
     grad_weight: Tensor | None = None,
 ) -> None:
     """The checked arguments, and the call, during which all tensors are alive."""
-    weight = weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    kept: list[Tensor] = []
     check_shape(weight, window.shape, "the weight")
-    call = DepthwiseCall(
+    call = DEPTHWISE.pack(
         *x.shape,
         *y.shape[2:],
         *window.shape[2:],
         *window.stride,
         *window.padding,
         *window.dilation,
-        threads=threads_for(x.numel() + y.numel(), _SERIAL),
-        x=x.data_ptr(),
-        weight=address(weight, weight.numel(), "the weight"),
-        bias=address(bias, window.groups, "the bias"),
-        y=y.data_ptr(),
-        grad_x=own(grad_x),
-        grad_weight=own(grad_weight),
+        threads_for(x.numel() + y.numel(), _SERIAL),
+        start_of(x, "x"),
+        address(weight, weight.numel(), "the weight", kept),
+        address(bias, window.groups, "the bias", kept),
+        start_of(y, "y"),
+        own(grad_x),
+        own(grad_weight),
     )
-    if failure := function(name)(ctypes.addressof(call)):
-        raise_failure(failure, f"a convolution of {tuple(x.shape)}", weight.numel())
+    if failure := function(name)(call):
+        raise_failure(failure, f"a convolution of {tuple(x.shape)} by {window}", weight.numel())
 
 
 def _images(x: Tensor, window: Window) -> Tensor:
     """X, checked, channels last."""
     x = strided(x, 4, "x")
-    window.check(x)
     if not window.shape[0] == window.groups == x.shape[1]:
         raise ValueError(f"{window} is not depthwise")
     return x.contiguous(memory_format=_LAST)

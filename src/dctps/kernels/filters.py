@@ -8,7 +8,8 @@ to `maps` maps: by nothing, by a product of small matrices, or by a cosine trans
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Filters:
     cosine: int = 0
     signs: Tensor | None = None
     rows: int = 0
+    checked: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # by `conv.mixing`
 
 
 def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
@@ -53,5 +55,7 @@ def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
         groups: channels.
         kept: int32 (m,), each output's filter.
     """
-    source = torch.arange(groups, dtype=torch.int32, device=kept.device).repeat_interleave(len(kept) // groups)
+    source = torch.arange(groups, dtype=torch.int32, device=kept.device).repeat_interleave(
+        len(kept) // groups
+    )
     return Filters(1, bank, groups, source, kept.contiguous())

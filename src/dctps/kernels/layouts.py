@@ -1,12 +1,12 @@
 """Python's side of the calls: the fields of their structs in C, and the words that C numbers.
 
-The definitions are those of csrc/*/call.h. The library exports their names, and `check_layouts` compares the two when
-the library is loaded: where they disagree no call is made.
+The definitions are those of csrc/*/call.h. The library exports their names, and `check_layouts` compares the
+two when the library is loaded: where they disagree no call is made.
 """
 
 from __future__ import annotations
 
-import ctypes
+import struct
 from enum import IntEnum
 
 CHUNK = 64  # images of stacked networks that are side by side in memory
@@ -23,6 +23,7 @@ class Failure(IntEnum):
     TOO_LARGE = 4
     BAD_LABEL = 5
     CHANGED = 6
+    BAD_WINDOW = 7
 
 
 class Mix(IntEnum):
@@ -51,79 +52,53 @@ class Kind(IntEnum):
     POOL = 2
 
 
-def _fields(text: str) -> list[tuple[str, type[ctypes.c_int64]]]:
-    """`_fields_` of a struct of 64-bit numbers and addresses; `name[2]` stands for name0 and name1."""
+class Layout:
+    """The arguments of a kernel: 64-bit numbers and addresses, where 0 is an absent tensor.
+
+    Args:
+        names: of the fields, in C's order; `name[2]` stands for two numbers, name0 and name1.
+    """
+
+    def __init__(self, names: str) -> None:
+        self.names = _expanded(names)
+        self.pack = struct.Struct(f"{len(self.names)}q").pack  # takes that many numbers and no others
+
+
+def _expanded(names: str) -> list[str]:
     found = []
-    for word in text.split():
+    for word in names.split():
         name, _, count = word.partition("[")
         found += [f"{name}{i}" for i in range(int(count[:-1]))] if count else [name]
-    return [(name, ctypes.c_int64) for name in found]
+    return found
 
 
-class Call(ctypes.Structure):
-    """Arguments of a kernel; what is not given is 0, which stands for an absent tensor too."""
-
-    __slots__ = ()  # so that a name which is no field's is an error
-
-
-class LinearCall(Call):
-    """csrc/linear/call.h."""
-
-    _fields_ = _fields(
-        "batch m n nnz threads x x_stride y bias values support alpha transform q rounds plan tables order signs "
-        "sign_stride g g_stride grad_x grad_values grad_alpha grad_bias"
-    )
-
-
-class ConvCall(Call):
-    """csrc/conv/call.h."""
-
-    _fields_ = _fields(
-        "batch channels height width outputs out_height out_width groups kernel[2] stride[2] padding[2] dilation[2] "
-        "x_strides[4] y_strides[4] grad_x_strides[4] x bias y grad_x grad_values grad_alpha nnz support values alpha "
-        "mix maps rank terms filters first second cosine signs plan tables source filter bank scratch_floats threads"
-    )
-
-
-class DepthwiseCall(Call):
-    """csrc/depthwise/call.h."""
-
-    _fields_ = _fields(
-        "batch channels in[2] out[2] kernel[2] stride[2] padding[2] dilation[2] threads x weight bias y grad_x "
-        "grad_weight"
-    )
-
-
-class WeightCall(Call):
-    """csrc/weight/call.h."""
-
-    _fields_ = _fields(
-        "outputs channels taps channels_last threads mix maps rank terms filters cosine first second signs cosines "
-        "source filter bank alpha nnz support values weight grad_values grad_alpha"
-    )
-
-
-class StackCall(Call):
-    """csrc/stack/call.h."""
-
-    _fields_ = _fields(
-        "networks operations images chunks threads backward classes ops layers x labels shared offsets products loss "
-        "correct"
-    )
-
-
-class OperationFields(Call):
-    """An operation of a stacked network, csrc/stack/call.h."""
-
-    _fields_ = _fields("kind channels rows columns outputs out_rows out_columns window[2] taps")
-
-
-class LayerFields(Call):
-    """A layer of a stacked network, csrc/stack/call.h."""
-
-    _fields_ = _fields(
-        "nnz support laid_out start place column readers values alpha bias offset grad_values grad_alpha grad_bias shared"
-    )
+LINEAR = Layout(
+    "batch m n nnz threads x x_stride y bias values support alpha transform q rounds plan tables order "
+    "signs sign_stride g g_stride grad_x grad_values grad_alpha grad_bias"
+)
+CONV = Layout(
+    "batch channels height width outputs out_height out_width groups kernel[2] stride[2] padding[2] "
+    "dilation[2] x_strides[4] y_strides[4] grad_x_strides[4] x bias y grad_x grad_values grad_alpha nnz "
+    "support values alpha mix maps rank terms filters first second cosine signs source filter bank plan "
+    "tables scratch_floats threads"
+)
+DEPTHWISE = Layout(
+    "batch channels in[2] out[2] kernel[2] stride[2] padding[2] dilation[2] threads x weight bias y "
+    "grad_x grad_weight"
+)
+WEIGHT = Layout(
+    "outputs channels taps channels_last threads mix maps rank terms filters first second cosine signs "
+    "source filter bank cosines alpha nnz support values weight grad_values grad_alpha"
+)
+STACK = Layout(
+    "networks operations images chunks threads backward classes ops layers x labels shared offsets "
+    "products loss correct"
+)
+STACK_OPERATION = Layout("kind channels rows columns outputs out_rows out_columns window[2] taps")
+STACK_LAYER = Layout(
+    "nnz support laid_out start place column readers values alpha bias offset grad_values grad_alpha "
+    "grad_bias shared"
+)
 
 
 def check_layouts(exported: str) -> None:
@@ -135,17 +110,18 @@ def check_layouts(exported: str) -> None:
     Raises:
         RuntimeError: they differ.
     """
-    for line in exported.splitlines():
-        name, _, theirs = line.partition(" ")
-        found = globals().get(name)
+    lines = dict(line.split(" ", 1) for line in exported.splitlines())
+    layouts = [name for name, found in globals().items() if isinstance(found, Layout)]
+    for name in [*layouts, *lines]:
+        found, theirs = globals().get(name), lines.get(name, "none")
         if isinstance(found, int):
             same = str(found) == theirs
         elif isinstance(found, type) and issubclass(found, IntEnum):
             same = [(word, i) for i, word in enumerate(theirs.split())] == [(e.name, e.value) for e in found]
         else:
-            same = found is not None and found._fields_ == _fields(theirs)
+            same = isinstance(found, Layout) and found.names == _expanded(theirs)
         if not same:
             raise RuntimeError(
-                f"the native library and dctps/kernels/layouts.py disagree about {name}: the library has {theirs!r}; "
-                "no call is safe, so mend the one that is wrong"
+                f"the native library and dctps/kernels/layouts.py disagree about {name}: the library has "
+                f"{theirs!r}; no call is safe, so mend the one that is wrong"
             )

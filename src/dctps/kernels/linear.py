@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, check_shape, own, raise_failure, strided, threads_for
+from dctps.kernels.boundary import (
+    CPU,
+    address,
+    check_shape,
+    own,
+    raise_failure,
+    start_of,
+    strided,
+    threads_for,
+)
 from dctps.kernels.build import LANES
-from dctps.kernels.layouts import LinearCall, Transform
+from dctps.kernels.layouts import LINEAR, Transform
 from dctps.kernels.loader import function, variant
 from dctps.kernels.plans import dct_indices, dct_twiddles, has_plan
 
-_KINDS = {"none": Transform.NO_TRANSFORM, "dct": Transform.DCT, "hadamard": Transform.HADAMARD}
+_NONE, _DCT, _HADAMARD = map(int, Transform)
+_KINDS = {"none": _NONE, "dct": _DCT, "hadamard": _HADAMARD}
 _SERIAL = 1 << 17  # numbers below which one thread does it all
 
 
@@ -123,55 +132,50 @@ def _call(
     grads: Sequence[Tensor | None] = (None,) * 4,
 ) -> None:
     """The checked arguments, and the call, during which all tensors are alive."""
-    (batch, n), nnz = x.shape, values.numel()
-    values, support = values.contiguous(), support.contiguous()
-    transform = _KINDS[offset.kind] if alpha is not None else Transform.NO_TRANSFORM
-    order, signs = offset.order, offset.signs
-    width = 0 if signs is None else signs.shape[-1]
+    (batch, n), nnz, q = x.shape, values.numel(), offset.size
+    kept: list[Tensor] = []
+    kind = _KINDS[offset.kind] if alpha is not None else _NONE
     plan = tables = None
-    if transform and not _fits(offset, m, n, width):
+    if kind and not (0 < n <= q and (offset.order is not None or m <= q * offset.rounds)):
         raise ValueError(f"{offset} is no D of a {m} x {n} layer")
-    if transform == Transform.DCT:
-        plan = dct_indices(offset.size, torch.int32, CPU)
-        tables = dct_twiddles(offset.size, torch.float32, CPU)
+    if kind == _DCT:
+        if not has_plan(q):
+            raise ValueError(f"the native kernel has no cosine transform of length {q}")
+        plan, tables = dct_indices(q, torch.int32, CPU), dct_twiddles(q, torch.float32, CPU)
+    signs, width = offset.signs, 0
+    if signs is not None and (width := signs.shape[-1]) not in (n, n + 1):
+        raise ValueError(f"D has {width} signs for {n} inputs")
     grad_x, grad_values, grad_alpha, grad_bias = grads
-    call = LinearCall(
-        batch=batch,
-        m=m,
-        n=n,
-        nnz=nnz,
-        threads=threads_for(batch * (n + m) + nnz, _SERIAL),
-        x=x.data_ptr(),
-        x_stride=x.stride(0),
-        y=own(y),
-        bias=address(bias, m, "the bias"),
-        values=address(values, nnz, "the values"),
-        support=address(support, nnz, "the support", torch.int64),
-        alpha=address(alpha, 1, "alpha"),
-        transform=transform,
-        q=offset.size,
-        rounds=offset.rounds,
-        plan=own(plan),
-        tables=own(tables),
-        order=address(order, m, "the order of D's outputs", torch.int32),
-        signs=address(signs, offset.rounds * width, "D's signs", torch.int8),
-        sign_stride=width,
-        g=own(g),
-        g_stride=0 if g is None else g.stride(0),
-        grad_x=own(grad_x),
-        grad_values=own(grad_values),
-        grad_alpha=own(grad_alpha),
-        grad_bias=own(grad_bias),
+    call = LINEAR.pack(
+        batch,
+        m,
+        n,
+        nnz,
+        threads_for(batch * (n + m) + nnz, _SERIAL),
+        start_of(x, "x"),
+        x.stride(0),
+        own(y),
+        address(bias, m, "the bias", kept),
+        address(values, nnz, "the values", kept),
+        address(support, nnz, "the support", kept, torch.int64),
+        address(alpha, 1, "alpha", kept),
+        kind,
+        q,
+        offset.rounds,
+        own(plan),
+        own(tables),
+        address(offset.order, m, "the order of D's outputs", kept, torch.int32),
+        address(signs, offset.rounds * width, "D's signs", kept, torch.int8),
+        width,
+        0 if g is None else start_of(g, "the gradient of y"),
+        0 if g is None else g.stride(0),
+        own(grad_x),
+        own(grad_values),
+        own(grad_alpha),
+        own(grad_bias),
     )
-    if failure := function(name, _variant_for(batch))(ctypes.addressof(call)):
+    if failure := function(name, _variant_for(batch))(call):
         raise_failure(failure, f"a {m} x {n} layer", m * n)
-
-
-def _fits(offset: NativeOffset, m: int, n: int, width: int) -> bool:
-    """Whether it is a D of m outputs and n inputs, which its signs, `width` of them, fit."""
-    q, rounds = offset.size, offset.rounds
-    known = has_plan(q) if offset.kind == "dct" else not q & (q - 1)
-    return known and 0 < n <= q and (offset.order is not None or m <= q * rounds) and (not width or width in (n, n + 1))
 
 
 def _variant_for(rows: int) -> str:

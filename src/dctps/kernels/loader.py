@@ -50,8 +50,8 @@ def runnable_variants() -> tuple[str, ...]:
 
 
 @functools.cache
-def function(name: str, which: str | None = None) -> Callable[[int], int]:
-    """The exported `dctps_<name>_<variant>`: the address of its `Call` -> a `Failure`.
+def function(name: str, which: str | None = None) -> Callable[[bytes], int]:
+    """The exported `dctps_<name>_<variant>`: its packed arguments -> a `Failure`.
 
     Args:
         name: of the kernel.

@@ -1,8 +1,8 @@
 """Tables of the native DCT for one length: where inputs and frequencies lie in a tile, and twiddle factors.
 
-The layout is that of `read_dct_plan` in csrc/common/fft.h: int32 [L, number of factors, factors...] in 32 numbers,
-then slot (q,), place (q,); float32 post (q // 2 + 1, 4), then for each pass roots (of primes above 5) and
-twiddles.
+The layout is that of `read_dct_plan` in csrc/common/fft.h: int32 [L, number of factors, factors...] in 32
+numbers, then slot (q,), place (q,); float32 post (q // 2 + 1, 4), then for each pass roots (of primes above
+5) and twiddles.
 """
 
 from __future__ import annotations

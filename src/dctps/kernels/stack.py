@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from dctps.kernels.boundary import CPU, address, own, raise_failure, strided
-from dctps.kernels.layouts import CHUNK, MOST_OPERATIONS, Failure, Kind, LayerFields, OperationFields, StackCall
+from dctps.kernels.layouts import CHUNK, MOST_OPERATIONS, STACK, STACK_LAYER, STACK_OPERATION, Failure, Kind
 from dctps.kernels.loader import function
+
+_NO_LAYER = STACK_LAYER.pack(*[0] * (len(STACK_LAYER.names) - 1), -1)  # of operations without weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,13 @@ class Operation:
             joined = self.kind == Kind.WEIGHTED
         else:
             flat = self.read == (math.prod(before.written), 1, 1)
-            joined = flat and self.kind == Kind.WEIGHTED or self.read == before.written
+            joined = (flat and self.kind == Kind.WEIGHTED) or self.read == before.written
         if self.kind == Kind.WEIGHTED:
             return joined and left == [rows - down + 1, columns - across + 1]
         if self.kind == Kind.RELU:
-            return joined and before is not None and before.kind == Kind.WEIGHTED and self.read == self.written
+            return (
+                joined and before is not None and before.kind == Kind.WEIGHTED and self.read == self.written
+            )
         return joined and outputs == channels and down * left[0] <= rows and across * left[1] <= columns
 
 
@@ -106,29 +110,26 @@ class StackKernel:
             or operations[-1].written[1:] != (1, 1)
             or any(len(network) != weighted for network in networks)
         ):
-            raise ValueError(f"no chain of operations, or not one layer for each weighted one: {self._operations}")
+            raise ValueError(
+                f"no chain of operations, or not one layer for each weighted one: {self._operations}"
+            )
         self._lay_out()
 
     def _lay_out(self) -> None:
         """The structs that C reads, and what their addresses point to."""
         self._alive: list[Tensor] = []
-        ops = [
-            OperationFields(
-                *(op.kind, *op.read, *op.written, *op.window),
-                taps=self._kept(op.taps()) if op.kind == Kind.WEIGHTED else 0,
-            )
-            for op in self._operations
-        ]
+        ops, layers = bytearray(), bytearray()
+        for op in self._operations:
+            taps = self._kept(op.taps()) if op.kind == Kind.WEIGHTED else 0
+            ops += STACK_OPERATION.pack(op.kind, *op.read, *op.written, *op.window, taps)
         offsets = (network[0].offset for network in self._networks)
         shared = list({offset.data_ptr(): offset for offset in offsets if offset is not None})
-        layers = []
         for network in self._networks:
             mine = iter(network)
             for i, op in enumerate(self._operations):
                 layer = next(mine) if op.kind == Kind.WEIGHTED else None
-                layers.append(LayerFields(shared=-1) if layer is None else self._fields(op, layer, [] if i else shared))
-        self._ops, self._layers = (OperationFields * len(ops))(*ops), (LayerFields * len(layers))(*layers)
-        self._offsets = (ctypes.c_int64 * len(shared))(*shared)
+                layers += _NO_LAYER if layer is None else self._packed(op, layer, [] if i else shared)
+        self._ops, self._layers, self._offsets = array("q", ops), array("q", layers), array("q", shared)
 
     def __call__(self, x: Tensor, labels: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
         """The losses on a batch, and the gradients into their places.
@@ -144,39 +145,39 @@ class StackKernel:
 
         Raises:
             TypeError: x or labels of another dtype, or not on the CPU.
-            ValueError: x or labels of other sizes, a label that is no class, or a support that has become none.
+            ValueError: x or labels of other sizes, a label that is no class, or a bad support.
         """
         x, first, last = strided(x, 4, "the images"), self._operations[0], self._operations[-1]
         images = x.shape[0]
         if math.prod(x.shape[1:]) != math.prod(first.read):
             raise ValueError(f"images of shape {tuple(x.shape[1:])} for networks that read {first.read}")
         blocked, chunks = _in_chunks(x)
-        labels = labels.contiguous()
+        kept: list[Tensor] = []
         product = math.prod(first.written) * CHUNK * chunks * len(self._offsets)
         if self._products is None or self._products.numel() < product:
             self._products = torch.empty(product, dtype=torch.float32, device=CPU)
         count = len(self._networks)
         loss = torch.empty(count, dtype=torch.float64, device=CPU)
         correct = torch.empty(count, dtype=torch.int64, device=CPU)
-        call = StackCall(
-            networks=count,
-            operations=len(self._operations),
-            images=images,
-            chunks=chunks,
-            threads=torch.get_num_threads(),
-            backward=backward,
-            classes=last.written[0],
-            ops=ctypes.addressof(self._ops),
-            layers=ctypes.addressof(self._layers),
-            x=own(blocked),
-            labels=address(labels, images, "the labels", torch.int64),
-            shared=len(self._offsets),
-            offsets=ctypes.addressof(self._offsets),
-            products=own(self._products),
-            loss=own(loss),
-            correct=own(correct),
+        call = STACK.pack(
+            count,
+            len(self._operations),
+            images,
+            chunks,
+            torch.get_num_threads(),
+            backward,
+            last.written[0],
+            self._ops.buffer_info()[0],
+            self._layers.buffer_info()[0],
+            own(blocked),
+            address(labels, images, "the labels", kept, torch.int64),
+            len(self._offsets),
+            self._offsets.buffer_info()[0],
+            own(self._products),
+            own(loss),
+            own(correct),
         )
-        failure = function("stack")(ctypes.addressof(call))
+        failure = function("stack")(call)
         if failure == Failure.CHANGED:  # a support moved since the layers were laid out
             self._lay_out()
             return self(x, labels, backward=backward)
@@ -184,43 +185,50 @@ class StackKernel:
             raise_failure(failure, f"{count} stacked networks", last.written[0])
         return loss, correct
 
-    def _fields(self, op: Operation, layer: LayerTensors, shared: list[int]) -> LayerFields:
+    def _packed(self, op: Operation, layer: LayerTensors, shared: list[int]) -> bytes:
         outputs, n, taps = op.written[0], op.inputs, math.prod(op.window)
         values, nnz, size = layer.values, layer.values.numel(), outputs * n
         if layer.support is None and (nnz != size or layer.offset is not None):
             raise ValueError(f"{nnz} values without a support in a layer of {size}")
-        live, support = address(layer.support, nnz, "the support", torch.int64), _positions(layer.support, size)
+        if layer.offset is not None and layer.alpha is None:
+            raise ValueError("D without an alpha")
+        live = _in_place(layer.support, nnz, "the support", torch.int64)
+        support = _positions(layer.support, size)
         row, entries = support // n, support % n
         order = (entries // taps).argsort(stable=True)
         rows, across = entries % taps // op.window[1], entries % op.window[1]
         readers = torch.stack([order, *(t[order] for t in (row, rows, across))], 1).int()
-        grads = layer.grad_values, layer.grad_alpha, layer.grad_bias
-        if layer.offset is not None and layer.alpha is None:
-            raise ValueError("D without an alpha")
-        fields = LayerFields(
-            nnz=nnz,
-            support=live,
-            laid_out=self._kept(support) if live else 0,
-            start=self._kept(_starts(row, outputs)),
-            place=self._kept(op.taps()[entries]),
-            column=self._kept(_starts((entries // taps)[order], op.read[0])),
-            readers=self._kept(readers),
-            values=address(values, nnz, "the values"),
-            alpha=address(layer.alpha, 1, "alpha"),
-            bias=address(layer.bias, outputs, "the bias"),
-            offset=address(layer.offset, size, "D"),
-            grad_values=address(grads[0], nnz, "the gradient of the values"),
-            grad_alpha=address(grads[1], 1, "the gradient of alpha"),
-            grad_bias=address(grads[2], outputs, "the gradient of the bias"),
-            shared=-1,
+        offset = _in_place(layer.offset, size, "D")
+        return STACK_LAYER.pack(
+            nnz,
+            live,
+            0 if layer.support is None else self._kept(support),
+            self._kept(_starts(row, outputs)),
+            self._kept(op.taps()[entries]),
+            self._kept(_starts((entries // taps)[order], op.read[0])),
+            self._kept(readers),
+            _in_place(values, nnz, "the values"),
+            _in_place(layer.alpha, 1, "alpha"),
+            _in_place(layer.bias, outputs, "the bias"),
+            offset,
+            _in_place(layer.grad_values, nnz, "the gradient of the values"),
+            _in_place(layer.grad_alpha, 1, "the gradient of alpha"),
+            _in_place(layer.grad_bias, outputs, "the gradient of the bias"),
+            shared.index(offset) if offset in shared else -1,
         )
-        if layer.offset is not None and fields.offset in shared:
-            fields.shared = shared.index(fields.offset)
-        return fields
 
     def _kept(self, tensor: Tensor) -> int:
         self._alive.append(tensor)
         return own(tensor)
+
+
+def _in_place(t: Tensor | None, size: int, what: str, dtype: torch.dtype = torch.float32) -> int:
+    """The address of a tensor that the kernel will read or write at each call, so that no copy will do."""
+    copies: list[Tensor] = []
+    at = address(t, size, what, copies, dtype)
+    if copies:
+        raise ValueError(f"{what} of a stacked layer has to be contiguous")
+    return at
 
 
 def _positions(support: Tensor | None, size: int) -> Tensor:

@@ -1,17 +1,14 @@
-"""The weight of a convolution, made for one call by native code (`csrc/weight/weight.c`), and its derivatives."""
+"""The weight of a convolution, made for one call by native code (`csrc/weight/`), and its derivatives."""
 
 from __future__ import annotations
-
-import ctypes
-import math
 
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, own, raise_failure, refuse, threads_for
+from dctps.kernels.boundary import CPU, address, own, raise_failure, start_of, strided, threads_for
 from dctps.kernels.conv import mixing
 from dctps.kernels.filters import Filters
-from dctps.kernels.layouts import WeightCall
+from dctps.kernels.layouts import WEIGHT
 from dctps.kernels.loader import function
 from dctps.transforms.dct import cosines
 
@@ -53,13 +50,11 @@ def conv_weight_backward(
     needs_values: bool,
     needs_alpha: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The derivatives of `conv_weight` in values and alpha, those that are needed, from the weight's; errors alike."""
-    layout = torch.contiguous_format
+    """The derivatives of `conv_weight` in values and alpha, as needed, from the weight's; errors alike."""
+    layout, grad_weight = torch.contiguous_format, strided(grad_weight, 4, "the gradient of W")
     if not grad_weight.is_contiguous():
         layout = torch.channels_last
         grad_weight = grad_weight.contiguous(memory_format=layout)
-    if grad_weight.dtype is not torch.float32 or not grad_weight.is_cpu or grad_weight.is_neg():
-        refuse(grad_weight, "the gradient of W", "numbers", torch.float32)
     grad_values = grad_weight.new_empty(values.shape) if needs_values else None
     grad_alpha = grad_weight.new_empty(1) if needs_alpha and alpha is not None else None
     _call("weight_backward", grad_weight, layout, values, support, alpha, filters, grad_values, grad_alpha)
@@ -78,25 +73,25 @@ def _call(
     grad_alpha: Tensor | None = None,
 ) -> None:
     """The checked arguments, and the call, during which all tensors are alive."""
-    (m, channels, rows, columns), nnz = weight.shape, values.numel()
-    values, support = values.contiguous(), support.contiguous()
-    length = filters.rows or filters.cosine
+    m, channels, rows, columns = weight.shape
+    taps, nnz, length = rows * columns, values.numel(), filters.rows or filters.cosine
+    kept: list[Tensor] = []
     table = cosines(length, torch.float32, CPU) if length else None
-    call = WeightCall(
-        outputs=m,
-        channels=channels,
-        taps=rows * columns,
-        channels_last=layout == torch.channels_last or 1 in (channels, rows * columns),
-        threads=threads_for(weight.numel()),
-        cosines=own(table),
-        alpha=address(alpha, 1, "alpha"),
-        nnz=nnz,
-        support=address(support, nnz, "the support", torch.int64),
-        values=address(values, nnz, "the values"),
-        weight=weight.data_ptr(),
-        grad_values=own(grad_values),
-        grad_alpha=own(grad_alpha),
-        **mixing(filters, alpha, m, channels, rows * columns),
+    call = WEIGHT.pack(
+        m,
+        channels,
+        taps,
+        layout == torch.channels_last or 1 in (channels, taps),
+        threads_for(weight.numel()),
+        *mixing(filters, alpha, m, channels, taps),
+        own(table),
+        address(alpha, 1, "alpha", kept),
+        nnz,
+        address(support, nnz, "the support", kept, torch.int64),
+        address(values, nnz, "the values", kept),
+        start_of(weight, "the weight"),
+        own(grad_values),
+        own(grad_alpha),
     )
-    if failure := function(name)(ctypes.addressof(call)):
-        raise_failure(failure, f"a weight of {tuple(weight.shape)}", math.prod(weight.shape))
+    if failure := function(name)(call):
+        raise_failure(failure, f"a weight of {tuple(weight.shape)}", weight.numel())

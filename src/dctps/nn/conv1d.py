@@ -116,7 +116,7 @@ class DpSConv1d(DpSConvolution):
             self.alpha,
             self.bias,
             stride=(1, self.stride[0]),
-            padding=(0, *padding),
+            padding=(0, padding[0]),
             dilation=(1, self.dilation[0]),
             backend=self.backend,
         ).squeeze(-2)

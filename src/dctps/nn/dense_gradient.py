@@ -6,6 +6,7 @@ there are one block (two where torch gives it channels-last) and O(count) candid
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -115,7 +116,7 @@ def _conv_rows(layer: DpSLayer, x: Tensor, g: Tensor) -> Rows:
     return rows
 
 
-_ROWS: dict[type[DpSLayer], Callable[[DpSLayer, Tensor, Tensor], Rows]] = {
+_ROWS: dict[type[nn.Module], Callable[[DpSLayer, Tensor, Tensor], Rows]] = {
     DpSLinear: _linear_rows,
     DpSConvolution: _conv_rows,
 }
@@ -130,7 +131,8 @@ class Largest:
     """
 
     def __init__(self, count: int, above: float = 0.0) -> None:
-        self.count, self.threshold, self.held = count, above, 0
+        self.count, self.held = count, 0
+        self.threshold = above if count else math.inf
         self.parts: list[tuple[Tensor, Tensor]] = []
 
     def add(self, start: int, scores: Tensor) -> None:

@@ -8,16 +8,11 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import (
-    get_unwrapped,
-    is_batchedtensor,
-    is_functorch_wrapped_tensor,
-    maybe_get_bdim,
-)
+from torch._C import _functorch as functorch
 from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dctps.nn.identity import digest_of, pack, parse_spec, unpack
+from dctps.nn.identity import digest_of, is_readable, pack, parse_spec, unbatched, unpack
 from dctps.transforms.tables import constant_to_compilers, is_exporting
 
 # In place of a version: the content is to be looked at, or it came by `to_empty()` and is still to be filled.
@@ -55,12 +50,13 @@ class Identified(nn.Module, Generic[M]):
 
     Attributes:
         identity: buffer, int64 (32,), or longer for a long name; see `identity.py`.
-        last_map: the map as last seen, without a look at the state.
+        last_map: the map of the module's own buffers, as last seen: without a look at the state.
     """
 
     identity: Tensor
     last_map: M
-    _seen: _Seen
+    _seen: _Seen  # the module's own
+    _guest: _Seen  # those that last took their place
 
     @abstractmethod
     def _rebuild(self, spec: dict[str, Any]) -> M:
@@ -80,17 +76,17 @@ class Identified(nn.Module, Generic[M]):
 
     @torch.no_grad()
     def seal(self, linear: M | None = None) -> None:
-        """Write down in the state which map and support the numbers belong to: after a change that is meant.
+        """Write down in the state which support the numbers belong to: after a change of it that is meant.
 
         Args:
-            linear: the map, where it is another one from now on.
+            linear: the map; by default the one that the state names.
 
         Raises:
             ValueError: positions that are no support of this layer.
         """
-        linear = self.last_map if linear is None else linear
+        linear = self._own_map() if linear is None else linear
         support, checksum = self._support, None
-        if _is_readable(support if support is not None else self.identity):
+        if is_readable(support if support is not None else self.identity):
             if support is not None:
                 try:
                     self._check_support(support)
@@ -113,8 +109,8 @@ class Identified(nn.Module, Generic[M]):
             self._settle()
             if self._buffers["identity"] is not self._seen.identity and not is_exporting():
                 raise ValueError(
-                    f"{self._title()}: functional_call with another state is not for torch.compile, to which D is "
-                    f"a constant: call it outside, or pass parameters alone"
+                    f"{self._title()}: functional_call with another state is not for torch.compile, to which "
+                    f"the offset is a constant: call it outside, or pass parameters alone"
                 )
             return self.last_map  # which compilers guard
         seen, buffers = self._seen, self._buffers
@@ -127,30 +123,44 @@ class Identified(nn.Module, Generic[M]):
             return seen.map  # type: ignore[no-any-return]
         return self._look(support, identity)  # type: ignore[arg-type]
 
+    def differs_from(self, other: Identified[M]) -> bool:
+        """Whether the map or the support of `other` is another than was last seen here."""
+        other._current()
+        theirs = other._guest if other._holds(other._guest) else other._seen
+        return self._seen.checksum != theirs.checksum
+
     @constant_to_compilers
     def _settle(self) -> bool:
         """Look at the buffers while a compiler traces: not again in each call of its program."""
         self._look(self._support, self.identity)
+        if self._holds(self._guest):  # they are here to stay
+            self.last_map, self._seen = self._guest.map, self._guest
         return True
 
     def _look(self, support: Tensor | None, identity: Tensor) -> M:
-        if any(t is not None and is_functorch_wrapped_tensor(t) for t in (support, identity)):
+        if any(t is not None and functorch.is_functorch_wrapped_tensor(t) for t in (support, identity)):
             return self._common(support, identity)
-        seen = self._seen
-        if not _is_readable(support, identity):
-            support, identity = seen.support, seen.identity  # what an exporter's stand-ins stand for
-            if not _is_readable(support, identity):
+        if not is_readable(support, identity):
+            support, identity = self._seen[:2]  # what an exporter's stand-ins stand for
+            if not is_readable(support, identity):
                 return self.last_map
-        linear, checksum = self._read(support, identity)
+        own = support is self._seen.support and identity is self._seen.identity
+        seen, version = self._seen if own else self._guest, _version(support, identity)
         in_place = support is seen.support and identity is seen.identity
+        if in_place and version == seen.version:
+            return seen.map  # type: ignore[no-any-return]
+        linear, checksum = self._read(support, identity)
         if in_place and seen.checksum not in (None, checksum):
             raise ValueError(
                 f"{self._title()}: another network's support or offset was copied over its own, and its "
                 f"values may belong to other weights: copy a network by load_state_dict(), average one whose "
                 f"supports move by dctps.AveragedModel, and give every process the same seed"
             )
-        self.last_map = linear
-        self._seen = _Seen(support, identity, _version(support, identity), checksum, linear)
+        seen = _Seen(support, identity, version, checksum, linear)
+        if own:
+            self.last_map, self._seen = linear, seen
+        else:
+            self._guest = seen
         return linear
 
     def _read(self, support: Tensor | None, identity: Tensor) -> tuple[M, bytes]:
@@ -171,8 +181,8 @@ class Identified(nn.Module, Generic[M]):
 
     def _common(self, support: Tensor | None, identity: Tensor) -> M:
         """The one map of all the networks that `torch.vmap` calls together."""
-        identities = _unbatched(identity)
-        supports = [None] if support is None else _unbatched(support)
+        identities = unbatched(identity)
+        supports = [None] if support is None else unbatched(support)
         count = max(len(identities), len(supports))
         if min(len(identities), len(supports)) not in (1, count):
             raise ValueError(f"{self._title()}: torch.vmap has batched support and identity differently")
@@ -189,17 +199,24 @@ class Identified(nn.Module, Generic[M]):
         """The map of a spec, which is not made again where it is the present one."""
         return self.last_map if spec == self.last_map.spec else self._rebuild(spec)
 
+    def _own_map(self) -> M:
+        """The map that `identity` names, whatever the support; the last one where it is not filled."""
+        with contextlib.suppress(ValueError):
+            if is_readable(self.identity):
+                return self._named(unpack(self.identity).spec)
+        return self.last_map
+
     def _record(self, linear: M, checksum: bytes | None) -> None:
         support, identity = self._support, self.identity
         self.last_map = linear
-        self._seen = _Seen(support, identity, _version(support, identity), checksum, linear)
+        self._seen = self._guest = _Seen(support, identity, _version(support, identity), checksum, linear)
 
     @property
     def _support(self) -> Tensor | None:
         return self._buffers.get("support")
 
-    def _holds_seen(self) -> bool:
-        return self._support is self._seen.support and self.identity is self._seen.identity
+    def _holds(self, seen: _Seen) -> bool:
+        return self._support is seen.support and self.identity is seen.identity
 
     def _title(self) -> str:
         name = getattr(self.last_map, "layer", "")
@@ -211,18 +228,25 @@ class Identified(nn.Module, Generic[M]):
             self._seen = self._seen._replace(version=_LOOK)
         return super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's tensors count their changes anew.
+        version = _UNFILLED if self._seen.version == _UNFILLED else _LOOK
+        return {**self.__dict__, "_seen": self._seen._replace(version=version), "_guest": self._seen}
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        known = self._seen.checksum if self._holds_seen() else None
+        known = self._seen.checksum if self._holds(self._seen) else None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if not self._holds_seen():
+        if not self._holds(self._seen):
             support, identity = self._support, self.identity
-            self._seen = _Seen(support, identity, _UNFILLED, known, self.last_map)
+            self._seen = self._guest = _Seen(support, identity, _UNFILLED, known, self.last_map)
             with contextlib.suppress(ValueError):  # after to_empty() it is refused when it is used
                 self._look(support, identity)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        if self._holds_seen() and self._seen.version != _UNFILLED:  # tensors are listed to be filled, too
+        if (
+            self._holds(self._seen) and self._seen.version != _UNFILLED
+        ):  # tensors are listed to be filled, too
             self._current()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
@@ -243,7 +267,7 @@ class Identified(nn.Module, Generic[M]):
         support, identity = (state_dict.get(prefix + key) for key in ("support", "identity"))
         described = state_dict.pop(prefix + "_extra_state", None)  # of dctps 0.1: the spec alone
         linear = self.last_map
-        if identity is not None and _is_readable(support, identity):
+        if identity is not None and is_readable(support, identity):
             content = unpack(identity)
             if content.digest != digest_of(self._support if support is None else support):
                 raise ValueError("the support of the state dict is not the one that it was saved with")
@@ -266,17 +290,3 @@ def _version(support: Tensor | None, identity: Tensor) -> int | None:
         return identity._version if support is None else support._version + identity._version
     except RuntimeError:
         return None
-
-
-def _is_readable(*tensors: Tensor | None) -> bool:
-    """Whether they are real tensors: neither on the meta device nor a tracer's stand-ins."""
-    return all(t is None or (type(t) in (Tensor, nn.Parameter) and not t.is_meta) for t in tensors)
-
-
-def _unbatched(tensor: Tensor) -> list[Any]:
-    """The tensors that one of `torch.vmap` stands for."""
-    if not is_functorch_wrapped_tensor(tensor):
-        return [tensor]
-    inner = get_unwrapped(tensor)
-    parts = inner.unbind(maybe_get_bdim(tensor)) if is_batchedtensor(tensor) else (inner,)
-    return [one for part in parts for one in _unbatched(part)]

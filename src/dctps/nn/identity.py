@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 _BLOCK = 256
 _HASH = 16
@@ -87,6 +88,21 @@ def digest_of(support: Tensor | None) -> bytes:
     if support.dtype != torch.int64 or support.dim() != 1:
         raise ValueError(f"a support is int64 positions (nnz,), got {support.dtype} {tuple(support.shape)}")
     return _hash(support.detach().cpu().contiguous().numpy().tobytes())
+
+
+def is_readable(*tensors: Tensor | None) -> bool:
+    """Whether they are real tensors: neither on the meta device nor a tracer's stand-ins."""
+    return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta) for t in tensors)
+
+
+def unbatched(tensor: Tensor) -> list[Any]:
+    """The tensors that one of `torch.vmap` stands for."""
+    if not functorch.is_functorch_wrapped_tensor(tensor):
+        return [tensor]
+    inner = functorch.get_unwrapped(tensor)
+    is_batch = functorch.is_batchedtensor(tensor)
+    parts = inner.unbind(functorch.maybe_get_bdim(tensor)) if is_batch else (inner,)
+    return [one for part in parts for one in unbatched(part)]
 
 
 def _hash(content: bytes) -> bytes:

@@ -89,7 +89,11 @@ class DpSLayer(SavedLayer):
         self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype), count > 0)
         where = self.values.device
         has_offset = not isinstance(offset, ZeroOffset)
-        self.alpha = nn.Parameter(self.values.new_empty(1), flag("alpha_trainable", alpha_trainable)) if has_offset else None
+        self.alpha = (
+            nn.Parameter(self.values.new_empty(1), flag("alpha_trainable", alpha_trainable))
+            if has_offset
+            else None
+        )
         self.bias = nn.Parameter(self.values.new_empty(shape[0])) if bias else None
         if support is None:
             support = torch.empty(count, dtype=torch.int64, device=where)

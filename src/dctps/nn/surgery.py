@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dctps.nn.conversion import collapse, merged
 from dctps.nn.layer import DpSLayer
+from dctps.nn.replaced import trained, watch_optimizers
 
 _WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
@@ -89,6 +90,7 @@ def merge_(model: nn.Module) -> nn.Module:
     found = [m for m in model.modules() if isinstance(m, DpSLayer | Mergeable)]
     if found:
         refuse_wrapped(model)
+    before = trained(model)
     # A Mergeable merges a copy of what is in it, and stays as it is.
     inside = {inner for m in found if isinstance(m, Mergeable) for inner in m.modules() if inner is not m}
     plain: dict[nn.Module, nn.Module] = {
@@ -98,4 +100,5 @@ def merge_(model: nn.Module) -> nn.Module:
     for module in reversed(list(model.modules())):  # what is inside first
         if (original := collapse(module)) is not module:
             model = replace_(model, {module: original})
+    watch_optimizers(before, model, "merge_")
     return model

@@ -99,7 +99,9 @@ class DCTOffset(Offset):
         m, channels, kh, kw = self.shape
         outputs = torch.arange(m, dtype=torch.int32, device=_CPU)
         if channels == 1:
-            return depthwise_filters(_depthwise_filters((m, kh * kw), torch.float32, _CPU), self.groups, outputs)
+            return depthwise_filters(
+                _depthwise_filters((m, kh * kw), torch.float32, _CPU), self.groups, outputs
+            )
         if kh * kw == 1:
             one = torch.ones(1, 1, dtype=torch.float32, device=_CPU)
             return Filters(1, one, self.size, outputs, cosine=self.size)
@@ -136,4 +138,8 @@ class DCTOffset(Offset):
 def _depthwise_filters(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """D where a group has one channel, (m, taps)."""
     m, taps = size
-    return dct_rows(torch.arange(m, dtype=torch.int64, device=_CPU), max(size), taps, 1, dtype=dtype).flatten(1).to(device)
+    return (
+        dct_rows(torch.arange(m, dtype=torch.int64, device=_CPU), max(size), taps, 1, dtype=dtype)
+        .flatten(1)
+        .to(device)
+    )

@@ -160,4 +160,6 @@ def _spatial_cosines(size: tuple[int, int], dtype: torch.dtype, device: torch.de
 @shape_table
 def _cosine_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The orthonormal DCT-II matrix, (size, size)."""
-    return dct_rows(torch.arange(size, dtype=torch.int64, device=device), size, 1, size, dtype=torch.float64)[:, 0].to(dtype)
+    return dct_rows(torch.arange(size, dtype=torch.int64, device=device), size, 1, size, dtype=torch.float64)[
+        :, 0
+    ].to(dtype)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dctps.product.geometry import Geometry
+from dctps.product.geometry import ConvGeometry, Geometry
 from dctps.product.precision import compute_dtype
 from dctps.product.weight import Weight
 
 
 def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     """`product`, differentiable by torch's own rules."""
-    values, alpha, support, offset = weight
+    _, alpha, _, offset = weight
     dtype = compute_dtype(x.dtype)
     if not op.is_rowwise(offset):
         dense = offset.to_dense(dtype=dtype, device=x.device)
@@ -27,12 +27,15 @@ def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     y = _sparse_product(rows, weight)
     if alpha is not None:
         y = alpha.to(dtype) * offset.apply(rows) + y
-    return op.from_rows(y.to(x.dtype).reshape(*pixels.shape[:-1], offset.out_features))
+    y = y.to(x.dtype).reshape(*pixels.shape[:-1], offset.out_features)
+    return y.permute(0, 3, 1, 2) if isinstance(op, ConvGeometry) else y  # older ONNX exporters know no axis -1
 
 
 def _sparse_product(rows: Tensor, weight: Weight) -> Tensor:
     """S x on rows: each value's input, times the value, is added to its output."""
     m, n = weight.matrix_shape
+    if not weight.values.numel():  # 0, by an operation on x: a program of constants would have no input
+        return (rows[:, :1] * 0).expand(-1, m)
     y = rows.new_zeros(m, rows.shape[0])
     inputs, outputs = weight.support % n, weight.support // n
     terms = rows.T.index_select(0, inputs) * weight.values.to(rows.dtype)[:, None]

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import torch
 
+from dctps.arguments import real, whole
 from dctps.counter import derive_key, sample
 from dctps.names import Registry
 
@@ -57,12 +58,19 @@ def allocate(
         ValueError: an unknown name; shares that miss a layer, name another, or are negative; more than
             the layers hold; or a function that broke its promise.
     """
+    total, seed = whole("total", total, least=0), whole("seed", seed)
     if isinstance(allocation, str):
         allocation = ALLOCATIONS.find(allocation)
     if isinstance(allocation, Mapping):
         counts = share_out(_checked_shares(allocation, shapes), shapes, total)
+    elif callable(allocation):
+        found = allocation(shapes, total, seed)
+        counts = {name: whole(f"the allocation's count of layer {name!r}", n) for name, n in found.items()}
     else:
-        counts = allocation(shapes, total, seed)
+        raise ValueError(
+            f"an allocation is a name ({', '.join(ALLOCATIONS)}), shares by layer or a function, got "
+            f"{allocation!r}"
+        )
     wrong = [name for name, shape in shapes.items() if not 0 <= counts.get(name, -1) <= math.prod(shape)]
     if wrong or sum(counts.values()) != total:
         raise ValueError(
@@ -143,7 +151,7 @@ def _checked_shares(shares: Mapping[str, float], shapes: Mapping[str, Shape]) ->
         raise ValueError(
             f"the shares must name each converted layer: missing {missing}, not layers {unknown}"
         )
-    bad = [name for name, share in shares.items() if not (share >= 0 and math.isfinite(share))]
-    if bad:
+    numbers = {name: Fraction(real(f"the share of layer {name!r}", share)) for name, share in shares.items()}
+    if bad := [name for name, share in numbers.items() if share < 0]:
         raise ValueError(f"shares must be finite and not negative; see {bad}")
-    return {name: Fraction(share) for name, share in shares.items()}
+    return numbers

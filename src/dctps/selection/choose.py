@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
+from dctps.arguments import real
+from dctps.nn import DpSLayer
+from dctps.selection.criteria.checks import checked
 from dctps.selection.criteria.ranking import (
     Counts,
     count_nonzero,
     counts_at,
     keep_largest,
+    keep_largest_of_blocks,
     keep_scored_first,
     shortage,
 )
 from dctps.selection.criteria.registry import (
-    Batches,
     Criterion,
     Layers,
     Loss,
     Masks,
     Rounds,
+    ScoreBlocks,
     Scores,
     find_criterion,
     name_of,
 )
-from dctps.selection.criteria.scoring import untouched
+from dctps.selection.criteria.scoring import NoData, cross_entropy, untouched
 
 
 def choose(
@@ -35,45 +41,55 @@ def choose(
     model: nn.Module,
     layers: Layers,
     loss: Loss | None,
-    batches: Batches | None,
+    batches: Iterable[Any] | None,
     counts: Counts,
-) -> Masks:
+) -> dict[str, Tensor]:
     """The weights that a criterion keeps.
 
     Args:
         criterion: a registered name or a function (`dctps.selection.criteria.registry`).
-        model: the dense network; parameters, buffers, gradients, modes and random state are afterwards as
-            before.
+        model: the network that it scores; parameters, buffers, gradients, modes and random state are
+            afterwards as before.
         layers: whose weights are chosen from, by name.
-        loss: for the criterion.
-        batches: for the criterion.
+        loss: for the criterion (None: `cross_entropy`).
+        batches: for the criterion; None is an error where it looks at them.
         counts: nnz of the whole network, or by layer.
 
     Returns:
-        bool masks by layer, of the weights' shapes.
+        supports by layer: bool masks of the weights' shapes, or sorted flat positions.
 
     Raises:
-        ValueError: an unknown name, scores that are not finite, or too few that are not zero.
+        ValueError: an unknown name, scores that cannot be ranked, or too few that are not zero.
     """
     name = name_of(criterion)
+    data = NoData(name) if batches is None else list(batches) if isinstance(batches, Iterator) else batches
     with untouched(model):
-        found = find_criterion(criterion)(model, layers, loss, batches)
-        if isinstance(found, Mapping):
-            if problem := _shortage(found, counts, name):
-                raise ValueError(problem)
-            return keep_largest(found, counts)
-        with closing(found) as rounds:
-            return _last_of(rounds, counts, name)
+        found = find_criterion(criterion)(model, layers, loss or cross_entropy, data)
+        if isinstance(found, Generator):
+            with closing(found):
+                return _last_of(found, layers, counts, name)
+        scores = checked(found, layers, name)
+        if any(isinstance(score, Iterator) for score in scores.values()):
+            sizes = {
+                layer: math.prod(m.offset.shape)
+                if isinstance(m, DpSLayer)
+                else m.get_parameter("weight").numel()
+                for layer, m in layers.items()
+            }
+            return keep_largest_of_blocks(cast("ScoreBlocks", scores), sizes, counts, name)
+        if problem := _shortage(cast("Scores", scores), counts, name):
+            raise ValueError(problem)
+        return keep_largest(cast("Scores", scores), counts)
 
 
-def _last_of(rounds: Rounds, counts: Counts, name: str) -> Masks:
+def _last_of(rounds: Rounds, layers: Layers, counts: Counts, name: str) -> Masks:
     """What is kept at the end of the schedule.
 
     On the way weights lose their connection to the output, and their score with it. Where fewer than the
     schedule keeps have a score left, the last scores that could rank the whole budget decide on the rest.
     """
     earlier: Scores | None = None
-    scores, progress = next(rounds)
+    scores, progress = _round(rounds, None, layers, name)
     while True:
         problem = _shortage(scores, counts, name)
         if problem is None:
@@ -84,7 +100,7 @@ def _last_of(rounds: Rounds, counts: Counts, name: str) -> Masks:
         kept = keep_scored_first(scores, earlier, counts_at(progress, sizes, counts))
         if progress >= 1:
             break
-        scores, progress = rounds.send(kept)
+        scores, progress = _round(rounds, kept, layers, name)
     if problem is not None:
         warnings.warn(
             f"after the last step of {name}: {problem}. So earlier scores chose the rest, which may "
@@ -92,6 +108,23 @@ def _last_of(rounds: Rounds, counts: Counts, name: str) -> Masks:
             stacklevel=2,
         )
     return kept
+
+
+def _round(rounds: Rounds, kept: Masks | None, layers: Layers, name: str) -> tuple[Scores, float]:
+    """The scores and the progress of the next round."""
+    try:
+        handed: Any = rounds.send(cast("Masks", kept))
+    except StopIteration:
+        raise ValueError(
+            f"criterion {name!r} ended before its progress was 1: it must yield (scores, progress) with the "
+            f"progress 1 at last"
+        ) from None
+    if not isinstance(handed, tuple) or len(handed) != 2:
+        raise ValueError(f"criterion {name!r} must yield (scores, progress), got a {type(handed).__name__}")
+    progress = real(f"the progress of criterion {name!r}", handed[1])
+    if progress <= 0:
+        raise ValueError(f"the progress of criterion {name!r} must be in (0, 1], got {progress}")
+    return cast("Scores", checked(handed[0], layers, name)), progress
 
 
 def _shortage(scores: Scores, counts: Counts, name: str) -> str | None:

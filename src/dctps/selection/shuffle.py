@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from dctps.arguments import whole
 from dctps.counter import derive_key, sample
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import named_modules
@@ -34,6 +35,7 @@ def shuffle_(model: nn.Module, dense: nn.Module | None = None, *, seed: int = 0)
     Reference: Frankle, Dziugaite, Roy and Carbin, "Pruning Neural Networks at Initialization: Why are we
     missing the mark?", ICLR 2021.
     """
+    seed = whole("seed", seed)
     weights = {} if dense is None else {name: getattr(m, "weight", None) for name, m in named_modules(dense)}
     layers = {name: m for name, m in named_modules(model) if isinstance(m, DpSLayer)}
     for name, layer in layers.items():

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dctps.arguments import whole
 from dctps.nn import DpSLayer
 from dctps.nn.conversion import DPS_CLASS, convert
 from dctps.nn.initial import reset_
 from dctps.nn.layer import Alpha
+from dctps.nn.replaced import trained, watch_optimizers
 from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
 from dctps.nn.survey import Expanded, survey
-from dctps.selection.allocation import Allocation, allocate
-from dctps.selection.choose import choose
+from dctps.offsets import Offset, OffsetChoice
+from dctps.selection.allocation import Allocation
 from dctps.selection.criteria import Criterion, Loss
-from dctps.selection.criteria.offset import choose_on_offset
-from dctps.selection.criteria.ranking import Counts
-from dctps.selection.criteria.registry import ON_OFFSET, is_criterion, name_of
-from dctps.sparse import budget
+from dctps.selection.trained import warn_of_trained
+from dctps.selection.weights import Options, Scorer, choose_weights
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -30,8 +30,8 @@ def sparsify_(
     model: nn.Module,
     density: float = 1e-3,
     *,
-    offset: str = "dct",
-    allocation: str | Mapping[str, float] | Allocation | None = None,
+    offset: OffsetChoice = "dct",
+    allocation: str | Mapping[str, float] | Allocation | Criterion | None = None,
     criterion: str | Mapping[str, Tensor] | Criterion = "random",
     alpha: Alpha = "one",
     alpha_trainable: bool = True,
@@ -52,7 +52,8 @@ def sparsify_(
     Args:
         model: any module; a layer used in several places is converted once.
         density: fraction of the prunable weights that train, in (0, 1].
-        offset: name of D.
+        offset: D: a name, a class of offsets, or an `Offset`, whose class, options and seed each
+            layer then has.
         allocation: how many train in each layer: `"uniform"`, `"epl"`, `"epf"`, `"erk"`, shares by
             layer name, a function, or a criterion (`"synflow"`, `partial(criteria.synflow, rounds=10)`): as
             many as that one keeps there.
@@ -64,7 +65,7 @@ def sparsify_(
         alpha: `"one"`, `"match"` (||W|| / ||D||, 0 for a layer initialised to zero) or a number. On the
             meta device the norm is the one that the law of the weight leads to expect (`dctps.nn.initial`).
         alpha_trainable: whether alpha is trained.
-        loss: `loss(model, batch)` for criteria that need one.
+        loss: `loss(model, batch)` for criteria that need one, by default the cross-entropy.
         batches: data for criteria that need some: `(inputs, labels)` on the model's device, or whatever
             `loss` takes.
         seed: of all draws, each layer's own by its qualified name.
@@ -83,65 +84,33 @@ def sparsify_(
     Reference: Price and Tanner, "Dense for the Price of Sparse", ICML 2021, sections 3 and 4.
     """
     refuse_wrapped(model)
+    before = trained(model)
     with Expanded(model, filter_fn or _every) as expanded:
         layers = _convertible(expanded, filter_fn or _every)
         expanded.close(set(layers.values()))
         model = expanded.model
         unmade = _unmade(model, layers)
-        shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
-
-        def converted(choice: Mapping[str, Mapping[str, Any]]) -> dict[nn.Module, nn.Module]:
-            replacements: dict[nn.Module, nn.Module] = {}
-            for name, layer in layers.items():
-                try:
-                    replacements[layer] = convert(
-                        layer,
-                        **choice[name],
-                        offset=offset,
-                        alpha=alpha,
-                        alpha_trainable=alpha_trainable,
-                        seed=seed,
-                        name=name,
-                        device=device if layer.weight.is_meta else None,
-                    )
-                except ValueError as error:
-                    raise ValueError(f"layer {name!r}: {error}") from error
-            return replacements
-
-        choice: Mapping[str, Mapping[str, Any]]
-        if isinstance(criterion, Mapping):
-            choice = {name: {"support": support} for name, support in _given(criterion, layers).items()}
-        elif criterion == "nonzero":
-            choice = {name: {} for name in layers}
-        else:
-            batches = list(batches) if isinstance(batches, Iterator) else batches
-            total = budget(density, sum(map(math.prod, shapes.values())))
-            counts: Counts = total
-            if is_criterion(allocation):
-                _refuse_meta(layers, f"allocation {name_of(allocation)!r}")
-                kept = choose(allocation, model, layers, loss, batches, total)
-                counts = {name: int(mask.sum()) for name, mask in kept.items()}
-            elif criterion == "random" and allocation == "global":
-                raise ValueError(
-                    "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks "
-                    "nothing: choose 'uniform' or another allocation"
-                )
-            elif criterion == "random" or allocation not in (None, "global"):
-                counts = allocate(allocation or "epl", shapes, total, seed=seed)
-            if criterion == "random":
-                choice = {name: {"nnz": counts[name]} for name in layers}  # type: ignore[index]
-            else:
-                _refuse_meta(layers, f"criterion {name_of(criterion)!r}")
-                if criterion in ON_OFFSET:
-                    empty = converted({name: {"nnz": 0} for name in layers})
-                    supports = _chosen_on(empty, criterion, model, layers, loss, batches, counts)
-                else:
-                    supports = choose(criterion, model, layers, loss, batches, counts)
-                choice = {name: {"support": support} for name, support in supports.items()}
-
-        replacements = converted(choice)
+        convert_all = partial(
+            _converted,
+            layers,
+            offset=offset,
+            alpha=alpha,
+            alpha_trainable=alpha_trainable,
+            seed=whole("seed", seed),
+            device=device,
+        )
+        scorer = Scorer(
+            model, layers, loss, batches, lambda: convert_all({name: {"nnz": 0} for name in layers})
+        )
+        choice = choose_weights(density, allocation, criterion, layers, scorer, seed)
+        replacements = convert_all(choice)
+        keeps = criterion != "random" or density == 1
+        if not keeps or any(made.alpha is not None for made in replacements.values()):
+            warn_of_trained(model, layers)
         _make(unmade, device or "cpu")
-        return replace_(model, replacements)
+        model = replace_(model, replacements)
+    watch_optimizers(before, model, "sparsify_")
+    return model
 
 
 def count_prunable(model: nn.Module, filter_fn: Filter | None = None) -> int:
@@ -156,27 +125,31 @@ def count_prunable(model: nn.Module, filter_fn: Filter | None = None) -> int:
     return count
 
 
-def _chosen_on(
-    empty: Mapping[nn.Module, nn.Module],
-    criterion: str,
-    model: nn.Module,
+def _converted(
     layers: Mapping[str, nn.Module],
-    loss: Loss | None,
-    batches: Iterable[Any] | None,
-    counts: Counts,
-) -> dict[str, Tensor]:
-    """What a criterion chooses on the converted network, S still 0; then the model is dense again."""
-    scored: dict[str, DpSLayer] = {name: empty[layer] for name, layer in layers.items()}  # type: ignore[misc]
-    if any(layer.alpha is None for layer in scored.values()):
-        raise ValueError(
-            f"criterion {criterion!r} scores W = alpha * D + S, which is 0 under the offset 'zero': choose "
-            f"another offset, or a criterion of the dense weights such as 'snip'"
-        )
-    trial = replace_(model, empty)
-    try:
-        return choose_on_offset(criterion, trial, scored, loss, batches, counts)
-    finally:
-        replace_(trial, {made: dense for dense, made in empty.items()})
+    choice: Mapping[str, Options],
+    *,
+    offset: OffsetChoice,
+    device: torch.device | str | None,
+    **options: Any,
+) -> dict[nn.Module, DpSLayer]:
+    """The DpS layer of each dense one."""
+    found: dict[nn.Module, DpSLayer] = {}
+    kind = offset
+    if isinstance(offset, Offset):  # what it is for its own shape, it is for each layer's
+
+        def kind(shape: tuple[int, ...], *, groups: int, seed: int, layer: str) -> Offset:
+            return offset.like(shape, groups=groups, layer=layer)
+
+    for name, layer in layers.items():
+        is_meta = layer.get_parameter("weight").is_meta
+        try:
+            found[layer] = convert(
+                layer, **choice[name], **options, offset=kind, name=name, device=device if is_meta else None
+            )
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+    return found
 
 
 def _every(module: nn.Module, name: str) -> bool:
@@ -234,22 +207,3 @@ def _unmade(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[nn.Module
                 )
             unmade.append(module)
     return unmade
-
-
-def _refuse_meta(layers: Mapping[str, nn.Module], what: str) -> None:
-    for name, layer in layers.items():
-        if layer.weight.is_meta:
-            raise ValueError(
-                f"{what} needs weights, and layer {name!r} is on the meta device: build the model for real, "
-                f"or use criterion='random'"
-            )
-
-
-def _given(supports: Mapping[str, Tensor], layers: Mapping[str, nn.Module]) -> Mapping[str, Tensor]:
-    missing, unknown = [n for n in layers if n not in supports], [n for n in supports if n not in layers]
-    if missing or unknown:
-        raise ValueError(
-            f"the supports must name each converted layer: missing {missing}, not layers {unknown}; "
-            f"filter_fn leaves a layer dense"
-        )
-    return supports

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from dctps.nn import merge_
 from dctps.nn.identified import Identified
+from dctps.nn.replaced import trained, watch_optimizers
 from dctps.nn.surgery import Mergeable
 from dctps.selection import count_prunable
 from dctps.sparse import budget
@@ -71,9 +72,10 @@ class Hyperplane(Mergeable, Identified[Projection]):
     def parameters_on_hyperplane(self) -> dict[str, Tensor]:
         """theta_0 + P theta_d by the network's names, differentiable."""
         pieces = self.projection(self.theta_d).split(list(self._sizes.values()))
+        starts = dict(self.network.named_parameters())  # plain tensors within a functional_call
         moved = {}
         for name, piece in zip(self._sizes, pieces, strict=True):
-            start = self.network.get_parameter(name)
+            start = starts[name]
             moved[name] = start + piece.reshape(start.shape).to(start.device, start.dtype)
         return moved
 
@@ -145,7 +147,10 @@ def project_(
         dimensions = budget(density, count_prunable(model))
         if dimensions == 0:
             raise ValueError(f"a density of {density} leaves no dimension to train: give a higher one")
-    return Hyperplane(model, build_projection(projection, size, dimensions, seed))
+    before = trained(model)
+    moved = Hyperplane(model, build_projection(projection, size, dimensions, seed))
+    watch_optimizers(before, moved, "project_")
+    return moved
 
 
 def _count(parameters: dict[str, nn.Parameter]) -> int:

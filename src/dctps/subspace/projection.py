@@ -40,7 +40,6 @@ class Projection:
     name: ClassVar[str]
 
     def __init__(self, size: int, dimensions: int, seed: int = 0) -> None:
-        size, dimensions = whole("size", size), whole("dimensions", dimensions)
         if not 1 <= dimensions <= size:
             raise ValueError(
                 f"dimensions must be from 1 to the number of parameters, {size}, got {dimensions}: "
@@ -222,6 +221,7 @@ def build_projection(name: str, size: int, dimensions: int, seed: int = 0) -> Pr
     Raises:
         ValueError: an unknown name (the message gives the nearest), or dimensions outside 1..size.
     """
+    size, dimensions = whole("size", size), whole("dimensions", dimensions)
     if name == "auto":
         name = "dense" if size * dimensions <= DENSE_LIMIT else "fastfood"
     return PROJECTIONS.find(name)(size, dimensions, seed)

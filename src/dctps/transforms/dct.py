@@ -26,7 +26,7 @@ def dct(x: Tensor) -> Tensor:
     Returns:
         C x, of x's shape and dtype; equals `scipy.fft.dct(x, norm="ortho")`.
     """
-    n = x.shape[-1]
+    n = int(x.shape[-1])
     if x.numel() == 0:  # MKL refuses an empty batch
         return x.clone()
     if exporting_to_onnx():
@@ -45,7 +45,7 @@ def idct(y: Tensor) -> Tensor:
     Returns:
         C^T y, of y's shape and dtype; equals `scipy.fft.idct(y, norm="ortho")`.
     """
-    n = y.shape[-1]
+    n = int(y.shape[-1])
     if y.numel() == 0:
         return y.clone()
     half = n // 2 + 1
@@ -108,7 +108,7 @@ def _dct_by_products(x: Tensor) -> Tensor:
 
         V_k = sum_j2 exp(-2 pi i j2 k2 / b) exp(-2 pi i j2 k1 / n) sum_j1 exp(-2 pi i j1 k1 / a) v_j
     """
-    n = x.shape[-1]
+    n = int(x.shape[-1])
     v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
     a = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
     b = n // a

@@ -19,7 +19,7 @@ def hadamard(x: Tensor) -> Tensor:
     Raises:
         ValueError: q is not a power of two.
     """
-    q = x.shape[-1]
+    q = int(x.shape[-1])
     if q & (q - 1) or q == 0:
         raise ValueError(f"the Hadamard transform needs a power-of-two length, got {q}")
     stride, y = 1, x.reshape(-1, q)
@@ -45,7 +45,9 @@ def hadamard_rows(rows: Tensor, coarse: int, fine: int, *, dtype: torch.dtype) -
         shape (m, coarse, fine), entries -1 and 1.
     """
     low = _parity_signs(rows[:, None] & torch.arange(fine, dtype=torch.int64, device=rows.device)).to(dtype)
-    high = _parity_signs(rows[:, None] & (fine * torch.arange(coarse, dtype=torch.int64, device=rows.device))).to(dtype)
+    high = _parity_signs(
+        rows[:, None] & (fine * torch.arange(coarse, dtype=torch.int64, device=rows.device))
+    ).to(dtype)
     return high[:, :, None] * low[:, None, :]
 
 

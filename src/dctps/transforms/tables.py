@@ -59,10 +59,12 @@ def constant_to_compilers(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def making_constants() -> Iterator[None]:
-    """Tensors made here are real ones, also while a program is exported, and autograd may save them.
+    """Tensors made here are real ones, and what they are depends on nothing that was set for the caller.
 
-    In inference mode autograd could not save them. No exporter sees what happens here, the change of the
-    gradient mode included: a program that held that change could not be loaded.
+    They outlive the call that makes them: an exporter's stand-ins, the wrappers of `torch.func`, tensors of
+    inference mode, which autograd cannot save, or of a default device would be of no use to the next one. No
+    exporter sees what happens here, the change of the gradient mode included: a program that held this change
+    could not be loaded.
     """
     exporting = is_exporting()
     with contextlib.ExitStack() as outside:
@@ -84,7 +86,7 @@ def is_exporting() -> bool:
 
     Torch 2.6 has no way to ask for `torch.export`, which there exports the library's operators.
     """
-    return torch._C._is_tracing() or (_KNOWS_EXPORTS and torch.compiler.is_exporting())
+    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or torch.jit.is_tracing()
 
 
 def exporting_to_onnx() -> bool:

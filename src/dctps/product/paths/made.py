@@ -70,7 +70,7 @@ class MadePath(Path):
         elif need_x:
             made = native_weight(x, weight)
         else:  # a first layer: only the gradient of x reads W's values, so a tensor of its shape will do
-            made = torch.empty(geometry.shape, dtype=x.dtype, memory_format=layout_of(x))
+            made = torch.empty(geometry.shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
         needed = need_x, need_values or need_alpha, need_bias
         grad_x, grad_weight, grad_bias = self._gradients(g, x, made, geometry, needed)
         grad_values = grad_alpha = None

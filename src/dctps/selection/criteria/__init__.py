@@ -8,6 +8,8 @@ from dctps.selection.criteria.force import force as force
 from dctps.selection.criteria.force import iter_snip as iter_snip
 from dctps.selection.criteria.grasp import grasp as grasp
 from dctps.selection.criteria.magnitude import magnitude as magnitude
+from dctps.selection.criteria.offset import offset_gradient as offset_gradient
+from dctps.selection.criteria.offset import offset_snip as offset_snip
 from dctps.selection.criteria.registry import Criterion as Criterion
 from dctps.selection.criteria.registry import Loss as Loss
 from dctps.selection.criteria.registry import list_criteria as list_criteria

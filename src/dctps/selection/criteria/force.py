@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from dctps.arguments import whole
 from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds, register_criterion
-from dctps.selection.criteria.scoring import Mode, mean_gradients, needed, scored_weights, set_mode
+from dctps.selection.criteria.scoring import Mode, mean_gradients, scored_weights, set_mode
 
 
 @register_criterion("force")
 def force(
     model: nn.Module,
     layers: Layers,
-    loss: Loss | None,
-    batches: Batches | None,
+    loss: Loss,
+    batches: Batches,
     *,
     steps: int = 60,
     mode: Mode = "train",
@@ -26,7 +27,7 @@ def force(
     Args:
         model: the dense network.
         layers: whose weights are scored.
-        loss: default `cross_entropy`; the authors' code has `nll_on_logits`.
+        loss: L of a batch; the authors' code has `nll_on_logits`.
         batches: gone through once in each step: a list gives all steps the same data, a loader that shuffles
             gives each its own.
         steps: T.
@@ -35,12 +36,11 @@ def force(
     Reference: de Jorge et al., "Progressive Skeletonization: Trimming more fat from a network at
     initialization", ICLR 2021.
     """
-    data = needed(batches, "force")
     set_mode(model, mode)
     weights = scored_weights(layers)
     dense = {name: w.data for name, w in weights.items()}
-    for step in range(1, steps + 1):
-        g = mean_gradients(model, weights, loss, data)
+    for step in range(1, whole("steps", steps, least=1) + 1):
+        g = mean_gradients(model, weights, loss, batches)
         kept = yield {name: g[name].mul_(w).abs_() for name, w in dense.items()}, step / steps
         for name, w in weights.items():
             w.data = dense[name] * kept[name]
@@ -50,8 +50,8 @@ def force(
 def iter_snip(
     model: nn.Module,
     layers: Layers,
-    loss: Loss | None,
-    batches: Batches | None,
+    loss: Loss,
+    batches: Batches,
     *,
     steps: int = 60,
     mode: Mode = "train",
@@ -68,12 +68,11 @@ def iter_snip(
 
     Reference: de Jorge et al., as for `force`.
     """
-    data = needed(batches, "iter-snip")
     set_mode(model, mode)
     weights = scored_weights(layers)
     kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    for step in range(1, steps + 1):
-        g = mean_gradients(model, weights, loss, data)
+    for step in range(1, whole("steps", steps, least=1) + 1):
+        g = mean_gradients(model, weights, loss, batches)
         scores = {name: g[name].mul_(w.data).abs_() for name, w in weights.items()}
         kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in scores.items()}, step / steps
         for name, w in weights.items():

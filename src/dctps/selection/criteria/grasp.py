@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.arguments import real
 from dctps.selection.criteria.registry import Batches, Layers, Loss, register_criterion
 from dctps.selection.criteria.scoring import (
     Mode,
-    cross_entropy,
     gradients,
     mean_gradients,
     mean_of,
-    needed,
     scalar,
     scored_weights,
     set_mode,
@@ -27,8 +26,8 @@ from dctps.selection.criteria.scoring import (
 def grasp(
     model: nn.Module,
     layers: Layers,
-    loss: Loss | None,
-    batches: Batches | None,
+    loss: Loss,
+    batches: Batches,
     *,
     temperature: float = 200.0,
     mode: Mode = "train",
@@ -40,7 +39,7 @@ def grasp(
     Args:
         model: the dense network; its operations need second derivatives.
         layers: whose weights are scored; g and H are in these alone.
-        loss: default `cross_entropy`.
+        loss: L of a batch.
         batches: gone through once and kept, so that g and H are of the same data.
         temperature: divides the logits, so that the softmax is far from saturated.
         mode: of the norms.
@@ -48,14 +47,14 @@ def grasp(
     Reference: Wang, Zhang and Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow",
     ICLR 2020; the sentence before the definition of its score has the sign the other way.
     """
-    data = list(needed(batches, "grasp"))
+    data = list(batches)
     set_mode(model, mode)
     weights = scored_weights(layers)
     with _divided(model, temperature):
         g = mean_gradients(model, weights, loss, data)
 
         def hessian_product(batch: Any) -> tuple[Tensor | None, ...]:
-            by_batch = gradients(scalar(loss or cross_entropy, model, batch), weights, create_graph=True)
+            by_batch = gradients(scalar(loss, model, batch), weights, create_graph=True)
             products = [(p * g[n]).sum() for n, p in zip(g, by_batch, strict=True) if p is not None]
             along_g = torch.stack(products).sum()
             # A gradient that is constant in the weights has no Hessian.
@@ -68,6 +67,7 @@ def grasp(
 @contextmanager
 def _divided(model: nn.Module, temperature: float) -> Iterator[None]:
     """The model's outputs over `temperature`."""
+    temperature = real("temperature", temperature)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
 

@@ -8,8 +8,6 @@ from dctps.selection.criteria.registry import Batches, Layers, Loss, register_cr
 
 
 @register_criterion("magnitude")
-def magnitude(
-    model: nn.Module, layers: Layers, loss: Loss | None, batches: Batches | None
-) -> dict[str, Tensor]:
+def magnitude(model: nn.Module, layers: Layers, loss: Loss, batches: Batches) -> dict[str, Tensor]:
     """`|w|`. Neither loss nor batches are looked at."""
     return {name: layer.get_parameter("weight").detach().abs() for name, layer in layers.items()}

@@ -1,4 +1,4 @@
-"""Criteria on a converted network itself: the weights are W = alpha * D + S, with S still zero or trained.
+"""Criteria on a converted network itself: the weights are W = alpha * D + S, with S still zero.
 
 The gradient of W is made in blocks of rows, one after the other, of which only the largest scores so far are
 held; it is never there as a whole.
@@ -6,165 +6,93 @@ held; it is never there as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from dctps.nn import DpSLayer
-from dctps.selection.criteria.ranking import Counts, largest, shortage
-from dctps.selection.criteria.registry import Batches, Loss
-from dctps.selection.criteria.scoring import (
-    Mode,
-    cross_entropy,
-    needed,
-    scalar,
-    set_mode,
-    untouched,
-)
+from dctps.nn.dense_gradient import Capture, Pair, gradient_blocks
+from dctps.selection.criteria.registry import Batches, Layers, Loss, ScoreBlocks, register_criterion
+from dctps.selection.criteria.scoring import Mode, scalar, set_mode
 
 _BLOCK = 1 << 18  # numbers
 
-Records = list[tuple[Tensor, Tensor]]
 
+@register_criterion("offset-snip", on_converted=True)
+def offset_snip(
+    model: nn.Module, layers: Layers, loss: Loss, batches: Batches, *, mode: Mode = "train"
+) -> ScoreBlocks:
+    """`|W * dL/dW|`, W = alpha * D + S: what SNIP is for the network that trains.
 
-def choose_on_offset(
-    criterion: str,
-    model: nn.Module,
-    layers: Mapping[str, DpSLayer],
-    loss: Loss | None,
-    batches: Batches | None,
-    counts: Counts,
-    *,
-    mode: Mode = "train",
-) -> dict[str, Tensor]:
-    """The supports of the largest |W * dL/dW| (`"offset-snip"`) or |dL/dW| (`"offset-gradient"`).
-
-    Held are the inputs and output gradients of all layers over the batches, one layer's W, a block of its
-    gradient, and the largest scores so far.
+    Held are the inputs and output gradients of all layers over the batches, one layer's W, and a block of its
+    gradient.
 
     Args:
-        criterion: one of the two.
-        model: converted; afterwards as it was before.
-        layers: of the model, by name; their supports play no part but for what S adds to W.
-        loss: default `cross_entropy`.
+        model: the converted network.
+        layers: its DpS layers, by name.
+        loss: L of a batch.
         batches: gone through once; L is the mean over them.
-        counts: nnz of the whole network, or by layer.
         mode: of the norms.
-
-    Returns:
-        sorted flat positions by layer, int64.
-
-    Raises:
-        ValueError: no batches, scores that are not finite, or too few that are not zero.
     """
-    with untouched(model):
-        set_mode(model, mode)
-        records = _records(model, layers, loss or cross_entropy, needed(batches, criterion))
-        totals = {"": counts} if isinstance(counts, int) else dict(counts)
-        best = {group: _Largest(count) for group, count in totals.items()}
-        sizes, nonzero, start = {}, {}, 0
-        for name, layer in layers.items():
-            group = best["" if isinstance(counts, int) else name]
-            sizes[name], nonzero[name], begin = 0, 0, start if isinstance(counts, int) else 0
-            for w, g in _gradient_blocks(layer, records[name]):
-                scores = (w * g if criterion == "offset-snip" else g).abs().reshape(-1)
-                if not bool((scores < torch.inf).all()):
-                    raise ValueError(
-                        f"layer {name!r} has scores that are not finite: nothing can be ranked by them"
-                    )
-                group.add(scores, begin + sizes[name])
-                sizes[name] += len(scores)
-                nonzero[name] += int(torch.count_nonzero(scores))
-            del records[name]
-            start += sizes[name]
-    if problem := shortage(nonzero, sizes, counts, criterion):
-        raise ValueError(problem)
-    if not isinstance(counts, int):
-        return {name: group.positions for name, group in best.items()}
-    ends = torch.tensor(list(sizes.values()), device="cpu").cumsum(0)
-    positions = best[""].positions.cpu()
-    below = [0, *torch.searchsorted(positions, ends).tolist()]
-    starts = [0, *ends.tolist()]
-    return {name: positions[below[i] : below[i + 1]] - starts[i] for i, name in enumerate(sizes)}
+    return _scores(model, layers, loss, batches, mode, lambda w, g: w * g)
 
 
-class _Largest:
-    """The `count` largest scores of those that have come, in the order of their positions."""
+@register_criterion("offset-gradient", on_converted=True)
+def offset_gradient(
+    model: nn.Module, layers: Layers, loss: Loss, batches: Batches, *, mode: Mode = "train"
+) -> ScoreBlocks:
+    """`|dL/dW|`, at W = alpha * D + S: where a step of gradient descent would move W most.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.positions = torch.empty(0, dtype=torch.int64, device="cpu")
-        self.scores = self.positions.float()
-
-    def add(self, scores: Tensor, start: int) -> None:
-        """Take in the scores at the positions from `start` on, which come after all before."""
-        self.scores = torch.cat([self.scores.to(scores), scores])
-        places = torch.arange(start, start + len(scores), device=scores.device)
-        self.positions = torch.cat([self.positions.to(scores.device), places])
-        if len(self.scores) > self.count:
-            kept = largest(self.scores, self.count)
-            self.scores, self.positions = self.scores[kept], self.positions[kept]
+    Args:
+        model: the converted network.
+        layers: its DpS layers, by name.
+        loss: L of a batch.
+        batches: gone through once; L is the mean over them.
+        mode: of the norms.
+    """
+    return _scores(model, layers, loss, batches, mode, lambda w, g: g)
 
 
-def _records(
-    model: nn.Module, layers: Mapping[str, DpSLayer], loss: Loss, batches: Batches
-) -> dict[str, Records]:
+def _scores(
+    model: nn.Module,
+    layers: Layers,
+    loss: Loss,
+    batches: Batches,
+    mode: Mode,
+    score: Callable[[Tensor, Tensor], Tensor],
+) -> ScoreBlocks:
+    set_mode(model, mode)
+    converted = cast("dict[str, DpSLayer]", dict(layers))
+    pairs = _pairs(model, converted, loss, batches)
+
+    def blocks(name: str, layer: DpSLayer) -> Iterator[Tensor]:
+        w = layer.to_dense().detach().reshape(-1)
+        # The pairs of a layer are let go once it is scored.
+        for start, g in gradient_blocks(layer, pairs.pop(name), _BLOCK * w.itemsize):
+            yield score(w[start : start + len(g)], g).abs_()
+
+    return {name: blocks(name, layer) for name, layer in converted.items()}
+
+
+def _pairs(
+    model: nn.Module, layers: dict[str, DpSLayer], loss: Loss, batches: Batches
+) -> dict[str, list[Pair]]:
     """The inputs of each layer and the gradients at its outputs, of each of its calls."""
-    records: dict[str, Records] = {name: [] for name in layers}
-    count = 0
-    for batch in batches:
-        count += 1
-        with _recording(layers, records):
-            value = scalar(loss, model, batch)
+    calls: dict[str, list[Pair]] = {name: [] for name in layers}
+    alphas = [layer.alpha.requires_grad_() for layer in layers.values() if layer.alpha is not None]
+    capture, count = Capture(layers.values(), None), 0
+    capture.start()
+    try:
+        for batch in batches:
+            count += 1
             # The alphas' gradients are not wanted, but the outputs' come on the way to them.
-            torch.autograd.grad(
-                value, [a for layer in layers.values() if (a := layer.alpha) is not None], allow_unused=True
-            )
+            torch.autograd.grad(scalar(loss, model, batch), alphas, allow_unused=True)
+            for name, layer in layers.items():
+                calls[name] += [(x.detach(), g.detach()) for x, g in capture.take(layer)]
+    finally:
+        capture.stop()
     if not count:
         raise ValueError("the batches are empty: a criterion needs data to score with")
-    return {name: [(x, g / count) for x, g in calls] for name, calls in records.items()}
-
-
-@contextmanager
-def _recording(layers: Mapping[str, DpSLayer], records: Mapping[str, Records]) -> Iterator[None]:
-    def hook_of(name: str) -> Any:
-        def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x = inputs[0].detach()
-            output.register_hook(lambda g: records[name].append((x, g.detach())))
-
-        return record
-
-    handles = []
-    for name, layer in layers.items():
-        assert layer.alpha is not None, "layers without an offset are refused before"
-        layer.alpha.requires_grad_()
-        # Before hooks of the user's, which may put something else in the output's place.
-        handles.append(layer.register_forward_hook(hook_of(name), prepend=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _gradient_blocks(layer: DpSLayer, calls: Records) -> Iterator[tuple[Tensor, Tensor]]:
-    """W and its gradient, some rows at a time, from the first to the last."""
-    dense = layer.merged()
-    dense.bias = None
-    whole = dense.weight.detach()
-    rows = len(whole)
-    # Other layers' rows are not independent of each other.
-    if isinstance(dense, nn.Linear) or dense.groups == 1:
-        rows = max(1, _BLOCK // layer.offset.in_features)
-    outputs = -1 if isinstance(dense, nn.Linear) else 1 - whole.dim()
-    for first in range(0, len(whole), rows):
-        w = whole[first : first + rows]
-        dense.weight = nn.Parameter(w)
-        total = torch.zeros_like(w)
-        for x, g in calls:
-            y = dense.forward(x)
-            total += torch.autograd.grad(y, dense.weight, g.narrow(outputs, first, len(w)))[0]
-        yield w, total
+    return {name: [(x, g / count) for x, g in found] for name, found in calls.items()}

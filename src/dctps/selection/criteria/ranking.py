@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dctps.selection.criteria.registry import Masks, Scores
+from dctps.nn.dense_gradient import Largest
+from dctps.selection.criteria.registry import Masks, ScoreBlocks, Scores
 
 Counts = int | Mapping[str, int]
 """nnz of the whole network, or by layer."""
@@ -23,23 +24,60 @@ def keep_largest(scores: Scores, counts: Counts) -> Masks:
 
     Returns:
         bool masks by layer, of the scores' shapes.
-
-    Raises:
-        ValueError: a score that is nan or inf.
     """
-    for name, score in scores.items():
-        if not bool((score < torch.inf).all()):
-            raise ValueError(
-                f"layer {name!r} has scores that are not finite: nothing can be ranked by them. Look at the "
-                f"loss and the weights"
-            )
     if isinstance(counts, int):
-        flat = largest(torch.cat([score.reshape(-1) for score in scores.values()]), counts)
+        device = next(iter(scores.values())).device  # the layers of one network may be on several
+        flat = largest(torch.cat([score.reshape(-1).to(device) for score in scores.values()]), counts)
         parts = flat.split([score.numel() for score in scores.values()])
-        return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
+        return {
+            name: part.view(score.shape).to(score.device)
+            for (name, score), part in zip(scores.items(), parts, strict=True)
+        }
     return {
         name: largest(score.reshape(-1), counts[name]).view(score.shape) for name, score in scores.items()
     }
+
+
+def keep_largest_of_blocks(
+    scores: ScoreBlocks, sizes: Mapping[str, int], counts: Counts, criterion: str
+) -> dict[str, Tensor]:
+    """`keep_largest` for scores that come in blocks, of which only the largest so far are held.
+
+    Args:
+        scores: of each layer, one block after the other.
+        sizes: of the layers, their numbers of weights.
+        counts: nnz by layer, or one total over the whole network.
+        criterion: its name, for messages.
+
+    Returns:
+        sorted flat positions by layer, int64, on the CPU.
+
+    Raises:
+        ValueError: fewer scores that are not zero than weights to keep, or not one for each weight.
+    """
+    whole = isinstance(counts, int)
+    totals = {"": counts} if isinstance(counts, int) else counts
+    best = {group: Largest(count, -math.inf) for group, count in totals.items()}
+    nonzero, start = dict.fromkeys(sizes, 0), 0
+    device: torch.device | None = None
+    for name, size in sizes.items():
+        position = 0
+        for block in scores[name]:
+            device = device or block.device  # the layers of one network may be on several
+            best["" if whole else name].add(start + position, block.reshape(-1).to(device))
+            position += block.numel()
+            nonzero[name] += count_nonzero({name: block})[name]
+        if position != size:
+            raise ValueError(f"criterion {criterion!r} gave {position} scores for {size} weights of {name!r}")
+        start += size if whole else 0
+    if problem := shortage(nonzero, sizes, counts, criterion):
+        raise ValueError(problem)
+    found = {group: largest.found(torch.empty(0))[0].cpu() for group, largest in best.items()}
+    if not whole:
+        return found
+    ends = torch.tensor(list(sizes.values())).cumsum(0)
+    parts = found[""].tensor_split(torch.searchsorted(found[""], ends)[:-1])
+    return {name: part - (end - sizes[name]) for name, part, end in zip(sizes, parts, ends, strict=True)}
 
 
 def keep_scored_first(scores: Scores, earlier: Scores, counts: Counts) -> Masks:

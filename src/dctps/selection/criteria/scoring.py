@@ -16,6 +16,19 @@ Mode = Literal["train", "eval"]
 Weights = Mapping[str, nn.Parameter]
 
 
+class NoData:
+    """What a criterion gets for batches where there are none: an error, as soon as it looks at them."""
+
+    def __init__(self, criterion: str) -> None:
+        self._criterion = criterion
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ValueError(
+            f"criterion {self._criterion!r} looks at data: pass batches=[(inputs, labels), ...] or a data "
+            f"loader"
+        )
+
+
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     """Cross-entropy of a batch `(inputs, labels)`, the default loss."""
     inputs, labels = batch
@@ -91,19 +104,6 @@ def scored_weights(layers: Layers) -> dict[str, nn.Parameter]:
     return weights
 
 
-def needed(batches: Batches | None, criterion: str) -> Batches:
-    """`batches`, fit for being gone through several times.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if batches is None:
-        raise ValueError(
-            f"criterion {criterion!r} looks at data: pass batches=[(inputs, labels), ...] or a data loader"
-        )
-    return list(batches) if isinstance(batches, Iterator) else batches
-
-
 def mean_gradients(
     model: nn.Module, weights: Weights, loss: Loss | None, batches: Batches
 ) -> dict[str, Tensor]:
@@ -112,9 +112,7 @@ def mean_gradients(
     Raises:
         ValueError: no batch, or a loss that is not one number.
     """
-    return mean_of(
-        (gradients(scalar(loss or cross_entropy, model, batch), weights) for batch in batches), weights
-    )
+    return mean_of((gradients(scalar(loss, model, batch), weights) for batch in batches), weights)
 
 
 def gradients(value: Tensor, weights: Weights, *, create_graph: bool = False) -> tuple[Tensor | None, ...]:
@@ -144,13 +142,13 @@ def mean_of(terms: Iterable[tuple[Tensor | None, ...]], weights: Weights) -> dic
     }
 
 
-def scalar(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
-    """The loss of one batch.
+def scalar(loss: Loss | None, model: nn.Module, batch: Any) -> Tensor:
+    """The loss of one batch, by default its cross-entropy.
 
     Raises:
         ValueError: it is not one number.
     """
-    value = loss(model, batch)
+    value = (loss or cross_entropy)(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         raise ValueError(f"loss(model, batch) must return one number as a tensor, got {found}")

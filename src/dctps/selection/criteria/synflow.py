@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.arguments import whole
 from dctps.nn import DpSLayer
 from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds, register_criterion
-from dctps.selection.criteria.scoring import Mode, gradients, mean_of, needed, scored_weights, set_mode
+from dctps.selection.criteria.scoring import Mode, gradients, mean_of, scored_weights, set_mode
 
 
 @register_criterion("synflow")
 def synflow(
     model: nn.Module,
     layers: Layers,
-    loss: Loss | None,
-    batches: Batches | None,
+    loss: Loss,
+    batches: Batches,
     *,
     rounds: int = 100,
     mode: Mode = "eval",
@@ -38,12 +39,12 @@ def synflow(
     Reference: Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively
     conserving synaptic flow", NeurIPS 2020.
     """
-    ones = torch.ones_like(_first_inputs(needed(batches, "synflow"))[:1], dtype=torch.float64)
+    ones = torch.ones_like(_first_inputs(batches)[:1], dtype=torch.float64)
     set_mode(model, mode)
     _make_positive(model)
     weights = scored_weights(layers)
     kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    for step in range(1, rounds + 1):
+    for step in range(1, whole("rounds", rounds, least=1) + 1):
         g = mean_of([gradients(_flow(model, ones), weights)], weights)
         scores = {name: g[name].mul_(w.data) for name, w in weights.items()}
         kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in scores.items()}, step / rounds

@@ -23,7 +23,8 @@
 
 /* What a kernel returns. */
 #define FAILURES(name) \
-    name(DONE) name(NO_MEMORY) name(BAD_SUPPORT) name(BAD_TABLE) name(TOO_LARGE) name(BAD_LABEL) name(CHANGED)
+    name(DONE) name(NO_MEMORY) name(BAD_SUPPORT) name(BAD_TABLE) name(TOO_LARGE) name(BAD_LABEL) name(CHANGED) \
+    name(BAD_WINDOW)
 enum { FAILURES(ENUMERATOR) };
 
 /* How D mixes a pixel's channels (filters.py); MIX_ROWS: only for making the weight, whose rows are a DCT's. */

@@ -5,7 +5,7 @@
 #include "stack/call.h"
 #include "weight/call.h"
 
-#define LINE(name, list, what) #name " " list(what) "\n"
+#define LINE(name, list, what) #name " " list(what) "\n" /* the list is expanded, its own name is not */
 #define NUMBER_(n) #n
 #define NUMBER(n) NUMBER_(n)
 
@@ -24,13 +24,13 @@ __attribute__((visibility("default"))) const char *dctps_layouts(void)
         LINE(Mix, MIXES, WORD)
         LINE(Transform, TRANSFORMS, WORD)
         LINE(Kind, STACK_KINDS, WORD)
-        LINE(LinearCall, LINEAR_CALL, NAME)
-        LINE(ConvCall, CONV_CALL, NAME)
-        LINE(DepthwiseCall, DEPTHWISE_CALL, NAME)
-        LINE(WeightCall, WEIGHT_CALL, NAME)
-        LINE(StackCall, STACK_CALL, NAME)
-        LINE(OperationFields, STACK_OPERATION, NAME)
-        LINE(LayerFields, STACK_LAYER, NAME)
+        LINE(LINEAR, LINEAR_CALL, NAME)
+        LINE(CONV, CONV_CALL, NAME)
+        LINE(DEPTHWISE, DEPTHWISE_CALL, NAME)
+        LINE(WEIGHT, WEIGHT_CALL, NAME)
+        LINE(STACK, STACK_CALL, NAME)
+        LINE(STACK_OPERATION, STACK_OPERATION, NAME)
+        LINE(STACK_LAYER, STACK_LAYER, NAME)
         "CHUNK " NUMBER(CHUNK) "\n"
         "MOST_OPERATIONS " NUMBER(MOST_OPERATIONS) "\n";
 }

@@ -23,9 +23,9 @@
     field(const float *, second) /* (maps, rank) of a product, whose maps are the outputs' terms in order */ \
     field(int64_t, cosine) /* length of a cosine transform */ \
     field(const float *, signs) /* of the channels, (maps / cosine, channels), one transform for each row */ \
-    field(const int32_t *, plan) field(const float *, tables) /* of the transform, see fft.h */ \
     field(const int32_t *, source) field(const int32_t *, filter) \
     field(const float *, bank) /* (filters, kernel) */ \
+    field(const int32_t *, plan) field(const float *, tables) /* of the cosine transform, see fft.h */ \
     field(int64_t, scratch_floats) /* that one thread's rows should fit */ \
     field(int64_t, threads)
 

@@ -205,6 +205,10 @@ static void add_slots(const job *j)
 /* What Python cannot see at little cost. */
 static int check(const conv_call *c)
 {
+    if (c->groups < 1 || c->channels < 1 || c->channels % c->groups || c->outputs % c->groups ||
+        !is_axis(c->height, c->out_height, c->kernel[0], c->stride[0], c->padding[0], c->dilation[0]) ||
+        !is_axis(c->width, c->out_width, c->kernel[1], c->stride[1], c->padding[1], c->dilation[1]))
+        return BAD_WINDOW;
     const int64_t taps = c->kernel[0] * c->kernel[1], size = c->outputs * (c->channels / c->groups) * taps;
     if (!is_support(c->support, c->nnz, size)) return BAD_SUPPORT;
     if (!c->terms) return DONE;

@@ -7,6 +7,7 @@
 #include "common/numbers.h"
 #include "common/runtime.h"
 #include "common/terms.h"
+#include "common/window.h"
 
 #define ROWS 48 /* outputs, or channels, that are finished together */
 

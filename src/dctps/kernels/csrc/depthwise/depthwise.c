@@ -242,6 +242,8 @@ static void add_slots(const job *j)
 
 static int run(const depthwise_call *a, int backward)
 {
+    for (int i = 0; i < 2; i++)
+        if (!is_axis(a->in[i], a->out[i], a->kernel[i], a->stride[i], a->padding[i], a->dilation[i])) return BAD_WINDOW;
     job j = {.a = a, .taps = a->kernel[0] * a->kernel[1], .blocks = parts(a->channels, LANES)};
     j.from = backward ? a->out : a->in, j.to = backward ? a->in : a->out;
     const int64_t slots = least(least(a->batch, SLOTS), parts(a->batch * a->out[0] * a->out[1], SLOT));

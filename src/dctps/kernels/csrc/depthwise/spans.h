@@ -5,6 +5,7 @@
 #include "call.h"
 #include "common/numbers.h"
 #include "common/runtime.h"
+#include "common/window.h"
 
 #define SIDE 3 /* taps of a span, at most */
 

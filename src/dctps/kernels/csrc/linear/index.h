@@ -64,6 +64,7 @@ LOCAL void read_plan(job *j)
 LOCAL int check(const job *j)
 {
     const linear_call *a = &j->a;
+    if (a->transform == HADAMARD && (a->q & (a->q - 1) || a->rounds != 1)) return BAD_TABLE;
     const int64_t rounds = a->transform ? a->rounds : 1, furthest = (j->vectors + 1) * rounds * LANES;
     if (a->nnz + a->m >= INT32_MAX || furthest >= UINT32_MAX) return TOO_LARGE;
     return !a->transform || is_below(a->order, a->m, a->rounds * a->q) ? DONE : BAD_TABLE;
