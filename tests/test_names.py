@@ -35,9 +35,9 @@ def python(code):
 
 
 def test_folders_are_there_after_the_import():
-    for names in (["models", "dynamic", "checkpoint", "data"], ["training"]):
-        shown = ", ".join(f"dctps.{name}.__name__" for name in names)
-        assert python(f"import dctps; print({shown})") == [f"dctps.{name}" for name in names]
+    names = ["models", "dynamic", "checkpoint", "data", "training", "experiments"]
+    shown = ", ".join(f"dctps.{name}.__name__" for name in names)
+    assert python(f"import dctps; print({shown})") == [f"dctps.{name}" for name in names]
 
 
 def test_no_folder_is_missing_and_none_is_loaded_before_it_is_used():
