@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import dctps
+from dctps.dynamic import base
 from dctps.models import build_model
 from dctps.offsets import registry as offsets
 from dctps.selection import allocation
@@ -78,7 +79,13 @@ def test_the_hyperplane_page_runs() -> None:
 
 
 def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((offsets, "OFFSETS"), (allocation, "ALLOCATIONS"), (criteria, "CRITERIA")):
+    registries = (
+        (offsets, "OFFSETS"),
+        (allocation, "ALLOCATIONS"),
+        (criteria, "CRITERIA"),
+        (base, "DYNAMICS"),
+    )
+    for module, name in registries:
         monkeypatch.setattr(module, name, copy.copy(getattr(module, name)))
     guide = types.ModuleType("guide")  # pickle looks classes up in their module
     monkeypatch.setitem(sys.modules, "guide", guide)
@@ -96,10 +103,20 @@ def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPat
         offset="flat",
         allocation="first",
         criterion="gradient",
-        loss=lambda model, x: model(x).square().sum(),
-        batches=[torch.ones(2, 4)],
+        batches=[(torch.ones(2, 4), torch.zeros(2, dtype=torch.long))],
     )
     assert [layer.nnz for layer in model] == [4, 0]
+    with torch.no_grad():
+        model[0].values.copy_(torch.tensor([3.0, 1.0, 2.0, 4.0]))
+    before = model[0].support.tolist()
+    optimizer = torch.optim.SGD(model[0].parameters(), 0.0)
+    model[1].values.requires_grad_(False)
+    swap = dctps.dynamic.find_dynamics("swap")(model, optimizer, update_interval=1, end=9)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert swap.step()
+    free = min(set(range(12)) - {*before})
+    assert model[0].support.tolist() == sorted({*before, free} - {before[1]})
 
 
 def test_examples_of_the_selection_page_run(monkeypatch: pytest.MonkeyPatch) -> None:

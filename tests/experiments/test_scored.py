@@ -69,10 +69,10 @@ def test_resumed_and_evaluated_runs_do_not_choose_again(tmp_path, monkeypatch, c
     whole = run(config, out=tmp_path / "whole", threads=1)
     stop_after(2, tmp_path / "run", config=config)
 
-    def chosen_already(*_):
+    def chosen_already(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(sparsify, "choose", chosen_already)
+    monkeypatch.setattr(weights, "choose", chosen_already)
     run(config, out=tmp_path / "run", threads=1)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
     assert evaluate_run(tmp_path / "run", threads=1)["last"].accuracy == whole["last_test_accuracy"]
