@@ -16,7 +16,7 @@ from dctps.analysis.runs import Run, read_runs
 from dctps.analysis.study import FAILED, read_reasons
 from dctps.analysis.style import image, require_matplotlib, style
 from dctps.experiments.config import RunConfig, resolve, to_dict
-from dctps.experiments.records import DATA, RunFolderError, read_data
+from dctps.experiments.records import RunFolderError, read_data
 from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
@@ -244,8 +244,8 @@ def _data(runs: Sequence[Run]) -> str:
     for run in runs:
         try:
             data = read_data(run.path)
-        except RunFolderError:
-            data = {"name": f"{DATA} of {run.name} is damaged"}
+        except RunFolderError as error:
+            data = {"name": str(error)}
         if data is not None and data not in found:
             found.append(data)
     columns = ("name", "classes", "channels", "image_size", "train", "test")
