@@ -2,6 +2,7 @@
 
 import copy
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,7 @@ from dctps.offsets import registry as offsets
 from dctps.selection import allocation
 from dctps.selection.criteria import registry as criteria
 from dctps.testing import OffsetContract
+from tests.browser import measure
 
 ROOT = Path(__file__).parent.parent
 
@@ -139,3 +141,44 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), (document.name, target)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built as `make docs` builds it."""
+    out = tmp_path_factory.mktemp("html")
+    command = [sys.executable, "-m", "sphinx", "-W", "--quiet", "-b", "html", str(ROOT / "docs"), str(out)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return out
+
+
+def test_the_pages_need_no_network(pages: Path) -> None:
+    link = r"""<(?:script|img|iframe|source|link)\s[^>]*(?:src|href)=["']?(?:https?:)?//"""
+    fetched = re.compile(link)
+    for page in pages.glob("*.html"):
+        assert not fetched.search(page.read_text()), page.name
+    for style in pages.glob("_static/**/*.css"):
+        assert not re.search(r"""(?:url\(|@import)\s*["']?(?:https?:)?//""", style.read_text()), style.name
+    assert fetched.search('<script defer src="https://cdn.example/x.js">')  # it would notice
+
+
+def test_every_formula_is_mathml(pages: Path) -> None:
+    """None is left as TeX, and the converter knew every command."""
+    count = 0
+    for page in pages.glob("*.html"):
+        formulas = re.findall(r"<math.*?</math>", page.read_text(), re.DOTALL)
+        count += len(formulas)
+        assert not [formula for formula in formulas if "\\" in formula or "&amp;" in formula]
+        assert "\\(" not in page.read_text() and "\\[" not in page.read_text()
+    assert count > 60
+
+
+@pytest.mark.parametrize("name", ["how-it-works", "index", "figures", "performance"])
+def test_a_browser_shows_formulas_whole_and_code_in_its_column(pages: Path, name: str) -> None:
+    page = (pages / f"{name}.html").read_text()
+    found, _ = measure(page.replace("<head>", f'<head><base href="{pages.as_uri()}/">'), [390, 1280])
+    for frame in found.values():
+        assert frame["scrolls"] == 0 and frame["cut"] == []
+        assert all(inner <= outer for inner, outer in frame["formulas"])
+        assert frame["styles"] > 3 and all(name.startswith("file:") for name in frame["resources"])
+        assert len(frame["formulas"]) == {"how-it-works": 5, "index": 1}.get(name, 0)

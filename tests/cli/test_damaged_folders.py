@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dctps.analysis.costs import COST, measure_cost
+from dctps.benchmarking.costs import COST, measure_cost
 from dctps.analysis.initial import INITIAL, TRAINED, examine
 from dctps.analysis.runs import read_runs
 from dctps.analysis.study import make_study
@@ -16,8 +16,8 @@ from dctps.analysis.sweep_report import write_report
 from dctps.cli import main
 from dctps.experiments.config import to_dict
 from dctps.experiments.run import run
-from dctps.experiments.sweep import look_ahead, run_sweep
-from dctps.experiments.workers import perform
+from dctps.sweeps.sweep import look_ahead, run_sweep
+from dctps.sweeps.workers import perform
 
 WORDS = [
     "dataset=digits", "method=dctps", "density=.05", "epochs=1", "batch_size=32", "augment=false",
