@@ -12,7 +12,6 @@ from matplotlib.image import imread
 
 from dctps.analysis import style as style_module
 from dctps.analysis.accuracy import FAMILIES, draw_families, draw_panels
-from dctps.benchmarking.costs import measure_cost
 from dctps.analysis.curves import make_panels, rows_of
 from dctps.analysis.figures import FIGURES, draw_figure
 from dctps.analysis.runs import read_runs

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from dctps.benchmarking.initial import INITIAL, TRAINED, examine
 
-from dctps.benchmarking.costs import COST, measure_cost
-from dctps.analysis.initial import INITIAL, TRAINED, examine
 from dctps.analysis.runs import read_runs
 from dctps.analysis.study import make_study
 from dctps.analysis.sweep_report import write_report
+from dctps.benchmarking.costs import COST, measure_cost
 from dctps.cli import main
 from dctps.experiments.config import to_dict
 from dctps.experiments.run import run

@@ -28,7 +28,9 @@ def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     if alpha is not None:
         y = alpha.to(dtype) * offset.apply(rows) + y
     y = y.to(x.dtype).reshape(*pixels.shape[:-1], offset.out_features)
-    return y.permute(0, 3, 1, 2) if isinstance(op, ConvGeometry) else y  # older ONNX exporters know no axis -1
+    return (
+        y.permute(0, 3, 1, 2) if isinstance(op, ConvGeometry) else y
+    )  # older ONNX exporters know no axis -1
 
 
 def _sparse_product(rows: Tensor, weight: Weight) -> Tensor:
