@@ -15,7 +15,7 @@ from dctps.experiments.network import describe
 from dctps.experiments.run import describe_run, evaluate_run, run
 from dctps.experiments.scoring import ScoringBatches
 from dctps.models import build_model
-from dctps.selection import sparsify
+from dctps.selection import weights
 
 SNIP = replace(TINY, method="snip", density=0.4)
 DIGITS = RunConfig(method="snip", density=0.05, epochs=1, batch_size=256)
