@@ -19,18 +19,22 @@ from dctps.benchmarking.record import provenance
 from dctps.benchmarking.timing import Step, measure
 from dctps.files import write_atomically
 from dctps.nn import DpSLinear
+from dctps.product.geometry import ROWS
+from dctps.product.paths.rows import ROWS_PATH
 from dctps.product.weight import Weight
 
 RESULT = Path(__file__).parent / "results" / "linear_parts.json"
 SIZES, DENSITIES, BATCH, SECONDS = (512, 1024, 2048, 4096), (0.001, 0.01, 0.05), 256, 0.7
 
 
-def native_step(layer: DpSLinear, x: torch.Tensor, g: torch.Tensor) -> None:
+def native_step(layer: DpSLinear, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     """The same numbers by the two native calls alone."""
     alpha = None if layer.alpha is None else layer.alpha.detach()
     weight = Weight(layer.values.detach(), alpha, layer.support, layer.offset)
-    native_product(x.detach(), weight, layer.bias if layer.bias is None else layer.bias.detach())
-    native_backward(g, x.detach(), weight, (True, True, True, True))
+    bias = layer.bias if layer.bias is None else layer.bias.detach()
+    y = ROWS_PATH.forward(x.detach(), weight, ROWS, bias, None)  # held until the end, as in a step
+    ROWS_PATH.backward(g, x.detach(), weight, ROWS, None, (True, True, True, True))
+    return y
 
 
 def main() -> None:

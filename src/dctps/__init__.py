@@ -60,8 +60,29 @@ _HOMES = {
 }
 
 _FOLDERS = tuple(
-    "analysis benchmarking checkpoint counter data dynamic experiments kernels models nn offsets product reporting "
-    "selection sparse stacks subspace sweeps testing training transforms".split()
+    [
+        "analysis",
+        "benchmarking",
+        "checkpoint",
+        "counter",
+        "data",
+        "dynamic",
+        "experiments",
+        "kernels",
+        "models",
+        "nn",
+        "offsets",
+        "product",
+        "reporting",
+        "selection",
+        "sparse",
+        "stacks",
+        "subspace",
+        "sweeps",
+        "testing",
+        "training",
+        "transforms",
+    ]
 )
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names that load when first used)

@@ -60,7 +60,8 @@ class Registry(dict[str, T]):
         """
 
         def put(entry: EntryT) -> EntryT:
-            source = f"{getattr(entry, '__module__', '')}.{getattr(entry, '__qualname__', repr(entry))}"
+            named = hasattr(entry, "__qualname__")
+            source = f"{entry.__module__}.{entry.__qualname__}" if named else repr(entry)  # type: ignore[attr-defined]
             if name in self or name in self.reserved:
                 if (holder := self._sources.get(name, "a built-in one")) != source:
                     raise ValueError(

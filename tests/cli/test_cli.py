@@ -6,6 +6,7 @@ import pytest
 
 from dctps.cli import main
 from dctps.experiments.config import resolve
+from dctps.product.paths import PATHS
 
 
 def error_of(capfd, *argv):
@@ -56,9 +57,11 @@ def test_report_of_the_paths_that_layers_take(tmp_path, trained, capfd):
         "features.0",
         "features.3",
         *(f"classifier.{i}" for i in (1, 3, 5)),
+        "estimates:",
     ]
     assert lines[1][3] == "32x1x32x32"  # the digits' batch size
-    assert all({"dense", "transform", "native"} & {*line} and "rule" in line for line in lines[1:])
+    names = {path.name for path in PATHS}
+    assert all(line[7] in names and line[8] == "rule" for line in lines[1:-1])
     assert main(["report", str(tmp_path / "run"), "--backend"]) == 0
     assert capfd.readouterr().out == by_flags
     assert main(["report", "--backend", "--density", "0.05", "--batch-size", "7"]) == 0

@@ -13,6 +13,8 @@ import dctps
 from dctps.experiments.backends import apply_backends_, read_backends
 from dctps.experiments.run import evaluate_run, explain_run, run
 from dctps.kernels import variant
+from dctps.product.machine import forced_machine, use_machine
+from dctps.product.rule import paths_of
 
 
 def test_measured_backends_are_recorded_reused_and_repeat(tmp_path):
@@ -25,9 +27,10 @@ def test_measured_backends_are_recorded_reused_and_repeat(tmp_path):
     for layer in record["layers"].values():
         times = layer["milliseconds"]
         assert times[layer["backend"]] == min(times.values()) > 0
-    assert {row.name: row.path for row in explain_run(tmp_path / "first").rows} == {
-        name: layer["backend"] for name, layer in record["layers"].items()
-    }
+    rows = explain_run(tmp_path / "first").rows
+    assert [(row.name, row.chosen_by) for row in rows] == [("0", "layer"), ("5", "layer")]
+    for row in rows:
+        assert row.path in paths_of(record["layers"][row.name]["backend"])
 
     run(TINY, out=tmp_path / "second", threads=1, backends=tmp_path / "first" / "backends.json")
     assert outcome(tmp_path / "second") == outcome(tmp_path / "first")
@@ -98,3 +101,19 @@ def test_a_native_record_leaves_a_place_without_kernels_to_the_rule():
     record = {"format": 1, "layers": {"0": {"backend": "native"}}}
     assert apply_backends_(model, record, torch.device("cuda")) == "rule"
     assert model[0].backend == "auto"
+
+
+def test_a_run_goes_on_with_the_profile_that_it_recorded(tmp_path):
+    """Choices of paths repeat on another machine, whose own profile may choose otherwise."""
+    try:
+        use_machine("cuda")  # as if this machine were another: there every path is `dense`
+        stop_after(2, tmp_path / "run")
+        whole = run(TINY, out=tmp_path / "whole", threads=1)
+    finally:
+        use_machine(None)
+    notes = []
+    summary = run(TINY, out=tmp_path / "run", threads=1, on_note=notes.append)
+    assert len(notes) == 1
+    assert summary["profile"] == whole["profile"] and summary["profile"].startswith("cuda ")
+    assert forced_machine() is None
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")

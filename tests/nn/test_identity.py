@@ -16,7 +16,7 @@ from torch.func import functional_call, stack_module_state
 import dctps
 from dctps import DpSConv1d, DpSConv2d, DpSLinear, project_, sparsify_
 from dctps.nn.identity import digest_of, pack, unpack
-from dctps.training.stack import Stack
+from dctps.stacks.stack import Stack
 
 SEEDED = ("sdct", "hadamard", "gaussian")
 X = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from dctps.cli.common import FIRST, USAGE_ERROR, print_note
 from dctps.cli.evaluate import Evaluate
 from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
-from dctps.cli.parsing import FlagError, fields_first, parse
+from dctps.cli.parsing import FlagError, fields_last, parse
 from dctps.cli.recipes import Recipes
 from dctps.cli.report import Report
 from dctps.cli.sweep import Sweep
@@ -105,7 +105,7 @@ def _read(argv: list[str]) -> _Command:
     if argv and not argv[0].startswith("-"):
         kind = _find(argv[0])
         if kind in (Sweep, Figure):
-            argv = [argv[0], *fields_first(kind, argv[1:])]
+            argv = [argv[0], *fields_last(kind, argv[1:])]
     command: _Command = parse(
         _Command,
         argv,

@@ -15,6 +15,7 @@ from torch import nn
 from dctps.kernels import variant
 from dctps.nn import set_backends_
 from dctps.nn.tuning import Measured
+from dctps.product.rule import needs_native_code
 
 _FORMAT = 1
 BY_RULE = "rule"
@@ -37,7 +38,7 @@ def read_backends(path: Path) -> dict[str, Any]:
             raise ValueError(f"its format is {record['format']}, this version reads {_FORMAT}")
         for layer in record["layers"].values():
             str(layer["backend"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be used ({error}): give the backends.json that `dctps train --tune` wrote"
         ) from None
@@ -56,7 +57,8 @@ def apply_backends_(model: nn.Module, record: Mapping[str, Any] | None, place: t
     if record is None:
         return BY_RULE
     chosen = {name: layer["backend"] for name, layer in record["layers"].items()}
-    if "native" in chosen.values() and (place.type != "cpu" or variant() == "off"):
+    native = any(needs_native_code(backend) for backend in chosen.values())
+    if native and (place.type != "cpu" or variant() == "off"):
         return BY_RULE
     try:
         set_backends_(model, chosen)

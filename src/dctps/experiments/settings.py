@@ -13,6 +13,7 @@ import torch
 
 from dctps.experiments.config import ResolvedConfig
 from dctps.kernels import variant
+from dctps.product.machine import forced_machine, recorded, use_machine
 from dctps.product.rule import environment_backend
 from dctps.training import Processes, launched
 
@@ -27,7 +28,7 @@ def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torc
     place = _device(device)
     if threads is not None and not 1 <= threads <= 1024:
         raise ValueError(f"threads must be from 1 to 1024, got {threads}")
-    before, flushed = torch.get_num_threads(), _flushes_denormals()
+    before, flushed, profile = torch.get_num_threads(), _flushes_denormals(), forced_machine()
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
         torch.set_num_threads(before if threads is None else threads)
@@ -38,6 +39,7 @@ def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torc
         finally:
             torch.set_num_threads(before)
             torch.set_flush_denormal(flushed)
+            use_machine(profile)  # a run that goes on follows the profile that it recorded
 
 
 def _flushes_denormals() -> bool:
@@ -72,6 +74,7 @@ def environment_of(device: torch.device, processes: Processes, config: ResolvedC
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "kernels": variant() if native else "off",
         "backend": environment_backend(),
+        "profile": recorded(device.type) if config.offset is not None else None,
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("dctps", "torch", "numpy")},

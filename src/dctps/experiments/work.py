@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 import dctps
 from dctps.experiments.folder import BEST, LAST, RunFolder
 from dctps.experiments.records import Record
 from dctps.experiments.session import Session
 from dctps.experiments.signals import Stopped, StopRequest
 from dctps.experiments.state import State, StateError
+from dctps.product.machine import follow
 from dctps.training import Processes
 
 
@@ -39,6 +42,7 @@ class Work:
         try:
             self.session.load_state(state["session"])
             earlier = [dict(environment) for environment in state["environments"]]
+            self._follow(earlier[-1].get("profile"))
             changes = _changes(earlier[-1], self.environments[0])
         except (StateError, KeyError, TypeError, ValueError, IndexError) as error:
             raise self.folder.damaged(error) from None
@@ -50,6 +54,12 @@ class Work:
         self.environments = earlier + self.environments if changes else earlier
         # A process that was killed may have saved the state and not yet what follows from it.
         self.publish(best_too=True)
+
+    def _follow(self, profile: str | None) -> None:
+        """Choose paths by the profile that the run recorded, if there is one, so that it repeats."""
+        if profile is not None:
+            device = torch.device(self.environments[0]["device"]).type
+            self.environments[0] = {**self.environments[0], "profile": follow(profile, device)}
 
     def _begin(self, data: Record) -> State | None:
         state = self.folder.begin(data)

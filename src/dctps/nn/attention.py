@@ -108,7 +108,7 @@ class DpSMultiheadAttention(nn.Module):
         )
         mask = self._mask(attn_mask, key_padding_mask, q, k)
         k, v = self._with_added(k, self.bias_k), self._with_added(v, self.bias_v)
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v))
 
         dropout = self.dropout if self.training else 0.0
         weights = None
@@ -141,7 +141,8 @@ class DpSMultiheadAttention(nn.Module):
         if attn_mask is not None:
             shapes = [(queries, keys), (batch * self.num_heads, queries, keys)]
             _check_shape("attn_mask", attn_mask, shapes)
-            split = attn_mask if attn_mask.dim() == 2 else attn_mask.unflatten(0, (batch, self.num_heads))
+            sizes = (batch, self.num_heads, queries, keys)
+            split = attn_mask if attn_mask.dim() == 2 else attn_mask.reshape(sizes)
             total = _additive(split, q.dtype)
         if key_padding_mask is not None:
             _check_shape("key_padding_mask", key_padding_mask, [(batch, keys), (keys,)][: 1 + (batch == 1)])

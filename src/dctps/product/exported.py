@@ -28,21 +28,25 @@ def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     if alpha is not None:
         y = alpha.to(dtype) * offset.apply(rows) + y
     y = y.to(x.dtype).reshape(*pixels.shape[:-1], offset.out_features)
-    return y.permute(0, 3, 1, 2) if isinstance(op, ConvGeometry) else y  # older ONNX exporters know no axis -1
+    return (
+        y.permute(0, 3, 1, 2) if isinstance(op, ConvGeometry) else y
+    )  # older ONNX exporters know no axis -1
 
 
 def _sparse_product(rows: Tensor, weight: Weight) -> Tensor:
     """S x on rows: each value's input, times the value, is added to its output."""
     m, n = weight.matrix_shape
-    if not weight.values.numel():  # 0, by an operation on x: a program of constants would have no input
-        return (rows[:, :1] * 0).expand(-1, m)
-    y = rows.new_zeros(m, rows.shape[0])
+    # 0 by an operation on x: a program of constants would have no input, and an ONNX exporter takes what is made
+    # of a shape for a constant where it believes to know the shape.
+    zeros = (rows[:, :1] * 0).expand(-1, m)
+    if not weight.values.numel():
+        return zeros
     inputs, outputs = weight.support % n, weight.support // n
     terms = rows.T.index_select(0, inputs) * weight.values.to(rows.dtype)[:, None]
     if torch.jit.is_tracing():  # the ONNX exporter behind it cannot add twice to one output by index_add
         _check_opset()
-        return y.scatter_add(0, outputs[:, None].expand_as(terms), terms).T
-    return y.index_add(0, outputs, terms).T
+        return zeros.T.scatter_add(0, outputs[:, None].expand_as(terms), terms).T
+    return rows.new_zeros(m, rows.shape[0]).index_add(0, outputs, terms).T
 
 
 def _check_opset() -> None:

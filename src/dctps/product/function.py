@@ -93,9 +93,7 @@ def dps_conv2d(
     Raises:
         ValueError: `backend` names a path that cannot take this convolution.
     """
-    # A compiler would ignore the cache, and warn of it.
-    make = ConvGeometry if torch.compiler.is_compiling() else conv_geometry
-    geometry = make(offset.shape, stride, padding, dilation, offset.groups)
+    geometry = conv_geometry(offset.shape, stride, padding, dilation, offset.groups)
     return product(x, Weight(values, alpha, support, offset), geometry, backend, bias)
 
 
@@ -103,10 +101,11 @@ def product(
     x: Tensor, weight: Weight, geometry: Geometry, backend: Backend, bias: Tensor | None = None
 ) -> Tensor:
     """The product with W by the path that `backend` names or the rule chooses, plus b."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    traced = torch.compiler.is_compiling() or torch._C._is_tracing()
+    if traced or torch.is_autocast_enabled(x.device.type):
         x = autocast(x)
         with no_autocast(x):
-            return (_traced if torch.compiler.is_compiling() else product)(x, weight, geometry, backend, bias)
+            return (_traced if traced else product)(x, weight, geometry, backend, bias)
     values, alpha, support, offset = weight
     training = torch.is_grad_enabled() and (
         x.requires_grad or values.requires_grad or (alpha is not None and alpha.requires_grad)
@@ -114,8 +113,9 @@ def product(
     path, ordinary = choose(x, weight, geometry, backend, training)
     # In half precision the sum is rounded before b is added, as compiled layers do.
     fused = bias if path.adds_bias and bias is not None and x.dtype == bias.dtype == _FLOAT32 else None
+    saved = path.saved(x, weight) if path.keeps else None
     apply = _apply if ordinary else Product.apply
-    y: Tensor = apply(x, values, alpha, fused, support, path.saved(x, weight), offset, geometry, path)
+    y: Tensor = apply(x, values, alpha, fused, support, saved, offset, geometry, path)
     return y if bias is fused else geometry.add(y, bias)
 
 

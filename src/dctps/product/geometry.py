@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dctps.kernels import Window
 from dctps.offsets import Offset
+from dctps.transforms.tables import constant_to_compilers
 
 Triple = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -145,7 +146,7 @@ class ConvGeometry(Window):
 Geometry = RowGeometry | ConvGeometry
 
 
-@functools.lru_cache(maxsize=4096)
+@constant_to_compilers
 def conv_geometry(
     shape: tuple[int, ...],
     stride: tuple[int, int],
@@ -154,7 +155,10 @@ def conv_geometry(
     groups: int,
 ) -> ConvGeometry:
     """The geometry of a convolution with a weight of `shape`, (out, in / groups, rows, columns)."""
-    return ConvGeometry(shape, stride, padding, dilation, groups)
+    return _geometries(shape, stride, padding, dilation, groups)
+
+
+_geometries = functools.lru_cache(maxsize=4096)(ConvGeometry)
 
 
 def flat(x: Tensor) -> Tensor:

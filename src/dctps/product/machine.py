@@ -66,21 +66,34 @@ def machine_of(device: str, which: str) -> Machine:
         ValueError: DCTPS_MACHINE names no profile.
     """
     kind = _kind(device, which)
-    forced = _forced[-1] if _forced else os.environ.get("DCTPS_MACHINE", "")
+    forced = forced_machine() or os.environ.get("DCTPS_MACHINE", "")
     name = forced or _nearest(kind)
     path = PROFILES / f"{name}.json"
     if name not in list_machines():
         raise ValueError(f"DCTPS_MACHINE={name!r}: choose from {', '.join(list_machines())}, or unset it")
     content = path.read_bytes()
     profile: dict[str, Any] = json.loads(content)
-    digest = hashlib.sha256(content).hexdigest()[:12]
     exact = name in (kind, kind.rpartition("-")[2])
-    return Machine(name, digest, profile["fitted_on"], kind, exact, profile["costs"])
+    return Machine(name, _digest(content), profile["fitted_on"], kind, exact, profile["costs"])
 
 
-def current_machine(device: str = "cpu") -> Machine:
-    """The profile that the rule takes now."""
-    return machine_of(device, variant())
+def recorded(device: str = "cpu") -> str:
+    """The profile that the rule takes now, as a run records it: its name and a hash of its constants."""
+    machine = machine_of(device, variant())
+    return f"{machine.name} {machine.digest}"
+
+
+def follow(record: str, device: str = "cpu") -> str:
+    """Force the profile that a run recorded, if this version has it unchanged, so that the run repeats.
+
+    Returns:
+        what `recorded` gives from now on.
+    """
+    name, _, digest = record.partition(" ")
+    path = PROFILES / f"{name}.json"
+    if name in list_machines() and _digest(path.read_bytes()) == digest:
+        use_machine(name)
+    return recorded(device)
 
 
 def list_machines() -> list[str]:
@@ -98,6 +111,15 @@ def use_machine(name: str | None) -> None:
         raise ValueError(f"there is no profile {name!r}: choose from {', '.join(list_machines())}")
     _forced[:] = [] if name is None else [name]
     machine_of.cache_clear()
+
+
+def forced_machine() -> str | None:
+    """The profile that `use_machine` forced."""
+    return _forced[-1] if _forced else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _kind(device: str, which: str) -> str:

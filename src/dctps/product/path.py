@@ -94,11 +94,13 @@ class Path(ABC):
     Attributes:
         name: as `explain` prints it.
         adds_bias: whether `forward` adds b, where all is float32. Otherwise torch adds it afterwards.
+        keeps: whether `saved` makes something.
         twin: the path in torch operations whose derivatives may themselves be differentiated.
     """
 
     name: ClassVar[str]
     adds_bias: ClassVar[bool] = False
+    keeps: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -81,7 +81,7 @@ def decide(call: Call, requested: str) -> Path:
 def estimates(call: Call, requested: str) -> Costs:
     """Estimated nanoseconds of each path that the rule considers, in the order in which equals are chosen."""
     check_backend(requested, call.offset.layer)
-    named = _GROUPS.get(requested, (requested,))
+    named = paths_of(requested)
     possible = [path for path in PATHS if path.name in named and not path.refusal(call)]
     # A path that is named alone is taken whatever the rule thinks of it.
     machine = machine_of(call.device, call.variant)
@@ -113,6 +113,11 @@ def check_backend(backend: str, layer: str = "") -> None:
         raise ValueError(f"{where}unknown backend {backend!r}: choose from {', '.join(WORDS)}")
 
 
+def paths_of(word: str) -> tuple[str, ...]:
+    """The names of the paths that a word stands for."""
+    return _GROUPS.get(word, (word,))
+
+
 def needs_native_code(backend: str) -> bool:
     """Whether a word can be followed only where the native code was compiled, on the CPU."""
     return backend in _NATIVE
@@ -121,7 +126,7 @@ def needs_native_code(backend: str) -> bool:
 def _refusal(call: Call, requested: str) -> ValueError:
     """Which layer cannot take a path, why, who asked for it, and what to do."""
     offset: Offset = call.offset
-    named = _GROUPS.get(requested, (requested,))
+    named = paths_of(requested)
     reasons = {path.name: path.refusal(call) for path in PATHS if path.name in named}
     rowwise = isinstance(call.geometry, RowGeometry)
     reason = reasons[named[0] if rowwise else named[-1]]

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dctps.kernels import depthwise_backward, depthwise_forward
+from dctps.kernels import conv_weight, depthwise_backward, depthwise_forward
 from dctps.product.geometry import ConvGeometry, Triple
 from dctps.product.path import Call
-from dctps.product.paths.made import MadePath, native_weight
+from dctps.product.paths.made import MadePath, held_weight_filters
 from dctps.product.precision import to_float32
 from dctps.product.weight import Weight
 
@@ -24,6 +24,7 @@ class DepthwisePath(MadePath):
     """W by native code, then a kernel for one channel in, one out."""
 
     name = "depthwise"
+    keeps = True
 
     def refusal(self, call: Call) -> str:
         """float32, channels last, and one output for each channel."""
@@ -47,7 +48,10 @@ class DepthwisePath(MadePath):
 
     def saved(self, x: Tensor, weight: Weight) -> Tensor | None:
         """W."""
-        return native_weight(x, weight)
+        values, alpha, support, offset = weight
+        form = offset.memo("weight", lambda: held_weight_filters(offset)) or offset.weight_filters()
+        values, alpha = to_float32(values), to_float32(alpha)
+        return conv_weight(values, support, alpha, form, offset.shape, torch.channels_last)
 
     def _convolve(self, x: Tensor, made: Tensor, geometry: ConvGeometry, bias: Tensor | None) -> Tensor:
         # Forward, torch's kernel is the faster one where taps are many or far apart.

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dctps.kernels import conv_weight, conv_weight_backward
+from dctps.kernels import Filters, conv_weight, conv_weight_backward
+from dctps.offsets import Offset
 from dctps.product.geometry import ConvGeometry, Geometry, Triple, layout_of
 from dctps.product.path import Call, Gradients, Needs, Path
 from dctps.product.paths.dense import DENSE, dense_terms
@@ -93,6 +94,7 @@ class KeptPath(MadePath):
     """W is saved for the backward pass, at float32 or x's dtype."""
 
     name = "kept"
+    keeps = True
 
     def wins(self, call: Call) -> bool:
         """Where W takes no memory that counts."""
@@ -116,6 +118,13 @@ def native_weight(x: Tensor, weight: Weight) -> Tensor:
     return cast_like(
         conv_weight(to_float32(values), support, to_float32(alpha), form, offset.shape, layout), x
     )
+
+
+def held_weight_filters(offset: Offset) -> Filters | None:
+    """What W is made from, where it is small; None where it may hold all of D."""
+    filters = offset.weight_filters()
+    held = filters.bank is None or len(filters.bank) < offset.out_features
+    return filters if held else None
 
 
 def native_gradients(
