@@ -1,4 +1,4 @@
-"""What `--preview` says an epoch takes, beside what it takes; by the CPU's clock, as the machine may be busy."""
+"""What `--preview` says an epoch takes, beside what it takes: by the CPU's clock, as machines are busy."""
 
 import time
 from dataclasses import replace
@@ -26,13 +26,6 @@ def cpu_clock(monkeypatch):
     return time.process_time
 
 
-def second_epoch(begin, clock):
-    """Seconds of the epoch after the first, of what `begin` trains, calling what it is given after each."""
-    marks = []
-    begin(lambda *_: marks.append(clock()))
-    return marks
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -48,7 +41,8 @@ def second_epoch(begin, clock):
 )
 def test_an_epoch_takes_as_long_as_was_said(tmp_path, cpu_clock, config):
     config = resolve(config)
-    marks = second_epoch(lambda tell: run(config, out=tmp_path / "run", on_epoch=tell, **PLACE), cpu_clock)
+    marks = []
+    run(config, out=tmp_path / "run", on_epoch=lambda record: marks.append(cpu_clock()), **PLACE)
     took = marks[1] - marks[0]
     said = time_epoch(config, **PLACE)
     assert took / 2 < said < 2 * took
@@ -84,7 +78,8 @@ def test_what_an_epoch_depends_on_is_tried_each_and_nothing_twice(tmp_path):
     assert len(tried) == 2 and outlook.seconds == 20.0 * len(runs)  # the offset decides, not what was scored
     tried.clear()
     sizes = grid(
-        {"image_size": [16, 32], "model": "resnet20", "density": [0.1, 0.01], "train_images": [64, 128]}
+        {"image_size": [16, 32], "density": [0.1, 0.01], "train_images": [64, 128]},
+        shared={"model": "resnet20"},
     )
     look_ahead(sizes, tmp_path, trial=count)
     assert len(tried) == 8
