@@ -9,7 +9,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
-from dctps.experiments.fields import of_type
+from dctps.experiments.fields import of_type, plain_types
 from dctps.experiments.methods import METHODS
 from dctps.experiments.options import resolve_options
 from dctps.names import lookup
@@ -139,7 +139,9 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
 
     def __post_init__(self) -> None:
         for name, kind in field_types().items():
-            object.__setattr__(self, name, of_type(name, kind, getattr(self, name)))
+            value = self.__dict__[name]
+            if type(value) not in plain_types(kind):
+                object.__setattr__(self, name, of_type(name, kind, value))
 
     def __eq__(self, other: object) -> bool:  # also of a `ResolvedConfig` and another
         return isinstance(other, RunConfig) and vars(self) == vars(other)
@@ -180,10 +182,7 @@ def resolve(config: RunConfig) -> ResolvedConfig:
     method = lookup("method", METHODS, config.method)
     default_lr = lookup("optimizer", LEARNING_RATES, config.optimizer)
     if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
-        raise ValueError(
-            "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out "
-            "(--no-nesterov where a recipe has it)"
-        )
+        raise ValueError("nesterov needs the optimizer sgd and momentum: change those, or say --no-nesterov")
 
     chosen = {}
     for name, value in method._asdict().items():
