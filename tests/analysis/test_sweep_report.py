@@ -158,15 +158,8 @@ def test_the_command(sweep, tmp_path, capsys):
 
 def test_a_method_whose_runs_all_failed_keeps_its_place(tmp_path, capsys):
     """Neither a folder nor a sweep file knows the runs: the sweep itself has written down what they were."""
-    sweep = [
-        "sweep",
-        "model=fixup-resnet20",
-        "dataset=digits",
-        "epochs=1",
-        "train_images=32",
-        "--no-progress",
-    ]
-    sweep += ["density=0.1,0.05", "method=dctps,snip", "--no-progress", "--out", str(tmp_path / "x")]
+    runs = "model=fixup-resnet20 dataset=digits epochs=1 train_images=32 density=0.1,0.05 method=dctps,snip"
+    sweep = ["sweep", *runs.split(), "--no-progress", "--out", str(tmp_path / "x")]
     assert main(sweep) == 2
     reason = json.loads((tmp_path / "x" / "failed.json").read_text())
     assert not [path for path in (tmp_path / "x").iterdir() if path.is_dir() and "snip" in path.name]
