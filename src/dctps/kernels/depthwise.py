@@ -10,7 +10,6 @@ from dctps.kernels.boundary import (
     SERIAL,
     address,
     check_shape,
-    own,
     raise_failure,
     start_of,
     strided,
@@ -102,8 +101,8 @@ def _call(
         address(weight, weight.numel(), "the weight", kept),
         address(bias, window.groups, "the bias", kept),
         start_of(y, "y"),
-        own(grad_x),
-        own(grad_weight),
+        0 if grad_x is None else grad_x.data_ptr(),
+        0 if grad_weight is None else grad_weight.data_ptr(),
     )
     if failure := function(name)(call):
         raise_failure(failure, f"a convolution of {tuple(x.shape)} by {window}", weight.numel())

@@ -12,7 +12,6 @@ from dctps.kernels.boundary import (
     CPU,
     address,
     check_shape,
-    own,
     raise_failure,
     start_of,
     strided,
@@ -142,7 +141,7 @@ def _call(
         if not has_plan(q):
             raise ValueError(f"the native kernel has no cosine transform of length {q}")
         plan, tables = dct_indices(q, torch.int32, CPU), dct_twiddles(q, torch.float32, CPU)
-    signs, width = offset.signs, 0
+    order, signs, width = offset.order, offset.signs, 0
     if signs is not None and (width := signs.shape[-1]) not in (n, n + 1):
         raise ValueError(f"D has {width} signs for {n} inputs")
     grad_x, grad_values, grad_alpha, grad_bias = grads
@@ -154,7 +153,7 @@ def _call(
         threads_for(batch * (n + m) + nnz, _SERIAL),
         start_of(x, "x"),
         x.stride(0),
-        own(y),
+        0 if y is None else y.data_ptr(),
         address(bias, m, "the bias", kept),
         address(values, nnz, "the values", kept),
         address(support, nnz, "the support", kept, torch.int64),
@@ -162,17 +161,17 @@ def _call(
         kind,
         q,
         offset.rounds,
-        own(plan),
-        own(tables),
-        address(offset.order, m, "the order of D's outputs", kept, torch.int32),
-        address(signs, offset.rounds * width, "D's signs", kept, torch.int8),
+        0 if plan is None else plan.data_ptr(),
+        0 if tables is None else tables.data_ptr(),
+        0 if order is None else address(order, m, "the order of D's outputs", kept, torch.int32),
+        0 if signs is None else address(signs, offset.rounds * width, "D's signs", kept, torch.int8),
         width,
         0 if g is None else start_of(g, "the gradient of y"),
         0 if g is None else g.stride(0),
-        own(grad_x),
-        own(grad_values),
-        own(grad_alpha),
-        own(grad_bias),
+        0 if grad_x is None else grad_x.data_ptr(),
+        0 if grad_values is None else grad_values.data_ptr(),
+        0 if grad_alpha is None else grad_alpha.data_ptr(),
+        0 if grad_bias is None else grad_bias.data_ptr(),
     )
     if failure := function(name, _variant_for(batch))(call):
         raise_failure(failure, f"a {m} x {n} layer", m * n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, own, raise_failure, start_of, strided, threads_for
+from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for
 from dctps.kernels.conv import mixing
 from dctps.kernels.filters import Filters
 from dctps.kernels.layouts import WEIGHT
@@ -84,14 +84,14 @@ def _call(
         layout == torch.channels_last or 1 in (channels, taps),
         threads_for(weight.numel()),
         *mixing(filters, alpha, m, channels, taps),
-        own(table),
+        0 if table is None else table.data_ptr(),
         address(alpha, 1, "alpha", kept),
         nnz,
         address(support, nnz, "the support", kept, torch.int64),
         address(values, nnz, "the values", kept),
         start_of(weight, "the weight"),
-        own(grad_values),
-        own(grad_alpha),
+        0 if grad_values is None else grad_values.data_ptr(),
+        0 if grad_alpha is None else grad_alpha.data_ptr(),
     )
     if failure := function(name)(call):
         raise_failure(failure, f"a weight of {tuple(weight.shape)}", weight.numel())
