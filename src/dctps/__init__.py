@@ -59,31 +59,13 @@ _HOMES = {
     for name in names.split()
 }
 
-_FOLDERS = tuple(
-    [
-        "analysis",
-        "benchmarking",
-        "checkpoint",
-        "counter",
-        "data",
-        "dynamic",
-        "experiments",
-        "kernels",
-        "models",
-        "nn",
-        "offsets",
-        "product",
-        "reporting",
-        "selection",
-        "sparse",
-        "stacks",
-        "subspace",
-        "sweeps",
-        "testing",
-        "training",
-        "transforms",
-    ]
+# fmt: off
+_FOLDERS = (
+    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "kernels", "models",
+    "nn", "offsets", "product", "reporting", "selection", "sparse", "stacks", "subspace",
+    "sweeps", "testing", "training", "transforms",
 )
+# fmt: on
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names that load when first used)
 

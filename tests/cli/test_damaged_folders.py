@@ -8,17 +8,22 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from dctps.benchmarking.initial import INITIAL, TRAINED, examine
 
+from dctps.analysis.figures import draw_figure
 from dctps.analysis.runs import read_runs
 from dctps.analysis.study import make_study
 from dctps.analysis.sweep_report import write_report
 from dctps.benchmarking.costs import COST, measure_cost
-from dctps.cli import main
+from dctps.benchmarking.initial import INITIAL, TRAINED, examine
+from dctps.cli import main, program
+from dctps.cli.common import Machine, Output
+from dctps.cli.evaluate import Evaluate
+from dctps.cli.report import Report
+from dctps.cli.train import Train
 from dctps.experiments.config import to_dict
 from dctps.experiments.run import run
+from dctps.sweeps.perform import perform
 from dctps.sweeps.sweep import look_ahead, run_sweep
-from dctps.sweeps.workers import perform
 
 WORDS = [
     "dataset=digits", "method=dctps", "density=.05", "epochs=1", "batch_size=32", "augment=false",
