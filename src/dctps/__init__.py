@@ -61,8 +61,8 @@ _HOMES = {
 
 # fmt: off
 _FOLDERS = (
-    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "kernels", "models",
-    "nn", "offsets", "product", "reporting", "selection", "sparse", "stacks", "subspace",
+    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "kernels",
+    "models", "nn", "offsets", "product", "reporting", "selection", "sparse", "stacks", "subspace",
     "sweeps", "testing", "training", "transforms",
 )
 # fmt: on
