@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from dctps.plugins import load_installed
+
 T = TypeVar("T")
 EntryT = TypeVar("EntryT")
 
@@ -22,7 +24,7 @@ def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     Raises:
         ValueError: no such entry; the message gives the nearest names, or all where none is near.
     """
-    if name in table:
+    if name in table or (load_installed() and name in table):
         return table[name]
     spelt = {entry.casefold(): entry for entry in table}
     typed = name.casefold()
