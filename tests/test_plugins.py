@@ -68,7 +68,7 @@ def test_the_options_of_a_criterion_come_from_its_signature(tmp_path):
     assert status == 0, said
     assert json.loads((tmp_path / "a" / "config.json").read_text())["options"] == ["power=2.0"]
     status, said = call(*TRAIN, "--method", "steep", "--options", "power=much", "--out", tmp_path / "b")
-    assert (status, said) == (2, "dctps: error: the option power must be float, got 'much'\n")
+    assert (status, said) == (2, "dctps: error: the option power must be a number, got 'much'\n")
     status, said = call(*TRAIN, "--method", "dctps", "--options", "power=2", "--out", tmp_path / "b")
     assert status == 2 and "the option power belongs to steep" in said
 

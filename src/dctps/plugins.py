@@ -32,7 +32,8 @@ def load_plugins(*plugins: str) -> None:
             continue
         if plugin.endswith(".py") and not Path(plugin).is_file():
             raise ValueError(
-                f"the plugin {plugin} is not there: give --plugin the name of a module or the path of a .py file"
+                f"the plugin {plugin} is not there: give --plugin the name of a module, or the path of "
+                f"a .py file"
             )
         try:
             _import(plugin)

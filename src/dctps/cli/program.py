@@ -135,7 +135,7 @@ def _read(argv: list[str]) -> _Command:
         prog="dctps",
         description="Train and inspect networks whose layers are alpha * D + S: a dense offset that is never "
         "stored, and a very sparse trained matrix. `dctps --version` says which version this is. Every "
-        "command takes --plugin NAME, a module or .py file of your own that registers offsets, methods and the like.",
+        "command takes --plugin NAME, a module or .py file of your own that registers offsets, methods, ....",
     )
     if isinstance(command, Train) and command.recipe is not None:
         return _with_recipe(command.recipe, argv)

@@ -177,8 +177,8 @@ def field_types() -> dict[str, Any]:
 def resolve(config: RunConfig) -> ResolvedConfig:
     """Check `config`, and put the choices of the method, the optimizer and the data set where it has None.
 
-    The configuration's plugins are loaded first, as names may be theirs. `image_size` and `flip` may stay None,
-    as the data themselves then decide.
+    The configuration's plugins are loaded first, as names may be theirs. `image_size` and `flip` may stay
+    None, as the data themselves then decide.
 
     Raises:
         ValueError: a value out of range, an unknown method or optimizer, or choices that exclude each other.

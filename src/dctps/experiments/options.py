@@ -84,8 +84,8 @@ def resolve_options(given: Iterable[str], owners: Iterable[str | None]) -> tuple
         usual = {owner: known[owner][name] for owner in having if name in known.get(owner, {})}
         if not usual:
             raise ValueError(
-                f"the option {name} belongs to {', '.join(o for o in known if name in known[o])}, and the run "
-                f"has {', '.join(having) or 'none of them'}: leave it out"
+                f"the option {name} belongs to {', '.join(o for o in known if name in known[o])}, and "
+                f"the run has {', '.join(having) or 'none of them'}: leave it out"
             )
         if name in found:
             raise ValueError(f"the option {name} is given twice: leave one out")
@@ -148,12 +148,13 @@ def _parse(name: str, text: str, owner: str | None, default: Any) -> Any:
     choices = () if function is None else _choices(function, name)
     if choices:
         holds, what = (lambda value: value in choices), " or ".join(choices)
+    read: Callable[[str], Any] = type(default)
     if isinstance(default, bool):
-        what = "true or false"
+        what, read = "true or false", lambda word: {"true": True, "false": False}[word.lower()]
+    elif isinstance(default, int | float) and name not in _RANGES:
+        what = "a whole number" if isinstance(default, int) else "a number"
     try:
-        value = (
-            {"true": True, "false": False}[text.lower()] if isinstance(default, bool) else type(default)(text)
-        )
+        value = read(text)
         if holds(value):
             return value
     except (KeyError, ValueError):
