@@ -79,7 +79,7 @@ def good_call(entry: str, draw: random.Random) -> Call:  # noqa: PLR0911
 
 
 def bad_calls(entry: str, count: int) -> Iterator[tuple[Call, str]]:
-    """Calls that are wrong in one way each, and the argument that is; before every tenth a right one is made."""
+    """Calls that are wrong in one way each, and the argument that is; before every tenth a right one."""
     draw = random.Random(entry)
     for i in range(count):
         if i % 10 == 0:
