@@ -108,9 +108,7 @@ class DpSMultiheadAttention(nn.Module):
         )
         mask = self._mask(attn_mask, key_padding_mask, q, k)
         k, v = self._with_added(k, self.bias_k), self._with_added(v, self.bias_v)
-        q, k, v = (
-            x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v)
-        )
+        q, k, v = (x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v))
 
         dropout = self.dropout if self.training else 0.0
         weights = None

@@ -22,13 +22,22 @@ def exported_product(x: Tensor, weight: Weight, op: Linear | Conv2d) -> Tensor:
     if not op.is_rowwise(offset):
         dense = offset.to_dense(dtype=dtype, device=x.device)
         return op.apply(x, weight.combine(dense).to(x.dtype))
-    pixels = op.to_rows(x)
+    pixels = op.to_rows(_visited(x, op), strided=False)
     rows = pixels.reshape(-1, offset.in_features).to(dtype)
     y = _sparse_product(rows, weight)
     if alpha is not None:
         y = alpha.to(dtype) * offset.apply(rows) + y
     y = y.to(x.dtype).reshape(*pixels.shape[:-1], offset.out_features)
     return y.permute(0, 3, 1, 2) if isinstance(op, Conv2d) else y  # older ONNX exporters know no axis -1
+
+
+def _visited(x: Tensor, op: Linear | Conv2d) -> Tensor:
+    """The rows and columns of pixels that the kernel visits; a slice with a step would restrict their number."""
+    if isinstance(op, Conv2d):
+        for axis, by in zip((2, 3), op.stride, strict=True):
+            if by > 1:
+                x = x.index_select(axis, torch.arange(0, x.shape[axis], by, device=x.device))
+    return x
 
 
 def _sparse_product(rows: Tensor, weight: Weight) -> Tensor:
