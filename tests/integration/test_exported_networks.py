@@ -158,7 +158,7 @@ def test_saved_programs_load_in_other_processes(tmp_path: Path) -> None:
     layers = {}
     for kind, offset in zip(("linear", "3 x 3", "1 x 1", "linear", "linear"), OFFSETS, strict=True):
         layer, x, larger, axes = case(kind, offset)
-        sizes = ({axis: Dim.DYNAMIC for axis in axes},)
+        sizes = (dict.fromkeys(axes, Dim.DYNAMIC),)
         stem = str(tmp_path / offset)
         torch.export.save(torch.export.export(layer, (x,), dynamic_shapes=sizes), f"{stem}.pt2")
         torch.save([x, larger], f"{stem}.x")
@@ -169,6 +169,7 @@ def test_saved_programs_load_in_other_processes(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             timeout=300,
+            check=False,
         )
         assert not done.returncode, done.stderr
         for stem, layer in layers.items():
@@ -192,7 +193,7 @@ class Attends(nn.Module):
 
 def encoder(norm_first: bool) -> nn.Module:
     layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True, norm_first=norm_first)
-    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
 
 
 ATTENTION: dict[str, Callable[[], nn.Module]] = {
@@ -213,5 +214,5 @@ def test_attention_takes_any_batch_of_any_length(kind: str, tmp_path: Path) -> N
     agrees(program.module(), model, x, longer)
     agrees(torch.jit.trace(model, (x,)), model, x, longer)
     agrees(legacy_program(model, x, tmp_path / "older.onnx", (0, 1)), model, x, longer)
-    if kind != "no weights":
+    if kind in ("weights", "encoder"):
         agrees(onnx_program(model, x, tmp_path / "newer.onnx", sizes)[1], model, x, longer)

@@ -71,12 +71,12 @@ def making_constants() -> Iterator[None]:
 @contextlib.contextmanager
 def _unseen_by_exporters() -> Iterator[None]:
     trace = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         with torch._C.DisableTorchFunction(), _disable_current_modes():
             yield
     finally:
-        torch._C._set_tracing_state(trace)
+        torch._C._set_tracing_state(trace)  # type: ignore[attr-defined]
 
 
 def is_exporting() -> bool:
@@ -84,7 +84,12 @@ def is_exporting() -> bool:
 
     Torch 2.6 has no way to ask for `torch.export`, which there exports the library's operators.
     """
-    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or torch.jit.is_tracing()
+    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or is_tracing()
+
+
+def is_tracing() -> bool:
+    """Whether `torch.jit.trace` is at work, which the older ONNX exporter begins with."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def exporting_to_onnx() -> bool:
