@@ -110,12 +110,11 @@ class Report:
         lines = aligned(table, right={3, 4, 5, 7})
         left = [row for row in self.rows if row.reason]
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.trainable.items() if n)
+        frozen = f", {self.nnz - self.training:,} are frozen" if self.training < self.nnz else ""
         lines += [
             "",
-            f"converted   {self.training:,} of {self.weights:,} weights train, {self.nnz - self.training:,} are "
-            f"frozen (density {self.density:.4%})"
-            if self.training < self.nnz
-            else f"converted   {self.nnz:,} of {self.weights:,} weights train (density {self.density:.4%})",
+            f"converted   {self.training:,} of {self.weights:,} weights train{frozen} "
+            f"(density {self.density:.4%})",
             *([f"left alone  {self.left_alone:,} weights of {len(left)} modules"] if left else []),
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
             f"not trained {self.frozen:,} frozen parameters, {self.statistics:,} running statistics of norms",

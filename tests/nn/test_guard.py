@@ -139,10 +139,10 @@ def test_files_and_copies_hold_plain_tensors() -> None:
 
 TOOLS: list[Callable[[nn.Module, str], object]] = [
     lambda layer, name: parametrize.register_parametrization(layer, name, nn.Identity()),
-    lambda layer, name: parametrizations.weight_norm(layer, name),
-    lambda layer, name: parametrizations.spectral_norm(layer, name),
+    parametrizations.weight_norm,
+    parametrizations.spectral_norm,
     lambda layer, name: prune.l1_unstructured(layer, name, 0.5),
-    lambda layer, name: prune.identity(layer, name),
+    prune.identity,
     lambda layer, name: prune.global_unstructured([(layer, name)], prune.L1Unstructured, amount=0.5),
     lambda layer, name: prune.custom_from_mask(layer, name, torch.ones_like(getattr(layer, name))),
 ]

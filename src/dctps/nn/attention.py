@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.nn.conversion import register_conversion
+from dctps.nn.guard import QuietTrace
 from dctps.nn.initial import ZEROS, Law, carry, default_law
 
 
-class DpSMultiheadAttention(nn.Module):
+class DpSMultiheadAttention(QuietTrace):
     """`nn.MultiheadAttention` whose projections are modules, so that each can be a `DpSLinear`.
 
     softmax(q k^T / sqrt(d) + mask) v for each head of d = embed_dim / num_heads numbers, with

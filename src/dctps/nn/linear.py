@@ -90,14 +90,15 @@ class DpSLinear(DpSLayer):
     def _on_nested(self, x: Tensor) -> Tensor:
         """The rows of all sequences as one matrix, and the result in sequences of the same lengths."""
         if x.layout == torch.jagged and x.is_contiguous():
-            return torch.nested.nested_tensor_from_jagged(self(x.values()), x.offsets())
+            offsets: Tensor = x.offsets()  # type: ignore[attr-defined]
+            return torch.nested.nested_tensor_from_jagged(self(x.values()), offsets)
         if x.layout != torch.jagged and x.dim() == 3:
             sequences = x.unbind()
             rows = self(torch.cat(sequences))
             return torch.nested.as_nested_tensor(list(rows.split([len(part) for part in sequences])))
         raise ValueError(
-            f"{type(self).__name__} takes nested inputs as nn.Linear does, contiguous jagged ones and strided "
-            f"ones of three axes: call .contiguous(), or make it by torch.nested.nested_tensor(parts, "
+            f"{type(self).__name__} takes nested inputs as nn.Linear does, contiguous jagged ones and "
+            f"strided ones of three axes: call .contiguous(), or make it by torch.nested.nested_tensor(parts, "
             f"layout=torch.jagged)"
         )
 

@@ -183,7 +183,8 @@ def _convertible(expanded: Expanded, wanted: Filter) -> dict[str, nn.Linear | nn
         out = sum(not f.reason for f in found) - frozen
         raise ValueError(
             f"{type(expanded.model).__name__} has nothing to convert: {frozen} layers are frozen "
-            f"(convert_frozen=True converts those too), {out} were left out by filter_fn, {converted} are converted already (merge_ turns those back), {len(left)} cannot be"
+            f"(convert_frozen=True converts those too), {out} were left out by filter_fn, {converted} are "
+            f"converted already (merge_ turns those back), {len(left)} cannot be"
             + "".join(f"; {reason}" for reason in left[:3])
         )
     return layers  # type: ignore[return-value]

@@ -69,8 +69,9 @@ def making_constants() -> Iterator[None]:
     exporting = is_exporting()
     with contextlib.ExitStack() as outside:
         if exporting:
-            outside.callback(torch._C._set_tracing_state, torch._C._get_tracing_state())
-            torch._C._set_tracing_state(None)
+            set_trace: Any = torch._C._set_tracing_state  # type: ignore[attr-defined]
+            outside.callback(set_trace, torch._C._get_tracing_state())
+            set_trace(None)
         if torch._C._len_torch_dispatch_stack() or exporting:
             outside.enter_context(_disable_current_modes())
         if torch._C._are_functorch_transforms_active():
@@ -86,7 +87,12 @@ def is_exporting() -> bool:
 
     Torch 2.6 has no way to ask for `torch.export`, which there exports the library's operators.
     """
-    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or torch.jit.is_tracing()
+    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or is_tracing()
+
+
+def is_tracing() -> bool:
+    """Whether `torch.jit.trace` is at work, which the older ONNX exporter begins with."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def exporting_to_onnx() -> bool:
