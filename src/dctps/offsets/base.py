@@ -90,7 +90,7 @@ class Offset(ABC):
     def row_cost(self) -> float:
         """Estimated time of `apply` for each input row, in nanoseconds on one core; inf: no fast transform.
 
-        The layers weigh it against the dense kernel (`nn/dispatch.py`); only ratios matter.
+        The layers weigh it against the dense kernel (`product/rule.py`); only ratios matter.
         """
         return math.inf
 

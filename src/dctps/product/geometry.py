@@ -85,11 +85,11 @@ class ConvGeometry(Window):
         """How many pixels the results for images of this shape have, batch included."""
         return shape[0] * math.prod(self.sizes(shape[2:]))
 
-    def count_positions(self, shape: tuple[int, ...]) -> int:
-        """Positions on the strips of all phases of the stride (`csrc/conv.c`), padding and batch included."""
+    def count_positions(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Positions of a strip, the zeros between images included, and the phases of the stride."""
         height, width = (-(-size // by) for size, by in zip(shape[2:], self.stride, strict=True))
         phases = min(self.stride[0], self.shape[2]) * min(self.stride[1], self.shape[3])
-        return shape[0] * (height + self.padding[0]) * (width + self.padding[1]) * phases
+        return shape[0] * (height + self.padding[0]) * (width + self.padding[1]), phases
 
     def to_rows(self, x: Tensor, *, strided: bool = True) -> Tensor:
         """The pixels that a 1 x 1 kernel visits, channels last."""

@@ -45,7 +45,8 @@ class TapsPath(MadePath):
         terms = dense_terms(call)
         assert isinstance(call.geometry, ConvGeometry)
         taps = [len(axis) for axis in meetings(call.geometry, call.shape[2:])]
-        return {**terms, "product": terms["product"] * met(call), "tap": float(taps[0] * taps[1])}
+        product = "window" if "window" in terms else "pixel"
+        return {**terms, product: terms[product] * met(call), "tap": float(taps[0] * taps[1])}
 
     def _convolve(self, x: Tensor, made: Tensor, geometry: ConvGeometry, bias: Tensor | None) -> Tensor:
         batch, m, rows, columns = geometry.outputs(x)
