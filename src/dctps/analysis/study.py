@@ -11,6 +11,7 @@ from typing import Any
 from dctps.data import DataError
 from dctps.experiments.config import RunConfig
 from dctps.experiments.grid import Runs, grid, parse_fields, read_tables
+from dctps.experiments.records import unreadable
 from dctps.files import make_folder, write_atomically
 from dctps.names import lookup
 
@@ -136,12 +137,14 @@ def read_reasons(out: Path) -> dict[str, str]:
     """Why runs of a sweep's folder failed, by name.
 
     Raises:
-        ValueError: the file that says so is damaged.
+        ValueError: the file that says so is damaged, or cannot be read.
     """
     path = out / FAILED
     if not path.exists():
         return {}
     try:
         return {str(name): str(reason) for name, reason in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it") from None
