@@ -199,7 +199,7 @@ def measured(cell: Cell, how: argparse.Namespace) -> Cell:
         function.choose = real
     statistic = min if how.statistic == "least" else median
     for (path, mode), taken in times.items():
-        cell.setdefault("seconds", {}).setdefault(path, {})[mode] = statistic(taken)
+        cell.setdefault("seconds", {}).setdefault(path, {})[mode] = float(f"{statistic(taken):.4g}")
     return cell
 
 
@@ -207,7 +207,13 @@ def measure(path: Path, seed: int, how: argparse.Namespace) -> list[Cell]:
     """Time drawn cells, and put them into a file, which keeps those of other variants."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     command = f"python benchmarks/fit_rule.py {how.action} --cells {how.cells} --clock {how.clock}"
-    run = {**provenance(command, 0), "statistic": how.statistic, "seed": seed, "cells": []}
+    run = {
+        **provenance(command, 0),
+        "statistic": how.statistic,
+        "profile": current_machine().name,
+        "seed": seed,
+        "cells": [],
+    }
     runs = [old for old in runs if old["kernels"] != run["kernels"]] + [run]
     generator = random.Random(seed)
     for i in range(how.cells):
@@ -246,7 +252,7 @@ def constants_of(terms: list[Mapping[str, float]], times: Array, best: Array) ->
 
     start = typical - math.log(len(names))
     bounds = typical - 14, typical + 4
-    solved = least_squares(errors, start, bounds=bounds, loss="soft_l1", f_scale=0.3, max_nfev=500)
+    solved = least_squares(errors, start, bounds=bounds, loss="soft_l1", f_scale=1.0, max_nfev=500)
     return {name: float(f"{c:.3g}") for name, c in zip(names, np.exp(solved.x), strict=True)}
 
 

@@ -91,8 +91,11 @@ def dense_terms(call: Call) -> dict[str, float]:
     # oneDNN pads channels to 16, except inputs of at most 4 channels, which it handles directly.
     channels = offset.shape[1]
     width = max(m, _PADDED) * (channels if channels <= _FEW else max(channels, _PADDED)) * (n / channels)
-    product = "grouped" if geometry.groups > 1 else "window" if n > channels else "pixel"
-    move = "move" if call.channels_last else "reorder"
+    product, move = "window" if n > channels else "pixel", "move" if call.channels_last else "reorder"
+    if geometry.groups > 1:
+        product = "grouped" if call.channels_last else "scattered"
+        terms["group"] = float(geometry.groups)
+    terms["padding"] = rows * width * (1 - geometry.share_met(call.shape[2:]))
     return {**terms, product: rows * width, move: math.prod(call.shape) / call.threads + rows * m}
 
 

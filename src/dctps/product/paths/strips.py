@@ -43,13 +43,15 @@ class StripsPath(Path):
         assert isinstance(geometry, ConvGeometry)
         m, channels, *kernel = offset.shape
         positions, phases = geometry.count_positions(call.shape)
+        # A pair of filters for each output under `dct`, else one; depthwise channels are not mixed.
         pairs = type(offset) is DCTOffset and channels > 1 and math.prod(kernel) > 1
         filters = min(offset.filter_cost, (8.0 if pairs else 4.0) * m * math.prod(kernel))
+        mixing = offset.filter_cost - filters if channels > 1 else 0.0
         return {
             "call": 1.0,
             "move": (math.prod(call.shape) + call.rows * m) * share,
             # The channels of every phase of the stride are mixed, the filters run at the results alone.
-            "mix": (offset.filter_cost - filters) * positions * phases * share,
+            "mix": mixing * positions * phases * share,
             "filter": filters * positions * share,
             "nonzero": call.nnz * positions * share,
             "entry": float(call.nnz),
