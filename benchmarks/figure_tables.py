@@ -113,7 +113,7 @@ def draw_figures(results: Path) -> None:
         if len(panels) == 1 and len(panels[0].curves) > MANY:
             figures[name] = draw_families(panels[0], quantity)
         else:
-            figures[name] = draw_panels(panels, quantity, with_weights=name.startswith("figure1"))
+            figures[name] = draw_panels(panels, quantity)
     figures["figure4"] = draw_spectra(read(results / "figure4-summary.csv"), read(results / "figure4.csv"))
     figures["figure5"] = draw_layers(read(results / "figure5.csv"))
     figures["figure5-accuracy"] = draw_accuracy(read(results / "figure5-accuracy.csv"))

@@ -39,5 +39,5 @@ def inline(writer, node):
 
 def display(writer, node):
     """A formula on a line of its own."""
-    writer.body.append(f'<div class="math-wrapper">{convert(node.astext(), display="block")}</div>')
+    writer.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
     raise nodes.SkipNode

@@ -28,6 +28,13 @@ for (const width of WIDTHS) {
       resources: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name)
         .filter(name => !name.startsWith("data:")),
       scripts: inner.scripts.length,
+      styles: inner.styleSheets.length,
+      cut: [...inner.querySelectorAll("math, pre, table")].filter(element => {
+        const box = element.closest(".math-wrapper, .highlight, .table-wrapper");
+        const shown = element.matches("math") ? element : box ?? element;
+        return right(shown) > right(element.closest("article, body")) + 9;
+      }).map(e => e.outerHTML.slice(0, 200)),
+      formulas: [...inner.querySelectorAll(".math-wrapper")].map(e => [e.scrollWidth, e.clientWidth]),
       text: root.textContent,
     };
     if (Object.keys(found).length == WIDTHS.length) {

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 import dctps
+from dctps.dynamic import base
 from dctps.models import build_model
 from dctps.offsets import registry as offsets
 from dctps.selection import allocation
 from dctps.selection.criteria import registry as criteria
 from dctps.testing import OffsetContract
+from tests.browser import measure
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,7 +81,13 @@ def test_the_hyperplane_page_runs() -> None:
 
 
 def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((offsets, "OFFSETS"), (allocation, "ALLOCATIONS"), (criteria, "CRITERIA")):
+    registries = (
+        (offsets, "OFFSETS"),
+        (allocation, "ALLOCATIONS"),
+        (criteria, "CRITERIA"),
+        (base, "DYNAMICS"),
+    )
+    for module, name in registries:
         monkeypatch.setattr(module, name, copy.copy(getattr(module, name)))
     guide = types.ModuleType("guide")  # pickle looks classes up in their module
     monkeypatch.setitem(sys.modules, "guide", guide)
@@ -96,10 +105,20 @@ def test_extensions_of_the_contributing_guide_work(monkeypatch: pytest.MonkeyPat
         offset="flat",
         allocation="first",
         criterion="gradient",
-        loss=lambda model, x: model(x).square().sum(),
-        batches=[torch.ones(2, 4)],
+        batches=[(torch.ones(2, 4), torch.zeros(2, dtype=torch.long))],
     )
     assert [layer.nnz for layer in model] == [4, 0]
+    with torch.no_grad():
+        model[0].values.copy_(torch.tensor([3.0, 1.0, 2.0, 4.0]))
+    before = model[0].support.tolist()
+    optimizer = torch.optim.SGD(model[0].parameters(), 0.0)
+    model[1].values.requires_grad_(False)
+    swap = dctps.dynamic.find_dynamics("swap")(model, optimizer, update_interval=1, end=9)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert swap.step()
+    free = min(set(range(12)) - {*before})
+    assert model[0].support.tolist() == sorted({*before, free} - {before[1]})
 
 
 def test_examples_of_the_selection_page_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,3 +141,44 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), (document.name, target)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built as `make docs` builds it."""
+    out = tmp_path_factory.mktemp("html")
+    command = [sys.executable, "-m", "sphinx", "-W", "--quiet", "-b", "html", str(ROOT / "docs"), str(out)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return out
+
+
+def test_the_pages_need_no_network(pages: Path) -> None:
+    link = r"""<(?:script|img|iframe|source|link)\s[^>]*(?:src|href)=["']?(?:https?:)?//"""
+    fetched = re.compile(link)
+    for page in pages.glob("*.html"):
+        assert not fetched.search(page.read_text()), page.name
+    for style in pages.glob("_static/**/*.css"):
+        assert not re.search(r"""(?:url\(|@import)\s*["']?(?:https?:)?//""", style.read_text()), style.name
+    assert fetched.search('<script defer src="https://cdn.example/x.js">')  # it would notice
+
+
+def test_every_formula_is_mathml(pages: Path) -> None:
+    """None is left as TeX, and the converter knew every command."""
+    count = 0
+    for page in pages.glob("*.html"):
+        formulas = re.findall(r"<math.*?</math>", page.read_text(), re.DOTALL)
+        count += len(formulas)
+        assert not [formula for formula in formulas if "\\" in formula or "&amp;" in formula]
+        assert "\\(" not in page.read_text() and "\\[" not in page.read_text()
+    assert count > 60
+
+
+@pytest.mark.parametrize("name", ["how-it-works", "index", "figures", "performance"])
+def test_a_browser_shows_formulas_whole_and_code_in_its_column(pages: Path, name: str) -> None:
+    page = (pages / f"{name}.html").read_text()
+    found, _ = measure(page.replace("<head>", f'<head><base href="{pages.as_uri()}/">'), [390, 1280])
+    for frame in found.values():
+        assert frame["scrolls"] == 0 and frame["cut"] == []
+        assert all(inner <= outer for inner, outer in frame["formulas"])
+        assert frame["styles"] > 3 and all(name.startswith("file:") for name in frame["resources"])
+        assert len(frame["formulas"]) == {"how-it-works": 5, "index": 1}.get(name, 0)

@@ -21,7 +21,8 @@ def test_counts_of_a_converted_network(tmp_path: Path) -> None:
     assert found.density == pytest.approx(30 / 296)
     assert found.trainable == {"values": 30, "alpha": 2, "dense": 20, "bias": 20, "norm": 16, "other": 0}
     floats = 30 + 2 + 20 + 20 + 16 + 16  # the last are running statistics
-    assert found.memory_bytes == 4 * floats + 8 * (30 + 1)  # supports, and BatchNorm's step counter
+    # supports, BatchNorm's step counter, and what names offset and support
+    assert found.memory_bytes == 4 * floats + 8 * (30 + 1) + 2 * 256
     assert [row.name for row in found.rows] == ["0", "3", "4"]
     assert [row.kind for row in found.rows] == ["DpSConv2d", "DpSLinear", "Linear"]
     save_pretrained(model, tmp_path)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dctps.dynamic import AveragedModel as AveragedModel
     from dctps.dynamic import RigL as RigL
     from dctps.dynamic import register_dynamics as register_dynamics
+    from dctps.experiments import register_method as register_method
     from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dctps.offsets import Offset as Offset
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
+    from dctps.plugins import load_plugins as load_plugins
     from dctps.reporting import report as report
     from dctps.selection import criteria as criteria
     from dctps.selection import register_allocation as register_allocation
@@ -49,9 +51,11 @@ _HOMES = {
     for home, names in {
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
+        "experiments": "register_method",
         "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention explain merge_ plain_norms_ "
         "register_conversion remove_biases_ set_backends_ share_norms_ tune_",
         "offsets": "Offset build_offset register_offset",
+        "plugins": "load_plugins",
         "reporting": "report",
         "selection": "criteria register_allocation register_criterion shuffle_ sparsify_",
         "subspace": "project_",
@@ -59,10 +63,13 @@ _HOMES = {
     for name in names.split()
 }
 
-_FOLDERS = tuple(
-    "analysis benchmarking checkpoint counter data dynamic experiments kernels models nn offsets product reporting "
-    "selection sparse stacks subspace sweeps testing training transforms".split()
+# fmt: off
+_FOLDERS = (
+    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "kernels",
+    "models", "nn", "offsets", "product", "reporting", "selection", "sparse", "stacks", "subspace",
+    "sweeps", "testing", "training", "transforms",
 )
+# fmt: on
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names that load when first used)
 

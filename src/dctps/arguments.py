@@ -28,19 +28,20 @@ def whole(name: str, value: Any, *, least: int | None = None) -> int:
     return number
 
 
-def real(name: str, value: Any) -> float:
-    """A finite number as a `float`; of one in single precision its shortest decimal, so 0.1 stays 0.1.
+def real(name: str, value: Any, *, finite: bool = True) -> float:
+    """A number as a `float`; of one in single precision its shortest decimal, so 0.1 stays 0.1.
 
     Args:
         name: of the argument, for the message.
         value: a number of Python, NumPy or torch (a tensor without axes).
+        finite: whether nan and infinities are refused here, and not by the caller's own limits.
 
     Raises:
-        ValueError: another type (also a bool or a text), nan, or an infinity.
+        ValueError: another type (also a bool or a text), or what `finite` refuses.
     """
     number = _plain(value)
-    if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
-        raise ValueError(f"{name} must be a finite number, got {_shown(value)}")
+    if isinstance(number, bool) or not isinstance(number, Real) or (finite and not math.isfinite(number)):
+        raise ValueError(f"{name} must be a{' finite' * finite} number, got {_shown(value)}")
     return float(number)
 
 

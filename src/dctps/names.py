@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from dctps.plugins import load_installed
+
 T = TypeVar("T")
 EntryT = TypeVar("EntryT")
 
@@ -22,7 +24,7 @@ def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     Raises:
         ValueError: no such entry; the message gives the nearest names, or all where none is near.
     """
-    if name in table:
+    if name in table or (load_installed() and name in table):
         return table[name]
     spelt = {entry.casefold(): entry for entry in table}
     typed = name.casefold()
@@ -60,7 +62,8 @@ class Registry(dict[str, T]):
         """
 
         def put(entry: EntryT) -> EntryT:
-            source = f"{getattr(entry, '__module__', '')}.{getattr(entry, '__qualname__', repr(entry))}"
+            named = hasattr(entry, "__qualname__")
+            source = f"{entry.__module__}.{entry.__qualname__}" if named else repr(entry)  # type: ignore[attr-defined]
             if name in self or name in self.reserved:
                 if (holder := self._sources.get(name, "a built-in one")) != source:
                     raise ValueError(

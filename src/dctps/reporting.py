@@ -13,7 +13,7 @@ from dctps.checkpoint import file_size
 from dctps.nn import DpSLayer
 from dctps.nn.norms import NORM_LAYERS
 from dctps.nn.surgery import named_modules
-from dctps.nn.survey import Found, survey
+from dctps.nn.survey import FROZEN, Found, is_frozen, survey
 from dctps.subspace import Hyperplane
 from dctps.tables import aligned
 from dctps.transforms import table_bytes
@@ -28,11 +28,11 @@ class LayerRow:
         kind: the class.
         shape: of the weight; empty for several.
         weights: their number.
-        nnz: how many of them train.
+        nnz: values in the support, frozen or not; of a layer that stayed dense, the weights that train.
         density: nnz / weights.
         offset: name of D; empty where there is no DpS layer.
         alpha: now.
-        reason: why it was left alone; `"can be converted"` where only `filter_fn`, or no call of
+        reason: why it was left alone: `"can be converted"` where only `filter_fn`, or no call of
             `sparsify_`, is behind it. Empty for a DpS layer and for a hyperplane, whose row has P's
             shape, the parameters that it moves as weights, and its dimensions as nnz.
     """
@@ -54,7 +54,8 @@ class Report:
 
     Attributes:
         weights: prunable weights N of the converted layers, a shared layer once.
-        nnz: values that train among them.
+        nnz: values in the supports, and dimensions of hyperplanes.
+        training: how many of those train; the others are frozen, with `requires_grad=False`.
         density: nnz / N; 1 where nothing is converted.
         left_alone: weights of the rows with a reason, a shared one once.
         trainable: numbers that train by kind: `values`, `alpha`, `dense` (weights that stayed dense),
@@ -70,6 +71,7 @@ class Report:
 
     weights: int
     nnz: int
+    training: int
     density: float
     left_alone: int
     trainable: dict[str, int]
@@ -108,9 +110,11 @@ class Report:
         lines = aligned(table, right={3, 4, 5, 7})
         left = [row for row in self.rows if row.reason]
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.trainable.items() if n)
+        frozen = f", {self.nnz - self.training:,} are frozen" if self.training < self.nnz else ""
         lines += [
             "",
-            f"converted   {self.nnz:,} of {self.weights:,} weights train (density {self.density:.4%})",
+            f"converted   {self.training:,} of {self.weights:,} weights train{frozen} "
+            f"(density {self.density:.4%})",
             *([f"left alone  {self.left_alone:,} weights of {len(left)} modules"] if left else []),
             f"trainable   {sum(self.trainable.values()):,} numbers: {kinds or 'none'}",
             f"not trained {self.frozen:,} frozen parameters, {self.statistics:,} running statistics of norms",
@@ -153,6 +157,7 @@ def report(model: nn.Module) -> Report:
             rows.append(_left_row(left[name]))
     converted = [row for row in rows if not row.reason]
     weights, nnz = sum(row.weights for row in converted), sum(row.nnz for row in converted)
+    trainable = _trainable(modules)
     tensors = _unique([t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)])
     held = sum(m.offset.held_bytes() for m in modules.values() if isinstance(m, DpSLayer))
     held += sum(
@@ -163,9 +168,10 @@ def report(model: nn.Module) -> Report:
     return Report(
         weights=weights,
         nnz=nnz,
+        training=trainable["values"] + trainable.get("dimensions", 0),
         density=nnz / weights if weights else 1.0,
         left_alone=sum(t.numel() for t in _unique([t for f in left.values() for t in f.matrices])),
-        trainable=_trainable(modules),
+        trainable=trainable,
         frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
         statistics=sum(
             tensor.numel()
@@ -200,7 +206,7 @@ def _left_row(found: Found) -> LayerRow:
     weights = sum(tensor.numel() for tensor in found.matrices)
     trained = sum(tensor.numel() for tensor in found.matrices if tensor.requires_grad)
     shape = tuple(found.matrices[0].shape) if len(found.matrices) == 1 else ()
-    reason = found.reason or "can be converted"
+    reason = found.reason or (FROZEN if is_frozen(found.module) else "can be converted")
     kind, density = type(found.module).__name__, trained / weights if weights else 1.0
     return LayerRow(found.name, kind, shape, weights, trained, density, "", None, reason)
 

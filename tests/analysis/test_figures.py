@@ -11,7 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from dctps.analysis import style as style_module
-from dctps.analysis.curves import FAMILIES, draw_families, draw_panels, make_panels
+from dctps.analysis.accuracy import FAMILIES, draw_families, draw_panels
+from dctps.analysis.curves import make_panels, rows_of
 from dctps.analysis.figures import FIGURES, draw_figure
 from dctps.analysis.runs import read_runs
 from dctps.analysis.study import for_all, keep_failures, make_study, read_failures
@@ -82,16 +83,17 @@ def test_figure_1_is_the_runs_and_says_what_is_missing(tmp_path, write_run):
     assert rows["dense", ""]["n"] == "2"
 
 
-def test_legends_name_what_a_method_does_not_reach(tmp_path, write_run):
+def test_panels_name_what_a_method_does_not_reach(tmp_path, write_run):
     wanted = configurations(["dctps", "snip", "grasp"])
     for config in wanted:
         if config.method == "dctps" or (config.method == "snip" and config.density > 0.01):
             write_run(tmp_path, config, [0.5])
     (panel,) = make_panels(read_runs(tmp_path), wanted, {}, lambda run: run.test_accuracy)
-    axes = {a.get_title(): a for a in draw_families(panel, "accuracy").axes}
+    axes = {a.get_title(loc="left"): a for a in draw_families(panel, "accuracy").axes}
     at_once = axes["no offset, pruned at initialisation at once"]
     labels = [text.get_text() for text in at_once.get_legend().get_texts()]
-    assert labels == ["DCTpS", "SNIP (no 1%)", "GraSP (missing)"]
+    assert labels == ["DCTpS", "SNIP"]
+    assert "not run yet: SNIP at 1%; GraSP" in at_once.get_xlabel().replace("\n", " ")
     edges = [line.get_xdata()[0] for line in at_once.lines if len(set(line.get_xdata())) == 1]
     assert any(0.01 < edge < 0.05 for edge in edges)
 
@@ -118,17 +120,18 @@ def test_test_accuracy_of_several_networks(tmp_path, write_run, name):
     assert len(rows) == 3 * 3 and {row["mean"] for row in rows} == {"0.6"}
 
 
-def test_a_reason_stands_above_its_panel(tmp_path, write_run):
+def test_a_panel_says_what_failed_and_the_file_says_why(tmp_path, write_run):
     wanted = configurations(["dctps", "snip"])
     for config in wanted[:4]:
         write_run(tmp_path, config, [0.5])
-    notes = dict.fromkeys(
-        wanted[4:], "ValueError: criterion 'snip' cannot rank this network: all is zero" + 90 * "!"
+    reason = "ValueError: criterion 'snip' cannot rank this network: all is zero"
+    panels = make_panels(
+        read_runs(tmp_path), wanted, dict.fromkeys(wanted[4:], reason), lambda run: run.test_accuracy
     )
-    panels = make_panels(read_runs(tmp_path), wanted, notes, lambda run: run.test_accuracy)
-    title = draw_panels(panels, "accuracy").axes[0].get_title()
-    assert title.startswith("LeNet-5, digits, 20 epochs\nno SNIP: criterion 'snip' cannot rank this network")
-    assert len(title.splitlines()[1]) < 90 and title.endswith("...")
+    axes = draw_panels(panels, "accuracy").axes[0]
+    assert axes.get_title() == "LeNet-5, digits\n20 epochs"
+    assert axes.get_xlabel() == "density, and weights trained\nfailed: SNIP"
+    assert {row["missing"] for row in rows_of(panels) if row["method"] == "snip"} == {reason}
 
 
 def test_figure_5_joins_emptied_layers_with_accuracy(tmp_path, write_run):
@@ -187,7 +190,7 @@ def test_failures_are_remembered_until_they_are_not(tmp_path):
 
 def test_files_do_not_change_from_one_drawing_to_the_next(tmp_path):
     def drawn(where):
-        figure = style_module.new_figure(2, 2)
+        figure = style_module.new_figure(2)
         figure.subplots().plot([1, 2])
         return [file.read_bytes() for file in save(tmp_path / where, "x", [{"a": 1, "b": None}], figure)]
 

@@ -154,3 +154,29 @@ def test_the_command(sweep, tmp_path, capsys):
     assert main(["report", str(sweep), "--file", "sweep.toml"]) == 2
     with pytest.raises(RunFolderError, match="there is no folder"):
         write_report(tmp_path / "nowhere", tmp_path / "no.html")
+
+
+def test_a_method_whose_runs_all_failed_keeps_its_place(tmp_path, capsys):
+    """Neither a folder nor a sweep file knows the runs: the sweep itself has written down what they were."""
+    runs = "model=fixup-resnet20 dataset=digits epochs=1 train_images=32 density=0.1,0.05 method=dctps,snip"
+    sweep = ["sweep", *runs.split(), "--no-progress", "--out", str(tmp_path / "x")]
+    assert main(sweep) == 2
+    reason = json.loads((tmp_path / "x" / "failed.json").read_text())
+    assert not [path for path in (tmp_path / "x").iterdir() if path.is_dir() and "snip" in path.name]
+    assert main(["report", str(tmp_path / "x"), "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    cells = [row for row in Elements(page).cells if row and row[0] in ("DCTpS", "SNIP")]
+    assert [row[0] for row in cells[:2]] == ["DCTpS", "SNIP"] and cells[1][1:] == ["failed", "failed"]
+    assert "SNIP: all runs failed: " in page and "scores are" in page
+    assert "4 runs: 2 finished, 2 failed." in page and len(reason) == 2
+
+
+def test_failures_of_an_earlier_version_and_damaged_ones(tmp_path):
+    train_tiny(tmp_path / "one", replace(TINY, epochs=1))
+    (tmp_path / "failed.json").write_text(json.dumps({"two": "too hot"}))
+    write_report(tmp_path, tmp_path / "page.html")
+    assert "failed: too hot" in (tmp_path / "page.html").read_text()
+    for bad in ("[", '{"two": {"reason": "x", "config": {"epochs": "many"}}}', '{"two": {"config": 3}}'):
+        (tmp_path / "failed.json").write_text(bad)
+        with pytest.raises(ValueError, match="failed.json is damaged"):
+            write_report(tmp_path, tmp_path / "page.html")

@@ -39,6 +39,26 @@ def test_help_does_not_import_torch(tmp_path, argv):
     assert not modules & {"torch", "numpy", "safetensors"}
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["--help", "train --help", "recipes", "recipes paper", "report", "evaluate run", "train --out run"],
+)
+def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path, line):
+    if "run" in line:
+        assert command("train", "--epochs", "1", "--out", "run", cwd=tmp_path).returncode == 0
+    argv, pipe = [*DCTPS, *line.split()], subprocess.PIPE
+    with subprocess.Popen(argv, cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=pipe) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(timeout=120) == 141
+    assert err == b""
+
+
+def test_the_version(tmp_path):
+    done = command("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"dctps {dctps.__version__}\n")
+
+
 def test_a_run_goes_to_a_folder_of_its_own_name(tmp_path):
     done = command("train", "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

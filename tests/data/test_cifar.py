@@ -48,6 +48,17 @@ def test_every_published_form_gives_the_same_tensors(small, version, packed, tmp
     assert dataset.test.labels.equal(labels[training:])
 
 
+@pytest.mark.parametrize("version", [0, 1], ids=["python", "binary"])
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_the_folder_and_the_archive_themselves_are_taken(small, version, packed, tmp_path):
+    spec, unpacked, archives = small
+    layout = spec.layouts[version]
+    write(tmp_path, {name: data for name, data in unpacked.items() if name.startswith(layout.folder)})
+    write(tmp_path, {layout.archive.name: archives[layout.archive.name]})
+    given = tmp_path / (layout.archive.name if packed else layout.folder)
+    assert load_cifar(spec, given).to_dict() == load_cifar(spec, tmp_path).to_dict()
+
+
 def test_an_incomplete_folder_gives_way_to_an_archive(tmp_path):
     spec, unpacked, archives = SMALL10
     write(tmp_path, unpacked)

@@ -50,7 +50,7 @@ def test_nothing_that_a_file_names_is_called(protocol, tmp_path):
         b"cos\nsystem\n(S'true'\ntR.",
         b"(S'true'\nios\nsystem\n.",
         b"\x8c\x02os\x8c\x06system\x93.",
-        b"\x8c\x05numpy\x8c\x0alib.npyio\x93.",
+        b"\x8c\x05numpy\x8c\x04load\x93.",
         b"cnumpy\nload\n.",
     ],
 )

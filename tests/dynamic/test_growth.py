@@ -1,14 +1,19 @@
 """The largest gradients outside the support: torch.autograd's dense gradient, sorted."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.dynamic.memory import PeakBytes
+from torch import nn
 
-from dctps import DpSConv2d, DpSLinear
+import dctps
+from dctps import DpSConv1d, DpSConv2d, DpSLinear
 from dctps.dynamic import largest_gradients
 from dctps.nn import DpSLayer
+from dctps.selection.criteria import offset as on_offset
 
 
 def whole_numbers(*shape, seed, most=3):
@@ -28,6 +33,15 @@ def cases(draw):
         nnz = draw(st.integers(0, n * m))
         layer = DpSLinear(n, m, nnz=nnz, seed=seed, dtype=dtype)
         return layer, (*lead, n), seed
+    if draw(st.booleans()):
+        channels, filters = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
+        padding = draw(st.sampled_from([0, 2, "same", "valid"]))
+        layer = DpSConv1d(
+            channels, filters, kernel[0], 1 if padding == "same" else kernel[1], padding,
+            draw(st.integers(1, 2)), groups, padding_mode=draw(st.sampled_from(["zeros", "circular"])),
+            nnz=draw(st.integers(0, filters * channels // groups * kernel[0])), seed=seed, dtype=dtype,
+        )  # fmt: skip
+        return layer, (*draw(st.sampled_from([(), (1,), (3,)])), channels, draw(st.integers(5, 8))), seed
     channels, filters = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
     padding = draw(st.sampled_from([0, 1, (1, 2), "same", "valid"]))
     stride = 1 if padding == "same" else draw(st.tuples(st.integers(1, 2), st.integers(1, 3)))
@@ -141,3 +155,56 @@ def test_an_unknown_kind_of_layer_is_named():
     other.__dict__.update(layer.__dict__)
     with pytest.raises(TypeError, match="an? Other, is not known"):
         largest_gradients(other, [(torch.ones(1, 4), torch.ones(1, 4))], 2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_lines_move_as_images_of_one_row(groups):
+    def moved(conv, kernel, shape):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            conv(4, 6, kernel, padding=(*[0] * (len(kernel) - 1), 1), groups=groups), nn.Tanh(),
+            conv(6, 8, kernel, stride=2), nn.Flatten(), nn.Linear(40, 3),
+        ).double()  # fmt: skip
+        model = dctps.sparsify_(model, 0.2, seed=3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        rigl = dctps.RigL(model, optimizer, update_interval=1, end=20)
+        seen = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            x = torch.randn(9, 4, *shape, dtype=torch.float64)
+            nn.functional.cross_entropy(model(x), torch.arange(9) % 3).backward()
+            optimizer.step()
+            rigl.step()
+            seen.append([layer.support.tolist() for layer in model if isinstance(layer, DpSLayer)])
+        return seen
+
+    lines, images = moved(nn.Conv1d, (3,), (12,)), moved(nn.Conv2d, (1, 3), (1, 12))
+    assert lines == images
+    assert lines[0] != lines[-1]
+
+
+@pytest.mark.parametrize("criterion", ["offset-snip", "offset-gradient"])
+def test_criteria_of_the_converted_network_take_groups_in_blocks(criterion, monkeypatch):
+    """Depthwise and grouped layers, of images and of lines, ranked by the gradient of one dense network."""
+    monkeypatch.setattr(on_offset, "_BLOCK", 7)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(4, 8, 3, groups=4), nn.Tanh(),
+        nn.Conv1d(8, 6, 3, padding=2, padding_mode="circular", groups=2),
+        nn.Unflatten(2, (2, 6)), nn.Conv2d(6, 6, (1, 3), groups=6), nn.Flatten(), nn.Linear(48, 3),
+    ).double()  # fmt: skip
+    data = [(torch.randn(5, 4, 12, dtype=torch.float64), torch.randint(3, (5,))) for _ in range(2)]
+    dense = dctps.merge_(dctps.sparsify_(copy.deepcopy(model), 0.5, seed=1))
+    for layer in dense:  # S is still 0, so that these weights are alpha * D
+        layer.requires_grad_(True)
+    sum(nn.functional.cross_entropy(dense(x), y) for x, y in data).div(2).backward()
+    weights = {name: layer.weight for name, layer in dense.named_modules() if hasattr(layer, "weight")}
+    scores = torch.cat([
+        (w.grad if criterion == "offset-gradient" else w * w.grad).abs().flatten() for w in weights.values()
+    ])  # fmt: skip
+    found = dctps.sparsify_(model, 0.1, criterion=criterion, batches=data, seed=1)
+    kept, start = [], 0
+    for name, w in weights.items():
+        kept += (found.get_submodule(name).support + start).tolist()
+        start += w.numel()
+    assert kept == scores.topk(round(0.1 * start)).indices.sort().values.tolist()

@@ -15,9 +15,9 @@ from dctps.experiments import RunConfig
 from dctps.experiments.config import field_types, from_dict, resolve, run_name, to_dict
 from dctps.experiments.fields import of_type, read_word
 from dctps.experiments.folder import RunFolder
-from dctps.experiments.grid import grid, parse_fields, read_tables
 from dctps.experiments.run import run
 from dctps.experiments.unused import refuse_unused, unused
+from dctps.sweeps.grid import grid, parse_fields, read_tables
 
 WRONG = [
     ("bias", "False"), ("bias", "no"), ("bias", 0), ("augment", "off"), ("alpha_trainable", None),

@@ -91,7 +91,7 @@ def test_counts_and_cost(tmp_path):
     assert [record["level"] for record in records] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     # 468 * 0.1^(1/3) = 217.2, 468 * 0.1^(2/3) = 100.8, round(46.8) = 47
     assert [record["nnz"] for record in records[::3]] == [None, 217, 101, 47]
-    run(replace(TINY, method="dense", epochs=3), out=tmp_path / "dense", threads=1)
+    run(replace(TINY, method="dense", density=None, epochs=3), out=tmp_path / "dense", threads=1)
     dense = [json.loads(line) for line in (tmp_path / "dense" / "metrics.jsonl").read_text().splitlines()]
     for ours, theirs in zip(records[:3], dense, strict=True):
         assert {**ours, **theirs, "seconds": 0} == {**ours, "seconds": 0}  # level 0 is the dense run
@@ -123,7 +123,7 @@ def test_supports_are_nested_and_values_go_back(tmp_path, rewind):
 
 def test_each_level_is_an_ordinary_run(tmp_path):
     run(IMP, out=tmp_path / "run", threads=1)
-    plain = replace(TINY, method="dense", epochs=3)
+    plain = replace(TINY, method="dense", density=None, epochs=3)
     run(plain, out=tmp_path / "dense", threads=1)
     assert outcome(tmp_path / "run" / "level0") == outcome(tmp_path / "dense")
     assert differences(read_config(tmp_path / "run" / "level0"), resolve(plain)) == {}

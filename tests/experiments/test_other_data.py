@@ -13,9 +13,9 @@ from dctps.data import from_arrays, register_dataset
 from dctps.data.registry import DATASETS, is_published
 from dctps.experiments import RunConfig
 from dctps.experiments.folder import RunFolderError
-from dctps.experiments.grid import grid
 from dctps.experiments.run import evaluate_run, run
-from dctps.experiments.sweep import run_sweep
+from dctps.sweeps.grid import grid
+from dctps.sweeps.sweep import run_sweep
 
 CONFIG = RunConfig(dataset="bars", density=0.05, epochs=1, batch_size=8)
 

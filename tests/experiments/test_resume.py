@@ -28,7 +28,7 @@ CONFIGS = [
     TINY,
     replace(TINY, optimizer="sgd", lr=0.05, schedule="multistep", milestones=(0.3, 0.6), clip_norm=1.0),
     replace(TINY, optimizer="sgd", lr=0.05, momentum=0.0, schedule="constant", validation_size=0.0),
-    replace(TINY, optimizer="adamw", method="dense", amp="bf16"),
+    replace(TINY, optimizer="adamw", method="dense", density=None, amp="bf16"),
     replace(TINY, mixup=0.7),
     replace(TINY, method="random-erk", amp="fp16", decay_alpha=False, decay_norm_bias=False),
     replace(TINY, method="dctps-rigl", update_interval=2, dynamics_end=1.0),

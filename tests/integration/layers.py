@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -53,3 +55,11 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest entry of the difference, as a share of the largest expected entry."""
     return float((ours - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1e-12))
+
+
+def runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """A function that runs an ONNX file in onnxruntime."""
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path)
+    (given,) = session.get_inputs()
+    return lambda batch: torch.from_numpy(session.run(None, {given.name: batch.numpy()})[0])

@@ -10,12 +10,14 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 import dctps
@@ -130,7 +132,7 @@ def test_surroundings_change_nothing(kind: str, name: str) -> None:
             if (case := made(kind, offset, backend)) is None:
                 continue
             layer, x = case
-            g = torch.randn_like(layer(x))
+            g = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(1))
             want = expected(layer, x, g)
             clear_tables()
             layer.offset._held.clear()
@@ -146,7 +148,7 @@ def test_surroundings_change_nothing(kind: str, name: str) -> None:
 def test_two_threads_of_other_surroundings_do_not_meet(kind: str) -> None:
     """A default device and inference mode are a thread's own; tables are everyone's."""
     cases = [case for offset in OFFSETS for backend in BACKENDS if (case := made(kind, offset, backend))]
-    gs = [torch.randn_like(layer(x)) for layer, x in cases]
+    gs = [torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(1)) for layer, x in cases]
     wants = [expected(*case, g) for case, g in zip(cases, gs, strict=True)]
     clear_tables()
     failures: list[BaseException] = []
@@ -175,7 +177,7 @@ def test_attention_is_torchs_in_every_surrounding(offset: str, name: str) -> Non
     network = nn.Sequential(nn.MultiheadAttention(24, 3, batch_first=True))
     attention: Any = dctps.sparsify_(network, 0.2, offset=offset)[0]
     dense: Any = dctps.merge_(copy.deepcopy(network))[0].double()
-    x = torch.randn(2, 5, 24)
+    x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(1))
     want = dense(*[x.double()] * 3)[0].detach()
     clear_tables()
     with SURROUNDINGS[name]():
@@ -184,26 +186,46 @@ def test_attention_is_torchs_in_every_surrounding(offset: str, name: str) -> Non
     agree([attention(x, x, x)[0]], [want], 2e-5)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_tables_made_under_a_transform_of_functions_serve_after_it(offset: str) -> None:
+def test_tables_made_under_a_transform_of_functions_serve_after_it(kind: str, offset: str) -> None:
     """They are no wrappers of a level of `torch.func` that is over."""
-    layer = DpSConv2d(8, 16, 3, padding=1, offset=offset, density=0.3)
-    x = torch.randn(4, 8, 9, 9).to(memory_format=torch.channels_last)
-    want = expected(layer, x, torch.randn(4, 16, 9, 9))[0]
-    for backend in ("dense", "native"):
-        layer.backend = backend  # type: ignore[assignment]
+    for backend in BACKENDS:
+        if (case := made(kind, offset, backend)) is None:
+            continue
+        layer, x = case
+        g = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(1))
+        want = expected(layer, x, g)
         clear_tables()
         layer.offset._held.clear()
         layer.offset._memo.clear()
-        values = layer.values.detach()
+        layer.backend = "auto"
+        forward = partial(torch.func.functional_call, layer)
+        torch.func.grad(lambda values: forward({"values": values}, (x,)).sum())(layer.values.detach())
+        torch.func.grad(lambda t: layer.to_dense().sum() * t.sum())(torch.ones(2))
+        layer.backend = backend
+        agree(results(layer, x, g), want, 2e-5)
 
-        def loss(values: Tensor) -> Tensor:
-            return torch.func.functional_call(layer, {"values": values}, (x,)).square().sum()
 
-        torch.func.grad(loss)(values)
-        layer.to_dense()
-        torch.func.grad(lambda t: layer.offset.to_dense().sum() * t.sum())(values)
-        try:
-            agree([layer(x).detach()], [want], 2e-5)
-        except ValueError as error:
-            assert "backend" in str(error)
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_stand_ins_pass_and_leave_no_tables_behind(kind: str, warm: bool) -> None:
+    """Under a FakeTensorMode, whether or not the real tables are there already."""
+    for offset in OFFSETS:
+        for backend in ("auto", "dense", "transform"):
+            if (case := made(kind, offset, backend)) is None:  # type: ignore[arg-type]
+                continue
+            layer, x = case
+            want = layer(x)
+            if not warm:
+                clear_tables()
+                layer.offset._held.clear()
+                layer.offset._memo.clear()
+            fake = FakeTensorMode()
+            tensors = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+            stand_ins = {name: fake.from_tensor(t) for name, t in tensors.items()}
+            images = fake.from_tensor(x.detach())
+            with fake:
+                y = torch.func.functional_call(layer, stand_ins, (images,))
+            assert y.shape == want.shape
+            agree([layer(x).detach()], [want.detach().double()], 2e-5)

@@ -539,7 +539,7 @@ def test_a_users_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"'1' \(Fused\): an odd one"):
         sparsify_(dense, 0.5)
     with pytest.raises(ValueError, match="already taken"):
-        dctps.register_conversion(Fused)(expand_fused)
+        dctps.register_conversion(Fused)(collapse_fused)
     with pytest.raises(ValueError, match="torch.nn.modules.linear.Linear has a DpS layer already"):
         dctps.register_conversion(nn.Linear)(expand_fused)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.integration.layers import KINDS, OFFSETS, draws, trained
+from tests.integration.layers import KINDS, OFFSETS, draws, runner, trained
 from torch import Tensor, nn
 
 from dctps import sparsify_
@@ -49,17 +49,14 @@ def test_a_fake_tensor_mode_leaves_no_fake_tables_behind() -> None:
     assert type(layer(x)) is Tensor
 
 
-def onnx_program(model: nn.Module, x: Tensor, path: Path):  # type: ignore[no-untyped-def]
+def onnx_program(model: nn.Module, x: Tensor, path: Path, dynamic_shapes=BATCH):  # type: ignore[no-untyped-def]
     """The onnx model, and a function that runs it in onnxruntime."""
     onnx = pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.onnx.export(
-        model, (x,), path, dynamo=True, dynamic_shapes=BATCH, verbose=False, external_data=False
+        model, (x,), path, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False, external_data=False
     )
-    session = runtime.InferenceSession(path)
-    name = session.get_inputs()[0].name
-    return onnx.load(path), lambda batch: torch.from_numpy(session.run(None, {name: batch.numpy()})[0])
+    return onnx.load(path), runner(path)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")

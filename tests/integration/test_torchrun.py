@@ -123,3 +123,18 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> No
     assert runs[0] == runs[1]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
+
+
+def test_levels_of_imp_by_two_processes(tmp_path):
+    config = {"method": "imp", "levels": 1, "rewind_epoch": 1, "epochs": 2, "train_images": 200, **CONFIG}
+    done = torchrun(*flags_of(config), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [level["nnz"] for level in summary["imp"]["levels"]] == [None, summary["report"]["nnz"]]
+    assert (summary["imp"]["epochs_trained"], summary["processes"]) == (3, 2)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    alone = run(RunConfig(**config), out=tmp_path / "alone", threads=1)  # type: ignore[arg-type]
+    assert alone["imp"]["levels"][0]["test_accuracy"] == pytest.approx(
+        summary["imp"]["levels"][0]["test_accuracy"], abs=0.05
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -78,15 +78,21 @@ def good_call(entry: str, draw: random.Random) -> Call:  # noqa: PLR0911
     return conv_backward, {**common, "g": c.g, "needs": (True, True, True)}
 
 
-def bad_call(entry: str, draw: random.Random) -> tuple[Call, str]:
-    """A call that is wrong in one way, and the argument that is."""
-    function, arguments = good_call(entry, draw)
-    names = [name for name, value in arguments.items() if name in _WRONG and value is not None]
-    while True:
-        name = draw.choice(names)
-        wrong = _WRONG[name](arguments[name], arguments, draw)
-        if wrong is not None:
-            return (function, {**arguments, name: wrong}), name
+def bad_calls(entry: str, count: int) -> Iterator[tuple[Call, str]]:
+    """Calls that are wrong in one way each, and the argument that is; before every tenth a right one."""
+    draw = random.Random(entry)
+    for i in range(count):
+        if i % 10 == 0:
+            function, arguments = good_call(entry, draw)
+            function(**arguments)
+        if entry == "stack":  # whose wrong calls move a support
+            function, arguments = good_call(entry, draw)
+        names = [name for name, value in arguments.items() if name in _WRONG and value is not None]
+        wrong = None
+        while wrong is None:
+            name = draw.choice(names)
+            wrong = _WRONG[name](arguments[name], arguments, draw)
+        yield (function, {**arguments, name: wrong}), name
 
 
 def _support(support: Tensor, arguments: dict[str, Any], draw: random.Random) -> Tensor | None:

@@ -81,19 +81,14 @@ def sanitizer() -> str | None:
 
 
 HOSTILE = """
-    import pathlib, random, sys
+    import pathlib, sys
     import torch
     import dctps.kernels.loader as loader
     loader.LIBRARY = pathlib.Path(sys.argv[1])
-    from tests.kernels.hostile import ENTRIES, REFUSED, bad_call, good_call
+    from tests.kernels.hostile import ENTRIES, REFUSED, bad_calls
     torch.set_num_threads(2)
     for entry in ENTRIES:
-        draw = random.Random(entry)
-        for i in range(2000):
-            if i % 100 == 0:
-                call, arguments = good_call(entry, draw)
-                call(**arguments)
-            (call, arguments), what = bad_call(entry, draw)
+        for (call, arguments), what in bad_calls(entry, 2000):
             try:
                 call(**arguments)
             except REFUSED:

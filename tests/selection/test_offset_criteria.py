@@ -36,7 +36,9 @@ class Twice(nn.Module):
 
 def dense_scores(model: nn.Module, criterion: str, data: list[tuple[torch.Tensor, torch.Tensor]]):
     """By a dense network that has W for its weights."""
-    empty = sparsify_(copy.deepcopy(model), criterion="random", density=1.0, seed=0, alpha=0.7)
+    empty = sparsify_(
+        copy.deepcopy(model), criterion="random", density=1.0, seed=0, alpha=0.7, convert_frozen=True
+    )
     scores = {}
     dense = copy.deepcopy(model).train().requires_grad_(True)
     for name, layer in empty.named_modules():
@@ -67,7 +69,15 @@ def test_supports_are_those_of_the_dense_gradient(monkeypatch, criterion, alloca
     model = Twice()
     before = {n: (p.data_ptr(), p.requires_grad) for n, p in model.named_parameters()}
     stats = model.norm.running_mean.clone()
-    sparsify_(model, 30 / total, criterion=criterion, allocation=allocation, batches=data, alpha=0.7)
+    sparsify_(
+        model,
+        30 / total,
+        criterion=criterion,
+        allocation=allocation,
+        batches=data,
+        alpha=0.7,
+        convert_frozen=True,
+    )
     for name, mask in expected.items():
         layer = model.get_submodule(name)
         assert layer.support.tolist() == mask.flatten().nonzero().flatten().tolist()

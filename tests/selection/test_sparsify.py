@@ -184,7 +184,7 @@ def test_mode_frozenness_dtype_and_hooks_are_kept() -> None:
     dense[4].requires_grad_(False)
     calls: list[str] = []
     handle = dense[5].register_forward_hook(lambda *_: calls.append("hook"))
-    model = sparsify_(dense, 0.1)
+    model = sparsify_(dense, 0.1, convert_frozen=True)
     assert model[4].values.dtype == torch.float64 and not model[4].training
     assert not any(p.requires_grad for p in model[4].parameters())
     assert all(p.requires_grad for p in model[5].parameters())

@@ -14,11 +14,11 @@ import pytest
 from tests.faults import outcome, send_after
 
 import dctps
+from dctps.benchmarking.trial import timed
 from dctps.experiments.run import run
 from dctps.experiments.signals import Stopped
 from dctps.kernels import variant
 from dctps.sweeps.grid import grid
-from dctps.benchmarking.trial import timed
 from dctps.sweeps.sweep import look_ahead, run_sweep
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dctps.__file__).parents[1])}

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING
 
 from dctps.analysis.aggregate import Cell
 from dctps.analysis.curves import Panel, Point
-from dctps.analysis.style import GREY, LARGE, PAGE, SMALL, dress, key, new_figure, say, style, wrapped
+from dctps.analysis.style import (
+    GREY,
+    LARGE,
+    PAGE,
+    SMALL,
+    dress,
+    head,
+    key,
+    named,
+    new_figure,
+    say,
+    style,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,27 +69,21 @@ def draw_families(panel: Panel, quantity: str) -> Figure:
         shown = [m for m in dict.fromkeys(["dctps", *family]) if m in panel.curves]
         _draw(axes, {method: panel.curves[method] for method in shown}, panel.dense)
         notes = _notes({method: panel.curves[method] for method in family}, panel.dense)
-        _label(
-            axes, panel, PAGE / 2 - _LEFT, notes, quantity if axes in grid[:, 0] else "", with_weights=True
-        )
-        axes.legend(
-            title=title, title_fontsize=SMALL, fontsize=SMALL, ncols=2, handlelength=2.8, alignment="left",
-            loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.2, columnspacing=1.2,
-        )  # fmt: skip
+        beside = quantity if axes in grid[:, 0] else ""
+        _label(axes, panel, PAGE / 2 - _LEFT, notes, beside)
+        head(axes, title, *named([axes]), columns=2)
     behind = "; grey: other methods" if len(families) > 1 else ""
-    figure.suptitle(
-        wrapped(f"{panel.title}, {panel.effort}; {_counted([panel])}{behind}", 0.85 * PAGE), fontsize=LARGE
-    )
+    title = f"{panel.title}, {panel.effort}\n{_counted([panel])}{behind}"
+    figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
     return figure
 
 
-def draw_panels(panels: Sequence[Panel], quantity: str, *, with_weights: bool = False) -> Figure:
+def draw_panels(panels: Sequence[Panel], quantity: str) -> Figure:
     """Each panel with all its curves.
 
     Args:
         panels: at least one.
         quantity: that is drawn, for the axis.
-        with_weights: say under each density how many weights train.
     """
     columns = min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -89,7 +96,7 @@ def draw_panels(panels: Sequence[Panel], quantity: str, *, with_weights: bool = 
         _draw(axes, panel.curves, panel.dense)
         beside = quantity if axes in grid[:, 0] else ""
         notes = _notes(panel.curves, panel.dense)
-        _label(axes, panel, width, notes, beside, with_weights=with_weights)
+        _label(axes, panel, width, notes, beside)
         axes.set_title(wrapped(f"{panel.title}\n{panel.effort}", width), fontsize=SMALL)
     key(figure)
     figure.suptitle(_counted(panels), fontsize=LARGE)
@@ -156,9 +163,7 @@ def _spacing(densities: Collection[float]) -> float:
     return min((b / a for a, b in itertools.pairwise(found)), default=10.0)
 
 
-def _label(
-    axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantity: str, *, with_weights: bool
-) -> None:
+def _label(axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantity: str) -> None:
     """Ticks at the densities, as many with words as there is room for in `width` inches; notes below."""
     weights: dict[float, int | None] = {}
     for curve in panel.curves.values():
@@ -168,7 +173,8 @@ def _label(
         dress(axes)
         say(axes, "\n".join(["no value", *notes]), width)
         return
-    below = "density" + (", and weights trained" if with_weights else "") if weights else ""
+    counted = any(count is not None for count in weights.values())
+    below = f"density{', and weights trained' if counted else ''}" if weights else ""
     lines = [wrapped(line, width) for line in (below, *notes) if line]
     dress(axes, x="\n".join(lines), y=wrapped(f"{quantity} (%)", 1.5) if quantity else "")
     axes.tick_params(labelleft=True)
@@ -182,8 +188,7 @@ def _label(
     span = math.log(max(weights) / min(weights)) + 2 * math.log(margin)
     labels, free = [], -math.inf
     for density, count in sorted(weights.items()):
-        counted = with_weights and count is not None
-        text = f"{100 * density:g}%" + (f"\n{count:,}" if counted else "")
+        text = f"{100 * density:g}%" + ("" if count is None else f"\n{count:,}")
         at = width * math.log(density) / span
         half = 0.5 * 0.6 * SMALL / 72 * max(map(len, text.splitlines()))
         labels.append(text if at - half >= free else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +85,11 @@ MODELS = {
     "lenet5": "LeNet-5", "resnet18": "ResNet18", "resnet50": "ResNet50", "vgg19": "VGG19",
     "mobilenetv2": "MobileNetV2", "fixup-resnet110": "FixupResNet110",
 }  # fmt: skip
+
+
+def models_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The networks that rows are of, for a reader."""
+    return ", ".join(dict.fromkeys(MODELS.get(str(row["model"]), str(row["model"])) for row in rows))
 
 
 def panel_of(config: RunConfig) -> Place:

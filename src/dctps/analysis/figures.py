@@ -22,28 +22,19 @@ Draw = Callable[[Sequence[Run], Sequence[RunConfig], Notes, Path], list[Path]]
 def figure1(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
     """Largest validation accuracy of any epoch against the number of weights that train."""
     panels = make_panels(runs, wanted, notes, lambda run: run.max_val_accuracy)
-    quantity = "maximum validation accuracy"
-    many = [panel for panel in panels if len(panel.curves) > MANY]
-    files = []
-    for panel in many:
-        stem = "figure1" if len(many) == 1 else f"figure1-{panel.model}-{panel.dataset}-{panel.epochs}-epochs"
-        files += save(out, stem, rows_of([panel]), draw_families(panel, quantity))
-    few = [panel for panel in panels if panel not in many]
-    if few:
-        beside = [_only(panel, few) for panel in many] + few
-        stem = "figure1-longer" if many else "figure1"
-        files += save(out, stem, rows_of(beside), draw_panels(beside, quantity, with_weights=True))
-    return files
+    return _accuracy("figure1", panels, "maximum validation accuracy", out)
 
 
 def figure2(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
     """Test accuracy after the last epoch against density: ResNet50 and VGG19."""
-    return _test_accuracy("figure2", runs, wanted, notes, out)
+    panels = make_panels(runs, wanted, notes, lambda run: run.test_accuracy)
+    return _accuracy("figure2", panels, "test accuracy", out)
 
 
 def figure3(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
     """Test accuracy after the last epoch against density: MobileNetV2 and FixupResNet110."""
-    return _test_accuracy("figure3", runs, wanted, notes, out)
+    panels = make_panels(runs, wanted, notes, lambda run: run.test_accuracy)
+    return _accuracy("figure3", panels, "test accuracy", out)
 
 
 FIGURES: dict[str, Draw] = {
@@ -78,11 +69,19 @@ def draw_figure(
     return FIGURES[name]([run for run in runs if run.config in known], wanted, notes, out)
 
 
-def _test_accuracy(
-    stem: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
-) -> list[Path]:
-    panels = make_panels(runs, wanted, notes, lambda run: run.test_accuracy)
-    return save(out, stem, rows_of(panels), draw_panels(panels, "test accuracy"))
+def _accuracy(stem: str, panels: Sequence[Panel], quantity: str, out: Path) -> list[Path]:
+    """Panels of many methods have a picture each, with a plot for each family; the others share one."""
+    many = [panel for panel in panels if len(panel.curves) > MANY]
+    files = []
+    for panel in many:
+        name = stem if len(many) == 1 else f"{stem}-{panel.model}-{panel.dataset}-{panel.epochs}-epochs"
+        files += save(out, name, rows_of([panel]), draw_families(panel, quantity))
+    few = [panel for panel in panels if panel not in many]
+    if few:
+        beside = [_only(panel, few) for panel in many] + few
+        name = f"{stem}-longer" if many else stem
+        files += save(out, name, rows_of(beside), draw_panels(beside, quantity))
+    return files
 
 
 def _only(panel: Panel, others: Sequence[Panel]) -> Panel:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dctps.analysis.aggregate import setting
-from dctps.analysis.curves import MODELS
+from dctps.analysis.curves import models_of
 from dctps.analysis.runs import Run
 from dctps.analysis.style import (
     LARGE,
     PAGE,
     SMALL,
+    decades,
     dress,
+    head,
     in_order,
     new_figure,
     save,
@@ -109,9 +111,10 @@ def figure4(
     at_start = [s for s in initial if s.config.train_images is None]
     trained = collect(runs, briefly, notes, TRAINED)
     values = [
-        {**_cell(s), "index": i + 1, "mean": f"{m:.6g}", "std": "" if s.std is None else f"{s.std[i]:.3g}"}
+        {**_cell(s), "index": i, "mean": f"{mean:.6g}", "std": f"{std:.3g}" if len(s.seeds) > 1 else ""}
         for s in at_start + trained
-        for i, m in enumerate(s.mean if s.seeds else [])
+        if s.seeds
+        for i, (mean, std) in enumerate(zip(s.mean, s.std or s.mean, strict=True), 1)
     ]
     summary = [_summary(s) for s in at_start + trained]
     files = save(out, "figure4", values, draw_spectra(summary, values))
@@ -125,6 +128,8 @@ def draw_spectra(summary: Sequence[Row], values: Sequence[Row]) -> Figure:
         summary: the rows of figure4-summary.csv.
         values: the rows of figure4.csv.
     """
+    from matplotlib.lines import Line2D  # noqa: PLC0415 (an extra)
+
     start = [row for row in summary if not int(row["steps"])]
     trained = {row["method"]: int(row["steps"]) for row in summary if int(row["steps"])}
     columns = {
@@ -142,28 +147,38 @@ def draw_spectra(summary: Sequence[Row], values: Sequence[Row]) -> Figure:
     top = max(shown, default=1.0)
     low = max(min(shown, default=0.1), top * _SHOWN)
 
-    figure = new_figure(1.9 + 1.8 * len(densities))
-    grid = figure.subplots(len(densities), len(columns), sharex=True, sharey=True, squeeze=False)
     width = (PAGE - 0.6) / len(columns) - 0.1
-    for axes_row, density in zip(grid, densities, strict=True):
-        for axes, those in zip(axes_row, columns.values(), strict=True):
-            here = [row for row in those if float(row["density"]) == density]
-            for row in here:
-                _draw(axes, row, spectra.get(_place(row), []), low)
-            left = f"density {100 * density:g}%\nsingular value" if axes is axes_row[0] else ""
-            below = "index of the singular value" if axes in grid[-1] else ""
-            notes = _notes(here, spectra, low)
-            axes.set_yscale("log")
-            dress(axes, x="\n".join(wrapped(line, width) for line in (below, *notes) if line), y=left)
-            if not any(float(v["mean"]) >= low for row in here for v in spectra.get(_place(row), [])):
-                axes.set_xlabel(below, fontsize=SMALL)
-                axes.text(
-                    0.5, 0.5, "\n".join(wrapped(note, width) for note in notes), ha="center", va="center",
-                    transform=axes.transAxes, fontsize=SMALL,
-                )  # fmt: skip
-    grid[0, 0].set_ylim(low / 3, top * 3)
-    for place, (title, those) in enumerate(columns.items()):
-        _head(grid[0, place], title, those, width)
+    cells = {
+        (density, title): [row for row in those if float(row["density"]) == density]
+        for density in densities
+        for title, those in columns.items()
+    }
+    notes = {
+        place: "\n".join(wrapped(line, width) for line in _notes(here, spectra, low))
+        for place, here in cells.items()
+    }
+    lines = sum(max(notes[density, title].count("\n") for title in columns) for density in densities)
+    figure = new_figure(1.9 + 1.6 * len(densities) + 0.14 * lines)
+    grid = figure.subplots(len(densities), len(columns), sharex=True, sharey=True, squeeze=False)
+    for axes, (place, here) in zip(grid.flat, cells.items(), strict=True):
+        for row in here:
+            _draw(axes, row, spectra.get(_place(row), []), low)
+        beside = f"density {100 * place[0]:g}%\nsingular value" if axes in grid[:, 0] else ""
+        below = "index of the singular value" if axes in grid[-1] else ""
+        empty = not axes.lines
+        dress(axes, x="\n".join(filter(None, (below, "" if empty else notes[place]))), y=beside)
+        if empty:
+            axes.text(
+                0.5, 0.5, notes[place], transform=axes.transAxes, ha="center", va="center", fontsize=SMALL
+            )
+    last = max((int(row["index"]) for row in values), default=1)
+    grid[0, 0].set(yscale="log", ylim=decades(low / 1.5, top * 1.5), xlim=(1 - 0.04 * last, 1.04 * last))
+    for axes in grid.flat:
+        axes.minorticks_off()
+    for axes, (title, those) in zip(grid[0], columns.items(), strict=True):
+        looks = {line["label"]: Line2D([], [], **line) for line in map(_line, those)}
+        wide = max(1, int(width / 1.9))
+        head(axes, wrapped(title, width), list(looks.values()), list(looks), columns=wide)
     _entitle(figure, summary)
     return figure
 
@@ -214,23 +229,10 @@ def _notes(here: Sequence[Row], spectra: Mapping[Any, Sequence[Row]], low: float
     return [f"{kind}: {', '.join(those)}" for kind, those in kinds.items()]
 
 
-def _head(axes: Axes, title: str, those: Sequence[Row], width: float) -> None:
-    """Above a column: what it is of, and what its lines are."""
-    from matplotlib.lines import Line2D  # noqa: PLC0415 (an extra)
-
-    lines = {line["label"]: Line2D([], [], **line) for line in map(_line, those)}
-    axes.legend(
-        handles=list(lines.values()), title=wrapped(title, width), title_fontsize=SMALL, fontsize=SMALL,
-        handlelength=2.8, alignment="left", loc="lower left", bbox_to_anchor=(0, 1), frameon=False,
-        borderaxespad=0.2, ncols=max(1, int(width / 1.9)),
-    )  # fmt: skip
-
-
 def _entitle(figure: Figure, summary: Sequence[Row]) -> None:
-    models = dict.fromkeys(MODELS.get(row["model"], row["model"]) for row in summary)
     counts = sorted({int(row["n"]) for row in summary if int(row["n"])}) or [0]
     many = f"n = {' or '.join(map(str, counts))} of {max(int(row['wanted']) for row in summary)}"
-    title = f"{', '.join(models)}: Jacobian of the outputs by the inputs, {many}"
+    title = f"{models_of(summary)}: Jacobian of the outputs by the inputs, {many}"
     figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
 
 

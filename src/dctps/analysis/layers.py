@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dctps.analysis.aggregate import setting
-from dctps.analysis.curves import MODELS, panel_of
+from dctps.analysis.curves import MODELS, models_of, panel_of
 from dctps.analysis.runs import Run
 from dctps.analysis.style import (
     BLACK,
     LARGE,
     PAGE,
     SMALL,
+    decades,
     dress,
     in_order,
     key,
@@ -106,11 +107,12 @@ def draw_layers(rows: Sequence[Row], wanted: Collection[str] = ()) -> Figure:
     layers = max(int(row["layer"]) for row in rows)
     columns = min(2, len(densities)) if layers <= _MANY else 1
     lines = -(-len(densities) // columns)
-    figure = new_figure(1.0 + (0.6 + 0.17 * len(methods)) * lines)
+    height = 1.1 + (0.6 + 0.17 * len(methods)) * lines
+    figure = new_figure(height)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     found = {(float(row["density"]), row["method"], int(row["layer"])): float(row["mean"]) for row in rows}
     trained = [mean for mean in found.values() if mean]
-    norm = colors.LogNorm(min(trained, default=1), max(trained, default=10))
+    norm = colors.LogNorm(*decades(min(trained, default=1), max(trained, default=1)))
     for axes in grid.flat[len(densities) :]:
         axes.remove()
     for axes, density in zip(grid.flat, densities, strict=False):
@@ -124,16 +126,18 @@ def draw_layers(rows: Sequence[Row], wanted: Collection[str] = ()) -> Figure:
         for place, method in enumerate(methods):
             axes.axhline(place + 0.5, color=BLACK, linewidth=0.4)
             count = emptied.get(method)
-            told = "no run" if count is None else f"{count:g}" if count else ""
+            told = "no run" if count is None else f"{round(count, 1):g}" if count else ""
             axes.text(layers + 1, place, told, va="center", fontsize=SMALL, color=BLACK)
         axes.set_title("empty", fontsize=SMALL, loc="right")
-    bar = figure.colorbar(shades, ax=grid, location="bottom", fraction=0.05, aspect=40, pad=0.03)
+    bar = figure.colorbar(
+        shades, ax=grid, location="bottom", fraction=0.15 / height, aspect=35, pad=0.1 / height
+    )
     bar.set_label("weights that train in a layer (white: none)", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
-    models = dict.fromkeys(MODELS.get(row["model"], row["model"]) for row in rows)
+    bar.ax.minorticks_off()
     seeds = " or ".join(map(str, sorted({int(row["n"]) for row in rows})))
     title = (
-        f"{', '.join(models)} at initialisation: weights that train in each layer, mean of n = {seeds}; "
+        f"{models_of(rows)} at initialisation: weights that train in each layer, mean of n = {seeds}; "
         "empty: layers with neither such a weight nor an offset"
     )
     figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
@@ -183,7 +187,7 @@ def _draw(axes: Axes, numbers: Sequence[Sequence[float]], norm: LogNorm) -> Any:
 
     unknown = [[0.0 if number < 0 else float("nan") for number in line] for line in numbers]
     known = [[number if number > 0 else float("nan") for number in line] for line in numbers]
-    edges = {"aspect": "auto", "interpolation": "nearest"}
+    edges: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
     extent = (0.5, len(numbers[0]) + 0.5, len(numbers) - 0.5, -0.5)
     axes.imshow(unknown, cmap=ListedColormap([_MISSING]), extent=extent, **edges)
     return axes.imshow(known, norm=norm, cmap="viridis", extent=extent, **edges)

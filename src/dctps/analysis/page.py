@@ -19,10 +19,8 @@ th { border-bottom-color: #666; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.wide { min-width: 12rem; overflow-wrap: anywhere; }
 .lacking { color: #a32a00; }
-img { display: block; max-width: 100%; height: auto; margin: 1rem 0; }
-img.broad { max-width: max(100%, 44rem); }
+img { display: block; max-width: max(100%, 40rem); height: auto; margin: 1rem 0; }
 """.strip()
-_BROAD = 1000  # pixels
 # The browser itself refuses whatever is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -74,16 +72,14 @@ def table(
 
 
 def picture(png: bytes, description: str) -> str:
-    """A picture within the page; a broad one scrolls by itself where it would become too small to read.
+    """A picture within the page, which scrolls by itself where it would become too small to read.
 
     Args:
         png: content of a file.
         description: for readers who do not see it.
     """
     data = base64.b64encode(png).decode()
-    width = int.from_bytes(png[16:20], "big")  # as the format has it
-    kind = ' class="broad"' if width > _BROAD else ""
-    image = f'<img{kind} alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
+    image = f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
     return f'<div class="scroll">{image}</div>'
 
 

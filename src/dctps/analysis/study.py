@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dctps.data import DataError
-from dctps.experiments.config import RunConfig
+from dctps.experiments.config import RunConfig, from_dict, resolve, to_dict
+from dctps.experiments.records import unreadable
 from dctps.files import make_folder, write_atomically
 from dctps.names import lookup
 from dctps.sweeps.grid import Runs, grid, parse_fields, read_tables
@@ -120,11 +121,12 @@ def for_all(
 def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:
     """Write down in a sweep's folder why its runs failed, in the place of what was said of them before."""
     try:
-        kept = {name: reason for name, reason in read_reasons(out).items() if name not in runs}
+        kept = {name: entry for name, entry in _read(out).items() if name not in runs}
     except ValueError:  # a damaged file is written anew
         kept = {}
+    new = {name: {"reason": reason, "config": to_dict(runs[name])} for name, reason in failed.items()}
     make_folder(out)
-    write_atomically(out / FAILED, (json.dumps(kept | dict(failed), indent=1) + "\n").encode())
+    write_atomically(out / FAILED, (json.dumps(kept | new, indent=1) + "\n").encode())
 
 
 def read_failures(out: Path, runs: Runs) -> dict[RunConfig, str]:
@@ -136,12 +138,35 @@ def read_reasons(out: Path) -> dict[str, str]:
     """Why runs of a sweep's folder failed, by name.
 
     Raises:
+        ValueError: the file that says so is damaged, or cannot be read.
+    """
+    return {name: str(entry.get("reason", "")) for name, entry in _read(out).items()}
+
+
+def read_failed(out: Path) -> Runs:
+    """The runs that failed, by name, whether they have a folder or not.
+
+    Raises:
         ValueError: the file that says so is damaged.
     """
+    found = {name: entry["config"] for name, entry in _read(out).items() if "config" in entry}
+    try:
+        return {name: resolve(from_dict(config)) for name, config in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{out / FAILED} is damaged ({error}): delete it") from None
+
+
+def _read(out: Path) -> dict[str, dict[str, Any]]:
+    """A reason and a configuration of each name; files of an earlier version have the reason alone."""
     path = out / FAILED
     if not path.exists():
         return {}
     try:
-        return {str(name): str(reason) for name, reason in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        return {
+            str(name): dict(entry) if isinstance(entry, dict) else {"reason": str(entry)}
+            for name, entry in json.loads(path.read_text()).items()
+        }
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it") from None

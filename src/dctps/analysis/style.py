@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PAGE = 6.5  # inches
 SMALL, LARGE = 8.0, 9.0  # points
+
+_LEGEND: dict[str, Any] = {"fontsize": SMALL, "handlelength": 2.8, "columnspacing": 1.2}
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -124,6 +127,12 @@ def wrapped(text: str, width: float) -> str:
     return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
 
 
+def decades(low: float, high: float) -> tuple[float, float]:
+    """Powers of ten around two numbers, so that a logarithmic axis has at least two words on it."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return 10.0**first, 10.0 ** max(last, first + 1)
+
+
 def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Give axes a grid behind the curves, a title, and labels of readable size."""
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
@@ -142,19 +151,35 @@ def say(axes: Axes, text: str, width: float) -> None:
     )
 
 
-def key(figure: Figure, columns: int = 4) -> None:
-    """One legend below a figure, of everything that its axes name, in the order of the methods."""
+def named(those: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """What some axes name: handles and labels, each label once, in the order of the methods."""
     found: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in found}
+    for axes in those:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
     first = [look.label for look in STYLES.values()]
-    names = sorted(found, key=lambda name: first.index(name) if name in first else len(first))
-    if names:
-        figure.legend(
-            [found[name] for name in names], names, loc="outside lower center", ncols=columns,
-            fontsize=SMALL, handlelength=2.8, columnspacing=1.2,
-        )  # fmt: skip
+    labels = sorted(found, key=lambda label: first.index(label) if label in first else len(first))
+    return [found[label] for label in labels], labels
+
+
+def key(figure: Figure) -> None:
+    """One legend below a figure, of everything that its axes name."""
+    handles, labels = named(figure.axes)
+    if labels:
+        place: Any = "outside lower center"
+        figure.legend(handles, labels, loc=place, ncols=4, **_LEGEND)
+
+
+def head(axes: Axes, title: str, handles: Sequence[Any], labels: Sequence[str], columns: int = 1) -> None:
+    """A title above axes, and between the two their legend."""
+    legend = axes.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.4,
+        borderpad=0, labelspacing=0.5, ncols=columns, **_LEGEND,
+    )  # fmt: skip
+    # The layout would narrow axes whose legend is wider than they are; the title keeps the height free.
+    legend.set_in_layout(False)
+    lines = math.ceil(len(labels) / columns)
+    axes.set_title(title, loc="left", fontsize=SMALL, pad=1.55 * SMALL * lines + 6)
 
 
 def image(figure: Figure, kind: str, dpi: int = 200) -> bytes:

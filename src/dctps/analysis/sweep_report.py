@@ -13,10 +13,10 @@ from dctps.analysis.curves import Panel, make_panels
 from dctps.analysis.learning import draw_learning, learning_lines
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
-from dctps.analysis.study import FAILED, read_reasons
+from dctps.analysis.study import FAILED, read_failed, read_reasons
 from dctps.analysis.style import image, require_matplotlib, style
 from dctps.experiments.config import RunConfig, resolve, to_dict
-from dctps.experiments.records import DATA, RunFolderError, read_data
+from dctps.experiments.records import RunFolderError, read_data
 from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
@@ -48,7 +48,7 @@ def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
     runs = read_runs(folder, on_damage=damaged.__setitem__)
     wanted = {name: resolve(config) for name, config in (wanted or {}).items()}
     try:
-        reasons = read_reasons(folder) | damaged
+        reasons, wanted = read_reasons(folder) | damaged, read_failed(folder) | wanted
     except ValueError as error:
         reasons = damaged | {FAILED: str(error)}
     if not runs and not wanted and not reasons:
@@ -115,11 +115,11 @@ def _results(
     parts = []
     for quantity, value in _QUANTITIES.items():
         for panel in make_panels(runs, configs, notes, value):
-            if quantity != "test accuracy" and not _has_values(panel):
+            if quantity != "test accuracy" and panel.empty:
                 continue  # nothing was held out, or nothing is finished
             name = f"{quantity.capitalize()}: {_name(panel, label)}"
-            parts += [heading(name), paragraph(_TABLE), _panel_table(panel)]
-            if len(_densities(panel)) > 1 and _has_values(panel):
+            parts += [heading(name), paragraph(_TABLE), _panel_table(panel), *_failures(panel)]
+            if len(_densities(panel)) > 1 and not panel.empty:
                 many = len(panel.curves) > MANY
                 figure = draw_families(panel, quantity) if many else draw_panels([panel], quantity)
                 parts.append(picture(image(figure, "png", _DPI), f"{name}, against density"))
@@ -139,11 +139,6 @@ def _name(panel: Panel, label: str) -> str:
     return ", ".join(word for word in (panel.title, panel.effort, label) if word)
 
 
-def _has_values(panel: Panel) -> bool:
-    cells = [point.cell for curve in panel.curves.values() for point in curve]
-    return any(not cell.missing for cell in [*cells, *([panel.dense] if panel.dense else [])])
-
-
 def _panel_table(panel: Panel) -> str:
     """Methods by densities; percent."""
     densities = _densities(panel)
@@ -156,6 +151,18 @@ def _panel_table(panel: Panel) -> str:
     if panel.dense is None:
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
     return table(header, rows, numbers=range(1, len(header)))
+
+
+def _failures(panel: Panel) -> list[str]:
+    """Why methods have no value at all."""
+    cells = {method: [point.cell for point in curve] for method, curve in panel.curves.items()}
+    cells |= {} if panel.dense is None else {"dense": [panel.dense]}
+    lines = []
+    for method, those in cells.items():
+        notes = dict.fromkeys(cell.note for cell in those if cell.note)
+        if notes and all(cell.missing for cell in those):
+            lines.append(paragraph(f"{style(method).label}: all runs failed: {'; '.join(notes)}"))
+    return lines
 
 
 def _densities(panel: Panel) -> list[float]:
@@ -244,8 +251,8 @@ def _data(runs: Sequence[Run]) -> str:
     for run in runs:
         try:
             data = read_data(run.path)
-        except RunFolderError:
-            data = {"name": f"{DATA} of {run.name} is damaged"}
+        except RunFolderError as error:
+            data = {"name": str(error)}
         if data is not None and data not in found:
             found.append(data)
     columns = ("name", "classes", "channels", "image_size", "train", "test")

@@ -80,7 +80,7 @@ def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
         if not all("offset" in row for row in layers):
             return None
         return {**found, "spectrum": [float(s) for s in found["spectrum"]], "layers": layers}
-    except (RunFolderError, ValueError, KeyError, TypeError):
+    except (RunFolderError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -50,15 +50,15 @@ def parse(kind: Any, argv: Sequence[str], *, prog: str, **choices: Any) -> Any:
         raise FlagError(_one_line(box.getvalue(), argv)) from None
 
 
-def fields_first(kind: type, argv: Sequence[str]) -> list[str]:
-    """The words with each `name=value` before all flags, for commands of that kind; values of flags stay."""
+def fields_last(kind: type, argv: Sequence[str]) -> list[str]:
+    """The words with each `name=value` after all flags, for commands of that kind; values of flags stay."""
     switches = {f"--{sign}{name}" for name in _switches(kind) for sign in ("", "no-")}
-    first: list[str] = []
+    words: list[str] = []
     rest: list[str] = []
     for before, word in zip(["", *argv], argv, strict=False):
         is_value = before.startswith("--") and "=" not in before and before not in switches
-        (first if re.match(r"\w+=", word) and not is_value else rest).append(word)
-    return first + rest
+        (words if re.match(r"\w+=", word) and not is_value else rest).append(word)
+    return rest + words
 
 
 def _switches(kind: type) -> list[str]:

@@ -19,7 +19,7 @@ from dctps.cli.common import FIRST, USAGE_ERROR, print_note
 from dctps.cli.evaluate import Evaluate
 from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
-from dctps.cli.parsing import FlagError, fields_first, parse
+from dctps.cli.parsing import FlagError, fields_last, parse
 from dctps.cli.recipes import Recipes
 from dctps.cli.report import Report
 from dctps.cli.sweep import Sweep
@@ -29,6 +29,7 @@ from dctps.experiments.recipes import build_recipe
 from dctps.experiments.signals import Stopped, sigterm_raises
 from dctps.experiments.unused import unused
 from dctps.names import lookup
+from dctps.plugins import load_plugins
 
 _INTERRUPTED = 130
 _CLOSED = 141  # as after SIGPIPE
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     try:
+        argv, plugins = _without_plugins(argv)
+        load_plugins(*plugins)
         command = _read(argv)
     except FlagError as error:
         raise SystemExit(_refuse(error)) from None
@@ -100,18 +103,39 @@ def _main(argv: list[str]) -> int:
         return _INTERRUPTED
 
 
+def _without_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without `--plugin NAME`, which every command takes, and the names.
+
+    Plugins are loaded before the other flags are read, so that a recipe or a help text may use them.
+    """
+    rest: list[str] = []
+    plugins: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != "--plugin":
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if not value or value.startswith("-"):
+            raise FlagError("--plugin wants the name of a module or the path of a .py file, got nothing")
+        plugins.append(value)
+    return rest, plugins
+
+
 def _read(argv: list[str]) -> _Command:
     """The command that the words describe, its flags laid over its recipe's."""
     if argv and not argv[0].startswith("-"):
         kind = _find(argv[0])
         if kind in (Sweep, Figure):
-            argv = [argv[0], *fields_first(kind, argv[1:])]
+            argv = [argv[0], *fields_last(kind, argv[1:])]
     command: _Command = parse(
         _Command,
         argv,
         prog="dctps",
         description="Train and inspect networks whose layers are alpha * D + S: a dense offset that is never "
-        "stored, and a very sparse trained matrix. `dctps --version` says which version this is.",
+        "stored, and a very sparse trained matrix. `dctps --version` says which version this is. Every "
+        "command takes --plugin NAME, a module or .py file of your own that registers offsets, methods, ....",
     )
     if isinstance(command, Train) and command.recipe is not None:
         return _with_recipe(command.recipe, argv)

@@ -70,6 +70,9 @@ class Crew:
         from dctps.stacks import on_ray, stacked  # noqa: PLC0415
         from dctps.sweeps.workers import execute  # noqa: PLC0415
 
+        for name, count in (("workers", self.workers), ("threads", self.machine.threads)):
+            if count is not None and count < 1:
+                raise ValueError(f"--{name} must be at least 1, got {count}")
         if self.ray is not None:
             return on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)
         if self.runs_per_gpu != 1:
@@ -84,6 +87,7 @@ class Crew:
         from dctps.sweeps.sweep import look_ahead  # noqa: PLC0415
 
         check_names(runs.values())
+        self._executor()  # refuses what it would refuse
         self._download(runs)
         trial = timed(self.machine.data_dir, self.machine.device, self.machine.threads or 1)
         split = partial(grouped, size=self.stack, workers=self.workers or 1)

@@ -39,8 +39,8 @@ class Dynamics(ABC):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, *, update_interval: int, end: float) -> None:
         self.update_interval = whole("update_interval", update_interval, least=1)
-        self.end, self.steps = real("end", end), 0
-        if self.end < 0:
+        self.end, self.steps = real("end", end, finite=False), 0
+        if not self.end >= 0:
             raise ValueError(f"end must be a number of steps, got {end}")
         self.optimizer = optimizer = inner_optimizer(optimizer)
         self.layers = _changeable(model)

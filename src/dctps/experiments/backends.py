@@ -38,7 +38,7 @@ def read_backends(path: Path) -> dict[str, Any]:
             raise ValueError(f"its format is {record['format']}, this version reads {_FORMAT}")
         for layer in record["layers"].values():
             str(layer["backend"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be used ({error}): give the backends.json that `dctps train --tune` wrote"
         ) from None

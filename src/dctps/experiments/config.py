@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from dataclasses import field as make_field
 from functools import cache
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
-from dctps.experiments.fields import of_type
+from dctps.experiments.fields import of_type, plain_types
 from dctps.experiments.methods import METHODS
 from dctps.experiments.options import resolve_options
 from dctps.names import lookup
+from dctps.plugins import full_name, load_plugins, loaded_plugins
 
 _MOVING: dict[str, float | None] = {"update_interval": 100, "drop_fraction": 0.3, "dynamics_end": 0.75}
 # The numbers that each has, and where none is given; levels then follow from the density.
@@ -136,13 +139,19 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     options: tuple[str, ...] = ()
     """what else criterion and dynamics let one choose, as name=value: steps, rounds, temperature, mode, loss,
     images_per_class, shuffle; decay, at_least_one, regrow_dropped, drop, threshold"""
+    plugin: tuple[str, ...] = make_field(default_factory=loaded_plugins, compare=False)
+    """modules or .py files of your own that register offsets, methods, networks, ...; every command takes
+    it. No part of what the run is, but recorded with it"""
 
     def __post_init__(self) -> None:
         for name, kind in field_types().items():
-            object.__setattr__(self, name, of_type(name, kind, getattr(self, name)))
+            value = self.__dict__[name]
+            if type(value) not in plain_types(kind):
+                object.__setattr__(self, name, of_type(name, kind, value))
+        object.__setattr__(self, "plugin", tuple(map(full_name, self.plugin)))
 
     def __eq__(self, other: object) -> bool:  # also of a `ResolvedConfig` and another
-        return isinstance(other, RunConfig) and vars(self) == vars(other)
+        return isinstance(other, RunConfig) and not differences(self, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +177,13 @@ def field_types() -> dict[str, Any]:
 def resolve(config: RunConfig) -> ResolvedConfig:
     """Check `config`, and put the choices of the method, the optimizer and the data set where it has None.
 
-    `image_size` and `flip` may stay None, as the data themselves then decide.
+    The configuration's plugins are loaded first, as names may be theirs. `image_size` and `flip` may stay
+    None, as the data themselves then decide.
 
     Raises:
         ValueError: a value out of range, an unknown method or optimizer, or choices that exclude each other.
     """
+    load_plugins(*config.plugin)
     for name, (holds, what, example) in _RULES.items():
         value = getattr(config, name)
         if value is not None and not holds(value):
@@ -180,10 +191,7 @@ def resolve(config: RunConfig) -> ResolvedConfig:
     method = lookup("method", METHODS, config.method)
     default_lr = lookup("optimizer", LEARNING_RATES, config.optimizer)
     if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
-        raise ValueError(
-            "nesterov needs the optimizer sgd and a momentum above 0: change those, or leave it out "
-            "(--no-nesterov where a recipe has it)"
-        )
+        raise ValueError("nesterov needs the optimizer sgd and momentum: change those, or say --no-nesterov")
 
     chosen = {}
     for name, value in method._asdict().items():
@@ -216,7 +224,9 @@ def resolve(config: RunConfig) -> ResolvedConfig:
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The fields as JSON holds them."""
-    return asdict(config) | {"milestones": list(config.milestones), "options": list(config.options)}
+    lists = ("milestones", "options", "plugin")
+    found = asdict(config) | {name: list(getattr(config, name)) for name in lists}
+    return {name: value for name, value in found.items() if name != "plugin" or value}
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
@@ -234,9 +244,12 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 
 def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configurations differ, with both values, in the order of the fields."""
+    """The fields in which two configurations differ, with both values, in the order of the fields.
+
+    Plugins are not compared: the same run may have its plugin in another place.
+    """
     ours, theirs = vars(config), vars(other)
-    return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    return {n: (ours[n], theirs[n]) for n in ours if n != "plugin" and ours[n] != theirs[n]}
 
 
 def run_name(config: RunConfig) -> str:
@@ -269,7 +282,7 @@ def total_epochs(config: RunConfig) -> int:
 
 def _resolve_dynamics(config: RunConfig) -> RunConfig:
     name = config.dynamics
-    usual = {} if name is None else lookup("dynamics", DYNAMICS, name)
+    usual = {} if name is None else _numbers_of(name)
     every = {field: getattr(config, field) for table in DYNAMICS.values() for field in table}
     given = {field: value for field, value in every.items() if value is not None}
     for field in given.keys() - usual.keys():
@@ -284,6 +297,19 @@ def _resolve_dynamics(config: RunConfig) -> RunConfig:
     if name == "imp" and config.levels is None and config.density is not None:
         config = replace(config, levels=max(1, math.ceil(math.log(config.density, LEVEL_KEEPS) - 1e-9)))
     return config
+
+
+def _numbers_of(dynamics: str) -> dict[str, float | None]:
+    """The fields that a dynamics has, each with its default; those of a registered one from its signature."""
+    if dynamics in DYNAMICS:
+        return DYNAMICS[dynamics]
+    from dctps.dynamic import find_dynamics, list_dynamics  # noqa: PLC0415
+
+    lookup("dynamics", dict.fromkeys([*DYNAMICS, *list_dynamics()]), dynamics)
+    arguments = signature(find_dynamics(dynamics)).parameters
+    usual = {name: value for name, value in _MOVING.items() if name in arguments or name == "dynamics_end"}
+    given = {name: arguments[name].default for name in usual if name in arguments}
+    return usual | {name: value for name, value in given.items() if isinstance(value, int | float)}
 
 
 def _rising_shares(shares: tuple[float, ...]) -> bool:

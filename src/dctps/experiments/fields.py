@@ -6,6 +6,7 @@ This module does not import torch; numbers of numpy and torch are known by what 
 from __future__ import annotations
 
 import operator
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -61,6 +62,13 @@ def read_word(kind: Any, word: str) -> Any:
             except ValueError:
                 continue
     return word
+
+
+@cache
+def plain_types(kind: Any) -> frozenset[type]:
+    """The types of values that fit without another look; nearly all that ever come."""
+    plain = {one for one in _kinds(kind) if one in (NoneType, *_WORDS)}
+    return frozenset(plain | {int} if float in plain else plain)
 
 
 def _kinds(kind: Any) -> list[Any]:

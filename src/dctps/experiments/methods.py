@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dctps.names import Registry
+
 
 class Method(NamedTuple):
     """What a method's name stands for; all None is the dense network."""
@@ -15,25 +17,46 @@ class Method(NamedTuple):
     dynamics: str | None = None
 
 
-METHODS: dict[str, Method] = {
-    "dctps": Method("dct", "epl", "random"),
-    "sdctps": Method("sdct", "epl", "random"),
-    "random-uniform": Method("zero", "uniform", "random"),
-    "random-epl": Method("zero", "epl", "random"),
-    "random-epf": Method("zero", "epf", "random"),
-    "random-erk": Method("zero", "erk", "random"),
-    "snip": Method("zero", "global", "snip"),
-    "grasp": Method("zero", "global", "grasp"),
-    "force": Method("zero", "global", "force"),
-    "iter-snip": Method("zero", "global", "iter-snip"),
-    "synflow": Method("zero", "global", "synflow"),
-    "magnitude": Method("zero", "global", "magnitude"),
-    "dctps-rigl": Method("dct", "epl", "random", dynamics="rigl"),
-    "sdctps-rigl": Method("sdct", "epl", "random", dynamics="rigl"),
-    "rigl": Method("zero", "erk", "random", dynamics="rigl"),
-    "set": Method("zero", "erk", "random", dynamics="set"),
-    "dsr": Method("zero", "erk", "random", dynamics="dsr"),
-    "imp": Method("zero", "global", "magnitude", dynamics="imp"),
-    "hyperplane": Method(None, None, None, "auto"),
-    "dense": Method(None, None, None),
-}
+METHODS: Registry[Method] = Registry("method")
+METHODS.update(
+    {
+        "dctps": Method("dct", "epl", "random"),
+        "sdctps": Method("sdct", "epl", "random"),
+        "random-uniform": Method("zero", "uniform", "random"),
+        "random-epl": Method("zero", "epl", "random"),
+        "random-epf": Method("zero", "epf", "random"),
+        "random-erk": Method("zero", "erk", "random"),
+        "snip": Method("zero", "global", "snip"),
+        "grasp": Method("zero", "global", "grasp"),
+        "force": Method("zero", "global", "force"),
+        "iter-snip": Method("zero", "global", "iter-snip"),
+        "synflow": Method("zero", "global", "synflow"),
+        "magnitude": Method("zero", "global", "magnitude"),
+        "dctps-rigl": Method("dct", "epl", "random", dynamics="rigl"),
+        "sdctps-rigl": Method("sdct", "epl", "random", dynamics="rigl"),
+        "rigl": Method("zero", "erk", "random", dynamics="rigl"),
+        "set": Method("zero", "erk", "random", dynamics="set"),
+        "dsr": Method("zero", "erk", "random", dynamics="dsr"),
+        "imp": Method("zero", "global", "magnitude", dynamics="imp"),
+        "hyperplane": Method(None, None, None, "auto"),
+        "dense": Method(None, None, None),
+    }
+)
+
+
+def register_method(
+    name: str, *, offset: str, allocation: str = "epl", criterion: str = "random", dynamics: str | None = None
+) -> None:
+    """Give a combination a name, which `--method`, sweeps, tables and figures then know.
+
+    Args:
+        name: for the method.
+        offset: D, by name.
+        allocation: how many weights each layer trains, by name.
+        criterion: which weights these are, by name.
+        dynamics: how the supports change, by name (None: they stay).
+
+    Raises:
+        ValueError: another method has the name.
+    """
+    METHODS.register(name)(Method(offset, allocation, criterion, dynamics=dynamics))

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 import dctps
 from dctps.checkpoint import load_state
 from dctps.data import Description, describe_dataset, list_datasets
-from dctps.dynamic import DSR, SET, Dynamics, RigL
+from dctps.dynamic import Dynamics, find_dynamics
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.options import arguments_of, option_of_run
 from dctps.models import build_model, list_models
@@ -30,13 +31,15 @@ from dctps.selection.criteria.registry import CRITERIA, list_criteria
 from dctps.training import Precision, Processes
 from dctps.training.schedule import SCHEDULES
 
-# Neither the weights nor any data decide with these.
-_DRAWN = (None, "random", "uniform", "epl", "epf", "erk")
-
 
 def is_scored(config: ResolvedConfig) -> bool:
     """Whether a criterion chooses weights, so that the dense network must exist."""
-    return config.criterion not in _DRAWN or config.allocation not in _DRAWN
+    return not {config.criterion, config.allocation} <= _drawn()
+
+
+def _drawn() -> set[str | None]:
+    """The criteria and allocations with which neither the weights nor any data decide."""
+    return {None, "random", *list_allocations()}
 
 
 def build_network(
@@ -140,21 +143,20 @@ def build_dynamics(
         total_steps: optimizer steps of the whole run.
         processes: that share the batches.
     """
-    if config.dynamics is None or config.update_interval is None or config.drop_fraction is None:
+    if config.dynamics in (None, "imp"):  # imp changes no support while a level trains
         return None
     assert config.dynamics_end is not None, "resolve() fills it in"
-    when: dict[str, Any] = arguments_of(config.options, config.dynamics) | {
+    kind = find_dynamics(config.dynamics)
+    offered: dict[str, Any] = {
         "update_interval": config.update_interval,
         "drop_fraction": config.drop_fraction,
         "end": round(config.dynamics_end * total_steps),
+        "seed": config.seed,
+        "all_reduce": processes.add_ if processes.count > 1 else None,
+        "in_data_parallel": True,
     }
-    match config.dynamics:
-        case "rigl":
-            return RigL(model, optimizer, all_reduce=processes.add_ if processes.count > 1 else None, **when)
-        case "set":
-            return SET(model, optimizer, seed=config.seed, **when)
-        case _:
-            return DSR(model, optimizer, seed=config.seed, in_data_parallel=True, **when)
+    taken = {name: value for name, value in offered.items() if name in signature(kind).parameters}
+    return kind(model, optimizer, **taken, **arguments_of(config.options, config.dynamics))
 
 
 def check_names(configs: Iterable[RunConfig]) -> None:
@@ -210,7 +212,7 @@ def network_for_report(
             arguments nor data set give.
     """
     config = resolve(config)
-    if file is None and not {config.criterion, config.allocation} <= {*_DRAWN, "global", "magnitude"}:
+    if file is None and not {config.criterion, config.allocation} <= _drawn() | {"global", "magnitude"}:
         raise ValueError(
             f"with criterion {config.criterion!r} and allocation {config.allocation!r} the data decide which "
             f"weights train: train it, and give the run's folder"

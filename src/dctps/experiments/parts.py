@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from dctps.data import Dataset, ImageTensors, first_of, split_validation
+from dctps.counter import derive_key
+from dctps.data import Dataset, ImageTensors, batches, first_of, split_validation
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.options import option_of_run
 from dctps.experiments.scoring import ScoringBatches
+
+_EVALUATION_BATCH = 500
 
 
 class Parts(NamedTuple):
@@ -18,6 +23,41 @@ class Parts(NamedTuple):
     train: ImageTensors
     validation: ImageTensors
     test: ImageTensors
+
+
+class Stream:
+    """The batches of a run. Their order and augmentation do not depend on what the initialisation draws.
+
+    Attributes:
+        generator: of all random numbers in them.
+    """
+
+    def __init__(self, config: ResolvedConfig, dataset: Dataset) -> None:
+        seed = config.seed if config.batch_seed is None else config.batch_seed
+        self.generator = torch.Generator().manual_seed(derive_key(seed, "", "batches"))
+        flip = dataset.flip if config.flip is None else config.flip
+        self._choices: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": flip}
+        self._augment = config.augment
+
+    def training(
+        self, data: ImageTensors, size: int, between: Callable[[], None], done: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, shuffled, after the first `done`; `between` is called before each."""
+        for index, batch in enumerate(self._batches(data, size, between, self._augment, shuffle=True)):
+            if index >= done:
+                yield batch
+
+    def evaluation(self, data: ImageTensors, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of `data`, in order and as they are; `between` is called before each batch."""
+        return self._batches(data, _EVALUATION_BATCH, between, augment=False, shuffle=False)
+
+    def _batches(
+        self, data: ImageTensors, size: int, between: Callable[[], None], augment: bool, shuffle: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        choices = {"augment": augment, "shuffle": shuffle, **self._choices}
+        for batch in batches(data, size, generator=self.generator, **choices):
+            between()
+            yield batch
 
 
 def split(config: ResolvedConfig, dataset: Dataset, device: torch.device) -> Parts:

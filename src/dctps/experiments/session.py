@@ -12,18 +12,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dctps.counter import derive_key
-from dctps.data import Dataset, ImageTensors, batches
+from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_network
-from dctps.experiments.parts import Parts, scoring_batches, split
+from dctps.experiments.parts import Parts, Stream, scoring_batches, split
 from dctps.experiments.records import Record
 from dctps.experiments.state import State, StateError
 from dctps.experiments.trainer import Trainer
 from dctps.nn.tuning import Measured
 from dctps.training import Metrics, Processes, Tally
-
-_EVALUATION_BATCH = 500
 
 
 @dataclass
@@ -72,13 +69,9 @@ class Session:
     ) -> None:
         self.config = config
         self._processes = Processes() if processes is None else processes
-        flip = dataset.flip if config.flip is None else config.flip
-        self._normalisation: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": flip}
         self.parts = split(config, dataset, device) if parts is None else parts
         self._train, self._validation, self._test = self.parts
-        # A stream of its own: the order and the augmentation do not depend on what initialisation draws.
-        seed = config.seed if config.batch_seed is None else config.batch_seed
-        self._generator = torch.Generator().manual_seed(derive_key(seed, "", "batches"))
+        self._stream = Stream(config, dataset)
         self._clock: Callable[[], float] = time.perf_counter
 
         self.model = model or build_network(
@@ -194,7 +187,7 @@ class Session:
             leader: a session at the same position, with the same batches.
             clock: gives this run's part of the time, in seconds.
         """
-        self._generator, self._clock = leader._generator, clock
+        self._stream, self._clock = leader._stream, clock
         self._resumed_at = clock()
 
     def take_step(self, loss: float, correct: int, images: int) -> None:
@@ -214,13 +207,14 @@ class Session:
 
     def training_batches(self, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
         """The rest of the epoch's batches; `between` as for `train_epoch`."""
-        return self._batches(self._train, self.trainer.batch_size, between, training=True)
+        done = self._epoch.tally.steps
+        return self._stream.training(self._train, self.trainer.batch_size, between, done)
 
     def evaluation_batches(
         self, data: ImageTensors, between: Callable[[], None]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All of `data`, one of `parts`, as they are."""
-        return self._batches(data, _EVALUATION_BATCH, between, training=False)
+        return self._stream.evaluation(data, between)
 
     def tune(self) -> dict[str, Measured]:
         """Measure the paths of the layers on a batch as in training, and fix each at its fastest."""
@@ -275,7 +269,7 @@ class Session:
             raise ValueError(f"{len(numbers)} of {self.config.epochs} epochs, step {epoch.tally.steps}")
 
         self.trainer.load_state(state)
-        self._generator.set_state(state["generator"])
+        self._stream.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         if self._device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self._device)
@@ -288,7 +282,7 @@ class Session:
 
     def _begin_epoch(self) -> None:
         self._epoch = _Epoch(lr=self.trainer.lr)
-        self._epoch_generator = self._generator.get_state()
+        self._epoch_generator = self._stream.generator.get_state()
         self._resumed_at = self._clock()
 
     def _seconds(self) -> float:
@@ -301,20 +295,3 @@ class Session:
 
     def _evaluate(self, data: ImageTensors, between: Callable[[], None]) -> Metrics:
         return self.trainer.evaluate(self.evaluation_batches(data, between))
-
-    def _batches(
-        self, data: ImageTensors, size: int, between: Callable[[], None], *, training: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        stream = batches(
-            data,
-            size,
-            generator=self._generator,
-            shuffle=training,
-            augment=training and bool(self.config.augment),
-            **self._normalisation,
-        )
-        done = self._epoch.tally.steps if training else 0
-        for index, batch in enumerate(stream):
-            between()
-            if index >= done:
-                yield batch

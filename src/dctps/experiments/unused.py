@@ -11,6 +11,8 @@ from typing import Any
 from dctps.experiments.config import RunConfig, differences, resolve
 from dctps.experiments.methods import METHODS
 
+_USUAL = RunConfig()
+
 
 def unused(config: RunConfig) -> dict[str, str]:
     """Fields that have no effect on the run of `config`, whatever their values, each with the reason."""
@@ -47,7 +49,7 @@ def refuse_unused(config: RunConfig) -> None:
         ValueError: one has none; and as for `resolve`.
     """
     reasons = unused(config)
-    for name, (value, _) in differences(config, RunConfig()).items():
+    for name, (value, _) in differences(config, _USUAL).items():
         if value and name in reasons:
             raise ValueError(f"{name} {value} would have no effect ({reasons[name]}): leave it out")
     if config.criterion == "nonzero" and config.density != 1:

@@ -70,7 +70,8 @@ class Window:
             ValueError: they do not fit the kernel.
         """
         batch, channels, _, _ = x.shape
-        if g.shape[0] != batch or g.shape[1] != self.shape[0] or channels != self.shape[1] * self.groups:
+        same = g.shape[0] == batch and g.shape[1] == self.shape[0] and channels == self.shape[1] * self.groups
+        if not same or 0 in self.stride:
             raise ValueError(f"{tuple(x.shape)} and a gradient of {tuple(g.shape)} do not fit {self}")
 
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.nn.conversion import register_conversion
+from dctps.nn.guard import QuietTrace
 from dctps.nn.initial import ZEROS, Law, carry, default_law
 
 
-class DpSMultiheadAttention(nn.Module):
+class DpSMultiheadAttention(QuietTrace):
     """`nn.MultiheadAttention` whose projections are modules, so that each can be a `DpSLinear`.
 
     softmax(q k^T / sqrt(d) + mask) v for each head of d = embed_dim / num_heads numbers, with
@@ -108,7 +109,7 @@ class DpSMultiheadAttention(nn.Module):
         )
         mask = self._mask(attn_mask, key_padding_mask, q, k)
         k, v = self._with_added(k, self.bias_k), self._with_added(v, self.bias_v)
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v))
 
         dropout = self.dropout if self.training else 0.0
         weights = None
@@ -141,7 +142,8 @@ class DpSMultiheadAttention(nn.Module):
         if attn_mask is not None:
             shapes = [(queries, keys), (batch * self.num_heads, queries, keys)]
             _check_shape("attn_mask", attn_mask, shapes)
-            split = attn_mask if attn_mask.dim() == 2 else attn_mask.unflatten(0, (batch, self.num_heads))
+            sizes = (batch, self.num_heads, queries, keys)
+            split = attn_mask if attn_mask.dim() == 2 else attn_mask.reshape(sizes)
             total = _additive(split, q.dtype)
         if key_padding_mask is not None:
             _check_shape("key_padding_mask", key_padding_mask, [(batch, keys), (keys,)][: 1 + (batch == 1)])

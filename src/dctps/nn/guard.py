@@ -27,11 +27,21 @@ _ASSIGNMENTS = {
 _NO_WRITES = {"requires_grad_", "share_memory_"}
 
 
-class GuardedLayer(nn.Module):
+class QuietTrace(nn.Module):
+    """A module whose sizes may become constants in a trace, as they are its own, those of its inputs not."""
+
+    def _slow_forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """What torch calls instead of `forward` while `torch.jit.trace` is at work, which warns of sizes."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            return super()._slow_forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]
+
+
+class GuardedLayer(QuietTrace):
     """A module whose `weight` is computed from `values`, and must not be replaced by a parameter."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         # torch's tools look here for what they are to take out, and find that there is no such parameter.
         self._parameters["weight"] = None
 
@@ -41,7 +51,7 @@ class GuardedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """`to_dense()` to read, at O(out * in) time and memory for each access; writing into it is an error."""
+        """`to_dense()` to read, at O(out * in) time and memory for each access; a write is an error."""
         return _read_only(self.to_dense(), self._label)
 
     @property
@@ -77,15 +87,6 @@ class GuardedLayer(nn.Module):
             f"torch.jit.trace(model, example), torch.export.export, or script a dense copy, "
             f"torch.jit.script(dctps.merge_(copy.deepcopy(model)))"
         )
-
-    def _slow_forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        """What torch calls in the place of `forward` while `torch.jit.trace` is at work.
-
-        The tracer warns of every size that becomes a constant. Those in a layer are the layer's own.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            return super()._slow_forward(*inputs, **kwargs)  # type: ignore[misc]
 
 
 class ReadOnlyWeight(Tensor):
@@ -132,7 +133,7 @@ class ReadOnlyWeight(Tensor):
 
 
 def _read_only(weight: Tensor, label: str) -> Tensor:
-    """W as it is where a compiler, an exporter or a transform looks at it: there nothing is written into it."""
+    """W, unguarded where a compiler, an exporter or a transform looks at it: there nothing is written."""
     is_seen = (
         type(weight) is not Tensor
         or is_exporting()
@@ -156,7 +157,7 @@ def _plain(weight: Tensor) -> Tensor:
 def _guard_views(result: Any, source: ReadOnlyWeight) -> Any:
     if type(result) in (list, tuple):
         return type(result)(_guard_views(part, source) for part in result)
-    if type(result) is Tensor and torch._C._is_alias_of(result, source):
+    if type(result) is Tensor and torch._C._is_alias_of(result, source):  # type: ignore[attr-defined]
         return _as_read_only(result, source._layer)
     return result
 
@@ -178,16 +179,16 @@ def _attribute(func: Callable[..., Any]) -> str:
 
 def _cannot_write(label: str) -> str:
     return (
-        f"{label} computes its weight, alpha * D + S, at each access, so what is written into it is lost: write "
-        f"into .values (S at .support), .alpha and .bias instead; .to_dense() gives a tensor of your own, and "
-        f"dctps.merge_(model) makes plain layers whose weights can be written"
+        f"{label} computes its weight, alpha * D + S, at each access, so what is written into it is lost: "
+        f"write into .values (S at .support), .alpha and .bias instead; .to_dense() gives a tensor of your "
+        f"own, and dctps.merge_(model) makes plain layers whose weights can be written"
     )
 
 
 def _cannot_replace(label: str) -> str:
     return (
         f"{label} cannot have weight, values or support parametrised, pruned or normalised: they belong "
-        f"together in its state, its files and its gradients. Apply this to a dense layer (dctps.merge_(model) "
-        f"makes one) and convert it with dctps.sparsify_, where offset='zero', criterion='magnitude' prunes; or "
-        f"leave the layer dense with filter_fn"
+        f"together in its state, its files and its gradients. Leave the layer dense by filter_fn, or make it "
+        f"dense by dctps.merge_(model). To prune, convert a dense network by dctps.sparsify_(model, density, "
+        f"offset='zero', criterion='magnitude')"
     )

@@ -79,10 +79,27 @@ class DpSLinear(DpSLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Y = alpha * D x + S x + b: (*, in_features) -> (*, out_features)."""
         self._check_input(x)
+        if x.is_nested:
+            return self._on_nested(x)
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"expected an input of shape (*, {self.in_features}), got {tuple(x.shape)}")
         return dps_linear(
             x, self.values, self.support, self.offset, self.alpha, self.bias, backend=self.backend
+        )
+
+    def _on_nested(self, x: Tensor) -> Tensor:
+        """The rows of all sequences as one matrix, and the result in sequences of the same lengths."""
+        if x.layout == torch.jagged and x.is_contiguous():
+            offsets: Tensor = x.offsets()  # type: ignore[attr-defined]
+            return torch.nested.nested_tensor_from_jagged(self(x.values()), offsets)
+        if x.layout != torch.jagged and x.dim() == 3:
+            sequences = x.unbind()
+            rows = self(torch.cat(sequences))
+            return torch.nested.as_nested_tensor(list(rows.split([len(part) for part in sequences])))
+        raise ValueError(
+            f"{type(self).__name__} takes nested inputs as nn.Linear does, contiguous jagged ones and "
+            f"strided ones of three axes: call .contiguous(), or make it by "
+            f"torch.nested.nested_tensor(parts, layout=torch.jagged)"
         )
 
     @classmethod

@@ -73,6 +73,16 @@ def survey(model: nn.Module) -> list[Found]:
     return found
 
 
+FROZEN = "frozen: sparsify_ takes it with convert_frozen=True"
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has weight matrices, of which none trains: a part that is to stay as it is."""
+    own = (item for part in module.modules() for item in part._parameters.items())
+    matrices = [tensor for key, tensor in own if tensor is not None and _is_matrix(key, tensor)]
+    return bool(matrices) and not any(tensor.requires_grad for tensor in matrices)
+
+
 class Expanded:
     """A network in which every module of a registered class is written in plain layers.
 

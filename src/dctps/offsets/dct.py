@@ -52,7 +52,11 @@ class DCTOffset(Offset):
             blocks = dct_rows(rows, self.size, -(-n // fine), fine, dtype=dtype)
             return blocks.flatten(1)[:, :n].contiguous()
         channels = self.shape[1]
-        return dct_rows(rows, self.size, n // channels, channels, dtype=dtype).transpose(-1, -2).reshape(self.shape)
+        return (
+            dct_rows(rows, self.size, n // channels, channels, dtype=dtype)
+            .transpose(-1, -2)
+            .reshape(self.shape)
+        )
 
     def apply(self, x: Tensor) -> Tensor:
         """D x by one transform of length q for each group."""

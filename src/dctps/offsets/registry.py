@@ -53,7 +53,8 @@ def build_offset(
             raise ValueError(f"{name!r} does not fit a weight of shape {tuple(shape)} in {groups} groups")
         return name
     kind = (Offset.defined.get(name) or OFFSETS.find(name)) if isinstance(name, str) else name
-    offset = kind(shape, groups=groups, seed=seed, layer=layer, **options) if callable(kind) else None
+    is_kind = issubclass(kind, Offset) if isinstance(kind, type) else callable(kind)
+    offset = kind(shape, groups=groups, seed=seed, layer=layer, **options) if is_kind else None
     if not isinstance(offset, Offset):
         raise TypeError(
             f"an offset is a name ({', '.join(OFFSETS)}), a subclass of dctps.Offset or one of its objects, "

@@ -16,7 +16,7 @@ from dctps.nn.initial import reset_
 from dctps.nn.layer import Alpha
 from dctps.nn.replaced import trained, watch_optimizers
 from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
-from dctps.nn.survey import Expanded, survey
+from dctps.nn.survey import Expanded, is_frozen, survey
 from dctps.offsets import Offset, OffsetChoice
 from dctps.selection.allocation import Allocation
 from dctps.selection.criteria import Criterion, Loss
@@ -39,6 +39,7 @@ def sparsify_(
     batches: Iterable[Any] | None = None,
     seed: int = 0,
     filter_fn: Filter | None = None,
+    convert_frozen: bool = False,
     device: torch.device | str | None = None,
 ) -> nn.Module:
     """Replace every linear and convolutional layer by its DpS layer, in place: W = alpha * D + S.
@@ -47,7 +48,7 @@ def sparsify_(
     need never exist: build it under `torch.device("meta")`, and what is not converted is made by its
     own `reset_parameters()` and laws. `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` are converted, and modules of
     registered classes (`register_conversion`), such as `nn.MultiheadAttention`, layer by layer. All others
-    are left alone, and `report` says why; so are layers that are converted already.
+    are left alone, and `report` says why; so are layers that are converted already, and frozen ones.
 
     Args:
         model: any module; a layer used in several places is converted once.
@@ -71,6 +72,8 @@ def sparsify_(
         seed: of all draws, each layer's own by its qualified name.
         filter_fn: `filter_fn(module, name)` is False for a layer to leave dense. A module of a registered
             class is asked for as a whole, then layer by layer: `"attention"`, `"attention.q_proj"`.
+        convert_frozen: whether layers are converted whose weight has `requires_grad=False`, as in a
+            pretrained part that is to stay. Under an offset they lose their weights.
         device: where a meta-built model is made; by default the CPU.
 
     Returns:
@@ -85,8 +88,9 @@ def sparsify_(
     """
     refuse_wrapped(model)
     before = trained(model)
-    with Expanded(model, filter_fn or _every) as expanded:
-        layers = _convertible(expanded, filter_fn or _every)
+    wanted = _wanted(filter_fn, convert_frozen)
+    with Expanded(model, wanted) as expanded:
+        layers = _convertible(expanded, wanted)
         expanded.close(set(layers.values()))
         model = expanded.model
         unmade = _unmade(model, layers)
@@ -119,8 +123,9 @@ def count_prunable(model: nn.Module, filter_fn: Filter | None = None) -> int:
     Raises:
         ValueError: there is no such layer.
     """
-    with Expanded(model, filter_fn or _every) as expanded:
-        count = sum(layer.weight.numel() for layer in _convertible(expanded, filter_fn or _every).values())
+    wanted = _wanted(filter_fn, convert_frozen=False)
+    with Expanded(model, wanted) as expanded:
+        count = sum(layer.weight.numel() for layer in _convertible(expanded, wanted).values())
         expanded.close(())
     return count
 
@@ -152,8 +157,13 @@ def _converted(
     return found
 
 
-def _every(module: nn.Module, name: str) -> bool:
-    return True
+def _wanted(filter_fn: Filter | None, convert_frozen: bool) -> Filter:
+    """Whether a module that can be converted is to be."""
+
+    def wanted(module: nn.Module, name: str) -> bool:
+        return (convert_frozen or not is_frozen(module)) and (filter_fn is None or filter_fn(module, name))
+
+    return wanted
 
 
 def _convertible(expanded: Expanded, wanted: Filter) -> dict[str, nn.Linear | nn.Conv1d | nn.Conv2d]:
@@ -169,10 +179,12 @@ def _convertible(expanded: Expanded, wanted: Filter) -> dict[str, nn.Linear | nn
     if not layers:
         converted = sum(isinstance(module, DpSLayer) for module in expanded.model.modules())
         left = [f"{f.name or '(root)'!r} ({type(f.module).__name__}): {f.reason}" for f in found if f.reason]
-        out = sum(not f.reason for f in found)
+        frozen = sum(not f.reason and is_frozen(f.module) for f in found)
+        out = sum(not f.reason for f in found) - frozen
         raise ValueError(
-            f"{type(expanded.model).__name__} has nothing to convert: {out} layers were left out by "
-            f"filter_fn, {converted} are converted already (merge_ turns those back), {len(left)} cannot be"
+            f"{type(expanded.model).__name__} has nothing to convert: {frozen} layers are frozen "
+            f"(convert_frozen=True converts those too), {out} were left out by filter_fn, {converted} are "
+            f"converted already (merge_ turns those back), {len(left)} cannot be"
             + "".join(f"; {reason}" for reason in left[:3])
         )
     return layers  # type: ignore[return-value]

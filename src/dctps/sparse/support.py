@@ -23,7 +23,7 @@ def budget(density: float, size: int) -> int:
     Raises:
         ValueError: the density is outside (0, 1].
     """
-    density = real("density", density)
+    density = real("density", density, finite=False)
     if not 0 < density <= 1:
         raise ValueError(
             f"density must be in (0, 1], got {density}: it is the fraction of weights that train"

@@ -38,12 +38,10 @@ def shape_table(make: Callable[[Any, torch.dtype, torch.device], Tensor]) -> Cal
         if table is None:
             with making_constants():
                 table = make(size, dtype, device)
-            if type(table) is not Tensor:  # some other tracer's: not to outlive it
-                return table
             while len(cache) >= _MAX_TABLES:
                 cache.pop(next(iter(cache)), None)
         cache[key] = table
-        return table
+        return as_seen(table)
 
     return cached
 
@@ -69,8 +67,9 @@ def making_constants() -> Iterator[None]:
     exporting = is_exporting()
     with contextlib.ExitStack() as outside:
         if exporting:
-            outside.callback(torch._C._set_tracing_state, torch._C._get_tracing_state())
-            torch._C._set_tracing_state(None)
+            set_trace: Any = torch._C._set_tracing_state  # type: ignore[attr-defined]
+            outside.callback(set_trace, torch._C._get_tracing_state())
+            set_trace(None)
         if torch._C._len_torch_dispatch_stack() or exporting:
             outside.enter_context(_disable_current_modes())
         if torch._C._are_functorch_transforms_active():
@@ -81,12 +80,26 @@ def making_constants() -> Iterator[None]:
         yield
 
 
+def as_seen(table: Tensor) -> Tensor:
+    """A real table as the mode at work takes it: a stand-in where all tensors have to be."""
+    if torch._C._len_torch_dispatch_stack():
+        fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+        if fake is not None and not fake.allow_non_fake_inputs:
+            return fake.from_tensor(table)  # type: ignore[no-any-return]
+    return table
+
+
 def is_exporting() -> bool:
     """Whether `torch.export` or `torch.jit.trace` is at work, ONNX exporters included.
 
     Torch 2.6 has no way to ask for `torch.export`, which there exports the library's operators.
     """
-    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or torch.jit.is_tracing()
+    return (_KNOWS_EXPORTS and torch.compiler.is_exporting()) or is_tracing()
+
+
+def is_tracing() -> bool:
+    """Whether `torch.jit.trace` is at work, which the older ONNX exporter begins with."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def exporting_to_onnx() -> bool:

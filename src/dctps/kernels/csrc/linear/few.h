@@ -18,12 +18,12 @@ INLINE int few_nonzeros(const job *j, const hot *h, int group, int need_x, int n
     int64_t k = 0;
     for (int64_t r = 0; r < a->m && k < a->nnz; r++) {
         const int64_t begin = r * a->n, end = begin + a->n;
-        int64_t next = 0; /* column at least */
+        int64_t next = begin; /* position at least */
         for (int i = 0; i < group; i++) g[i] = load(h->g + i * h->g_step + r * LANES);
         for (; k < a->nnz && support[k] < end; k++) {
+            if (support[k] < next) return 0;
+            next = support[k] + 1;
             const int64_t column = support[k] - begin;
-            if (column < next) return 0;
-            next = column + 1;
             const ptrdiff_t c = (slot ? slot[column] : column) * LANES;
             if (need_x)
                 for (int i = 0; i < group; i++) {

@@ -112,13 +112,13 @@ INLINE int few_rows_forward(const job *j, const inputs *in, int64_t first, int c
         const int64_t r = first + i, begin = r * a->n, end = begin + a->n;
         const V b = (V){0} + (bias ? bias[r] : 0);
         V sum[FORWARD_GROUP];
-        int64_t next = 0; /* column at least */
+        int64_t next = begin; /* position at least */
         for (int g = 0; g < group; g++)
             sum[g] = in->z ? b + alpha * load(in->z + g * in->z_step + source_of(j, r)) : b;
         for (; *k < a->nnz && support[*k] < end; ++*k) {
+            if (support[*k] < next) return 0;
+            next = support[*k] + 1;
             const int64_t c = support[*k] - begin;
-            if (c < next) return 0;
-            next = c + 1;
             const float *column = in->t + (slot ? slot[c] : c) * LANES, v = values[*k];
             for (int g = 0; g < group; g++) sum[g] += v * load(column + g * in->t_step);
         }

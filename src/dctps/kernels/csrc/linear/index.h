@@ -99,12 +99,12 @@ LOCAL void index_rows(void *argument, int64_t item, void *scratch)
     (void)scratch;
     for (int64_t r = first; r < last; r++) {
         const int64_t begin = r * a->n, end = begin + a->n;
-        int64_t next = 0; /* column at least */
+        int64_t next = begin; /* position at least */
         j->start[r] = (uint32_t)k;
         for (; k < a->nnz && support[k] < end; k++) {
+            if (support[k] < next) break; /* not ascending: caught below */
+            next = support[k] + 1;
             const int64_t c = support[k] - begin;
-            if (c < next) break; /* not ascending: caught below */
-            next = c + 1;
             j->column[k] = (uint32_t)(a->transform == DCT ? j->plan.slot[c] : c) * LANES;
         }
         if (a->transform) j->source[r] = (uint32_t)source_of(j, r);
