@@ -1,45 +1,60 @@
 """The constants of the rule that picks paths, fitted to measurements on this machine; and how good it is.
 
-    python benchmarks/fit_rule.py measure --cells 400      # times of every path, into results/rule_cells.json
+    python benchmarks/fit_rule.py measure --cells 400       # times of every path of drawn layers
     python benchmarks/fit_rule.py fit --name intel-avx512   # constants from them, into product/machines/
-    python benchmarks/fit_rule.py check --cells 240         # times of other cells, into results/regret.json
+    python benchmarks/fit_rule.py check --cells 240         # the regret on other layers
 
 A cell is a drawn layer, batch, density, layout and number of threads. Every path that can take it is timed,
-forward alone and forward with backward, in turn with the others. The constants of a path are the nonnegative
-least squares fit of its times to its terms (`Path.terms`), in relative errors. `check` draws cells with
-another seed, so that none of them fitted the constants; regret is the time of the path that the rule picks
-over that of the fastest. Another instruction set is measured with DCTPS_KERNELS, into cells of its own.
+forward alone and forward with backward, in turn with the others. A path's constants minimise the squared
+errors of the logarithm of its estimate; where it takes twice the time of the fastest path, only too low an
+estimate is an error. `check` draws cells with another seed, so that none of them fitted the constants. Regret
+is the time of the path that the rule picks over that of the fastest.
+
+`--statistic least --clock thread` measures on a machine that others use: the least time of each path, in the
+thread's own CPU time, on one thread. Another instruction set is measured under DCTPS_KERNELS, and gets cells
+of its own in the same files.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
-from dctps.benchmarking.record import provenance
+from dctps.benchmarking.record import processor, provenance
 from dctps.files import write_atomically
 from dctps.kernels import variant
 from dctps.offsets import Offset, build_offset
 from dctps.product import function
 from dctps.product.geometry import ROWS, Geometry, conv_geometry
+from dctps.product.machine import PROFILES, Machine, current_machine, use_machine
 from dctps.product.path import Call
-from dctps.product.paths import PATHS
+from dctps.product.paths import KEPT, PATHS
 from dctps.product.weight import Weight
 
 RESULTS = Path(__file__).parent / "results"
 CELLS, REGRET = RESULTS / "rule_cells.json", RESULTS / "regret.json"
 MODES = ("training", "inference")
+ROUNDS = 9
+SLOW, MARGIN = (
+    2.0,
+    0.3,
+)  # a path of so many times the best time decides nothing if its estimate is not too low
+Array = NDArray[np.float64]
 Cell = dict[str, Any]
+Costs = dict[str, dict[str, dict[str, float]]]
 
 
 def draw(generator: random.Random) -> Cell:
@@ -161,16 +176,18 @@ def steps_of(cell: Cell, clock: Callable[[], float]) -> Iterator[tuple[str, str,
         yield path.name, "inference", infer
 
 
-def measured(cell: Cell, seconds: float, clock: Callable[[], float]) -> Cell:
-    """A cell with the median seconds of each path and mode; the hopeless are timed twice only."""
+def measured(cell: Cell, how: argparse.Namespace) -> Cell:
+    """A cell with the seconds of each path and mode; the three times slower are timed twice."""
+    if how.clock == "thread":
+        cell = {**cell, "threads": 1}
     torch.set_num_threads(cell["threads"])
     cell = {**cell, "variant": variant()}
-    real = function.choose
-    times: dict[tuple[str, str], list[float]] = {}
+    clock = time.thread_time if how.clock == "thread" else time.perf_counter
+    real, times, rounds = function.choose, {}, 0
+    begun = time.perf_counter()
     try:
         steps = list(steps_of(cell, clock))
-        begun, rounds = time.perf_counter(), 0
-        while rounds < 7 or time.perf_counter() - begun < seconds:
+        while rounds < ROUNDS or time.perf_counter() - begun < how.seconds:
             for path, mode, step in steps:
                 step()
                 times.setdefault((path, mode), []).append(step())
@@ -178,78 +195,137 @@ def measured(cell: Cell, seconds: float, clock: Callable[[], float]) -> Cell:
             if rounds == 2:
                 least = {mode: min(min(t) for (_, m), t in times.items() if m == mode) for mode in MODES}
                 steps = [s for s in steps if min(times[s[0], s[1]]) < 3 * least[s[1]]]
-            if rounds >= 7 and time.perf_counter() - begun > 4 * seconds:
-                break
     finally:
         function.choose = real
+    statistic = min if how.statistic == "least" else median
     for (path, mode), taken in times.items():
-        # The lower quartile: what else the machine does only ever adds.
-        typical = quantiles(taken, n=4)[0] if len(taken) > 2 else min(taken)
-        cell.setdefault("seconds", {}).setdefault(path, {})[mode] = typical
+        cell.setdefault("seconds", {}).setdefault(path, {})[mode] = float(f"{statistic(taken):.4g}")
     return cell
 
 
-def measure(path: Path, count: int, seed: int, seconds: float, clock: Callable[[], float]) -> None:
-    """Time `count` drawn cells and put them into a file, which keeps the cells of other variants."""
+def measure(path: Path, seed: int, how: argparse.Namespace) -> list[Cell]:
+    """Time drawn cells, and put them into a file, which keeps those of other variants."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    run = {**provenance("python benchmarks/fit_rule.py", 0), "seed": seed, "cells": []}
-    runs = [old for old in runs if (old["kernels"], old["seed"]) != (run["kernels"], seed)] + [run]
+    command = f"python benchmarks/fit_rule.py {how.action} --cells {how.cells} --clock {how.clock}"
+    run = {
+        **provenance(command, 0),
+        "statistic": how.statistic,
+        "profile": current_machine().name,
+        "seed": seed,
+        "cells": [],
+    }
+    runs = [old for old in runs if old["kernels"] != run["kernels"]] + [run]
     generator = random.Random(seed)
-    for i in range(count):
-        run["cells"].append(measured(draw(generator), seconds, clock))
-        if i % 10 == 9 or i == count - 1:
+    for i in range(how.cells):
+        run["cells"].append(measured(draw(generator), how))
+        if i % 10 == 9 or i == how.cells - 1:
             write_atomically(path, (json.dumps({"runs": runs}) + "\n").encode())
-            print(f"{i + 1} of {count}", flush=True)
+            print(f"{i + 1} of {how.cells}", flush=True)
+    return list(run["cells"])
 
 
-def fit(cells: list[Cell]) -> dict[str, dict[str, dict[str, float]]]:
-    """Constants by path and mode: nonnegative least squares in relative errors."""
-    costs: dict[str, dict[str, dict[str, float]]] = {}
-    for path in PATHS:
-        for mode in MODES:
-            mine = [cell for cell in cells if path.name in cell["seconds"]]
+def fit(cells: list[Cell]) -> Costs:
+    """Constants by path and mode."""
+    costs: Costs = {}
+    for path, mode in itertools.product(PATHS, MODES):
+        mine = [cell for cell in cells if path.name in cell["seconds"]]
+        if mine:
             terms = [path.terms(call_of(cell, mode == "training")) for cell in mine]
-            names = sorted({name for term in terms for name in term})
-            if not mine:
-                continue
-            times = np.array([cell["seconds"][path.name][mode] * 1e9 for cell in mine])
-            # What is far slower than the best decides nothing: it counts less.
-            best = np.array([min(by[mode] for by in cell["seconds"].values()) * 1e9 for cell in mine])
-            weights = np.minimum(1, 1.5 * best / times)
-            matrix = np.array([[term.get(name, 0.0) for name in names] for term in terms])
-            constants, _ = nnls(matrix * (weights / times)[:, None], weights, maxiter=10_000)
-            found = dict(zip(names, (float(f"{c:.4g}") for c in constants), strict=True))
-            costs.setdefault(path.name, {})[mode] = {name: c for name, c in found.items() if c}
+            times = [cell["seconds"][path.name][mode] * 1e9 for cell in mine]
+            best = [min(by[mode] for by in cell["seconds"].values()) * 1e9 for cell in mine]
+            costs.setdefault(path.name, {})[mode] = constants_of(terms, np.array(times), np.array(best))
     return costs
 
 
-def regrets(cells: list[Cell], costs: dict[str, Any]) -> list[tuple[float, str, str, str, Cell]]:
-    """(regret, mode, chosen, fastest, cell) of every cell and mode, the worst first."""
+def constants_of(terms: list[Mapping[str, float]], times: Array, best: Array) -> dict[str, float]:
+    """Positive constants for terms, by least squares in the logarithm of the time; outliers count less."""
+    names = sorted({name for term in terms for name in term if term[name]})
+    amounts = np.array([[term.get(name, 0.0) for name in names] for term in terms])
+    seen = [times[amounts[:, j] > 0] / amounts[amounts[:, j] > 0, j] for j in range(len(names))]
+    typical = np.log([np.median(ratios) for ratios in seen])
+    slow = times > SLOW * best
+
+    def errors(logarithms: Array) -> Array:
+        found = np.log(amounts @ np.exp(logarithms)) - np.log(times)
+        found = np.where(slow, np.minimum(0, found + MARGIN), found)
+        return np.concatenate([found, 0.003 * (logarithms - typical)])  # what no cell decides stays typical
+
+    start = typical - math.log(len(names))
+    bounds = typical - 14, typical + 4
+    solved = least_squares(errors, start, bounds=bounds, loss="soft_l1", f_scale=1.0, max_nfev=500)
+    return {name: float(f"{c:.3g}") for name, c in zip(names, np.exp(solved.x), strict=True)}
+
+
+def regrets(cells: list[Cell], machine: Machine) -> list[dict[str, Any]]:
+    """The regret of every cell and mode, the worst first."""
     found = []
-    for cell in cells:
-        for mode in MODES:
-            call = call_of(cell, mode == "training")
-            seconds = {
-                path.name: cell["seconds"][path.name][mode]
-                for path in PATHS
-                if path.name in cell["seconds"] and path.wins(call)
-            }
-            estimates = {
-                path.name: sum(costs[path.name][mode].get(k, 0) * v for k, v in path.terms(call).items())
-                for path in PATHS
-                if path.name in seconds and path.name in costs
-            }
-            chosen, fastest = min(estimates, key=estimates.__getitem__), min(seconds, key=seconds.__getitem__)
-            found.append((seconds[chosen] / seconds[fastest], mode, chosen, fastest, cell))
-    return sorted(found, key=lambda row: -row[0])
+    for cell, mode in itertools.product(cells, MODES):
+        call = call_of(cell, mode == "training")
+        # W is kept only where its memory does not count: a limit that the fastest path has to keep too.
+        seconds = {
+            path.name: cell["seconds"][path.name][mode]
+            for path in PATHS
+            if path.name in cell["seconds"] and (path is not KEPT or path.wins(call))
+        }
+        possible = [path for path in PATHS if path.name in seconds and path.wins(call)]
+        costs = {path.name: path.cost(call, machine) for path in possible}
+        chosen, fastest = min(costs, key=costs.__getitem__), min(seconds, key=seconds.__getitem__)
+        regret = seconds[chosen] / seconds[fastest]
+        found.append({"regret": regret, "mode": mode, "chosen": chosen, "fastest": fastest, "cell": cell})
+    return sorted(found, key=lambda row: -row["regret"])
 
 
-def summary(found: list[tuple[float, str, str, str, Cell]]) -> dict[str, float]:
-    """Median, 95th percentile and worst."""
-    numbers = [row[0] for row in found]
+def summary(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Number of choices, and the median, 95th percentile and worst of their regrets."""
+    numbers = [row["regret"] for row in found]
     return {
-        "cells": len(found) // 2,
-        "median": median(numbers),
-        "p95": quantiles(numbers, n=20)[-1],
-        "worst": max(numbers),
+        "choices": len(numbers),
+        "median": round(median(numbers), 3),
+        "p95": round(quantiles(numbers, n=20)[-1], 3),
+        "worst": round(max(numbers), 3),
     }
+
+
+def cells_in(path: Path) -> list[Cell]:
+    """The cells of this variant in a file."""
+    runs = json.loads(path.read_text())["runs"]
+    return [cell for run in runs if run["kernels"] == variant() for cell in run["cells"]]
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """Print the regret for each kind of layer and mode, and the worst choices."""
+    for images, mode in itertools.product((False, True), MODES):
+        part = [row for row in found if row["mode"] == mode and ("side" in row["cell"]) == images]
+        print("convolution" if images else "linear", mode, summary(part))
+    print("all", summary(found))
+    for row in found[:10]:
+        cell = {name: value for name, value in row["cell"].items() if name != "seconds"}
+        print(f"{row['regret']:.2f} {row['mode']}: {row['chosen']} for {row['fastest']}, {cell}")
+
+
+def main() -> None:
+    """Measure, fit or check."""
+    parser = argparse.ArgumentParser(description="Fit and check the rule that picks paths.")
+    parser.add_argument("action", choices=("measure", "fit", "check"))
+    parser.add_argument("--cells", type=int, default=240)
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each cell")
+    parser.add_argument("--clock", choices=("wall", "thread"), default="wall")
+    parser.add_argument("--statistic", choices=("median", "least"), default="median")
+    parser.add_argument("--name", help="of the profile to write")
+    how = parser.parse_args()
+    if how.action == "measure":
+        measure(CELLS, 0, how)
+    elif how.action == "check":
+        measure(REGRET, 1, how)
+        show(regrets(cells_in(REGRET), current_machine()))
+    else:
+        cells = cells_in(CELLS)
+        command = f"python benchmarks/fit_rule.py fit --name {how.name}"
+        profile = {"fitted_on": f"{processor()}, {variant()}", "command": command, "costs": fit(cells)}
+        write_atomically(PROFILES / f"{how.name}.json", (json.dumps(profile, indent=1) + "\n").encode())
+        use_machine(how.name)
+        show(regrets(cells, current_machine()))
+
+
+if __name__ == "__main__":
+    main()

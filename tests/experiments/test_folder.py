@@ -93,6 +93,12 @@ def test_a_damaged_state_is_no_reason_to_begin_again(unfinished):
     state.write_bytes(content[:-1])
     begin_fails(unfinished, r"state\.safetensors cannot be used .*delete the folder")
     state.unlink()
+    state.mkdir()
+    again = RunFolder(unfinished.path, RunConfig())
+    unreadable = r"state.safetensors cannot be read \(Is a directory\): make it a readable file"
+    with pytest.raises(RunFolderError, match=unreadable), again.writing():
+        again.begin(DATA)
+    state.rmdir()
     begin_fails(unfinished, r"has metrics\.jsonl but no state\.safetensors")
 
 

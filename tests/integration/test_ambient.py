@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 import dctps
@@ -204,3 +205,27 @@ def test_tables_made_under_a_transform_of_functions_serve_after_it(kind: str, of
         torch.func.grad(lambda t: layer.to_dense().sum() * t.sum())(torch.ones(2))
         layer.backend = backend
         agree(results(layer, x, g), want, 2e-5)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_stand_ins_pass_and_leave_no_tables_behind(kind: str, warm: bool) -> None:
+    """Under a FakeTensorMode, whether or not the real tables are there already."""
+    for offset in OFFSETS:
+        for backend in ("auto", "dense", "transform"):
+            if (case := made(kind, offset, backend)) is None:  # type: ignore[arg-type]
+                continue
+            layer, x = case
+            want = layer(x)
+            if not warm:
+                clear_tables()
+                layer.offset._held.clear()
+                layer.offset._memo.clear()
+            fake = FakeTensorMode()
+            tensors = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+            stand_ins = {name: fake.from_tensor(t) for name, t in tensors.items()}
+            images = fake.from_tensor(x.detach())
+            with fake:
+                y = torch.func.functional_call(layer, stand_ins, (images,))
+            assert y.shape == want.shape
+            agree([layer(x).detach()], [want.detach().double()], 2e-5)

@@ -7,7 +7,7 @@ import torch
 from tests.integration.layers import KINDS, OFFSETS, draws, largest_difference, trained
 from torch import nn
 
-from dctps import sparsify_
+from dctps import RigL, sparsify_
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,45 @@ def test_a_state_dict_of_another_seed_reaches_the_compiled_layer() -> None:
     compiled(x)
     layers[0].load_state_dict(layers[1].state_dict())
     assert largest_difference(compiled(x), layers[1](x)) <= 1e-6
+
+
+def test_a_foreign_state_is_right_or_refused() -> None:
+    one, other = (sparsify_(nn.Sequential(nn.Linear(12, 20)), 0.2, offset="sdct", seed=s) for s in (0, 1))
+    x = draws(3, 12)
+
+    def call(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(one, state, (x,))
+
+    state = other.state_dict()
+    assert largest_difference(torch.compile(call, backend="eager")(state, x), other(x)) <= 1e-6
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(call, backend="eager", fullgraph=True)(state, x)
+    parameters = {name: 2 * p.detach() for name, p in one.named_parameters()}
+    compiled = torch.compile(call, backend="eager", fullgraph=True)
+    assert largest_difference(compiled(parameters, x), call(parameters, x)) <= 1e-6
+
+
+def test_a_moving_support_is_no_reason_to_compile_again() -> None:
+    torch.manual_seed(0)
+    model = sparsify_(nn.Sequential(nn.Linear(12, 20)), 0.2, offset="sdct")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    moves = RigL(model, optimizer, update_interval=2, end=100)
+    compiled, before = torch.compile(model, fullgraph=True, backend="aot_eager"), model[0].support.clone()
+    compiled(draws(3, 12)).sum().backward()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for step in range(5):
+            model.load_state_dict(model.state_dict())
+            x = draws(3, 12, seed=step)
+            (model if moves.due else compiled)(x).square().sum().backward()
+            optimizer.step()
+            moves.step()
+            assert largest_difference(compiled(x), model(x)) <= 1e-6
+    assert not torch.equal(model[0].support, before)
+
+
+def test_a_damaged_support_is_not_compiled() -> None:
+    model = sparsify_(nn.Sequential(nn.Linear(12, 20)), 0.2)
+    model[0].support.add_(1000)
+    with pytest.raises(Exception, match="layer '0': its support is not sorted positions in 0..239"):
+        torch.compile(model, fullgraph=True, backend="aot_eager")(draws(3, 12))

@@ -10,6 +10,7 @@ from typing import Any
 
 from dctps.data import DataError
 from dctps.experiments.config import RunConfig, from_dict, resolve, to_dict
+from dctps.experiments.records import unreadable
 from dctps.files import make_folder, write_atomically
 from dctps.names import lookup
 from dctps.sweeps.grid import Runs, grid, parse_fields, read_tables
@@ -137,7 +138,7 @@ def read_reasons(out: Path) -> dict[str, str]:
     """Why runs of a sweep's folder failed, by name.
 
     Raises:
-        ValueError: the file that says so is damaged.
+        ValueError: the file that says so is damaged, or cannot be read.
     """
     return {name: str(entry.get("reason", "")) for name, entry in _read(out).items()}
 
@@ -165,5 +166,7 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
             str(name): dict(entry) if isinstance(entry, dict) else {"reason": str(entry)}
             for name, entry in json.loads(path.read_text()).items()
         }
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it") from None

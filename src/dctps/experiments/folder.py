@@ -49,6 +49,7 @@ from dctps.experiments.records import (
     read_config,
     read_data,
     read_summary,
+    unreadable,
 )
 from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.experiments.unused import unused
@@ -173,14 +174,15 @@ class RunFolder:
                 )
             return None
         try:
-            with self._explained():
-                state = read_state(self.path / STATE)
+            state = read_state(self.path / STATE)
             if state.get("format") != _FORMAT:
                 raise StateError(
                     f"its format is {state.get('format')}, this version of dctps reads {_FORMAT}"
                 )
             if self._differing(from_dict(state["config"])):
                 raise StateError(f"it is of a different run than {CONFIG} beside it")
+        except OSError as error:
+            raise unreadable(self.path / STATE, error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(error) from None
         return state

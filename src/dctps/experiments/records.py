@@ -173,6 +173,11 @@ def damaged(file: Path, reason: object) -> RunFolderError:
     )
 
 
+def unreadable(file: Path, error: OSError) -> RunFolderError:
+    """What to tell a person about a file that the system does not give."""
+    return RunFolderError(f"{file} cannot be read ({error.strerror}): make it a readable file")
+
+
 def read_text(file: Path) -> str | None:
     """The text of a file of a run; None where there is none.
 
@@ -184,7 +189,7 @@ def read_text(file: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise RunFolderError(f"{file} cannot be read ({error.strerror}): make it a readable file") from None
+        raise unreadable(file, error) from None
     except ValueError as error:
         raise damaged(file, error) from None
 

@@ -51,7 +51,7 @@ class GuardedLayer(QuietTrace):
 
     @property
     def weight(self) -> Tensor:
-        """`to_dense()` to read, in O(out * in) time and memory for each access; to write into it is an error."""
+        """`to_dense()` to read, at O(out * in) time and memory for each access; a write is an error."""
         return _read_only(self.to_dense(), self._label)
 
     @property

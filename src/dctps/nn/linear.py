@@ -98,8 +98,8 @@ class DpSLinear(DpSLayer):
             return torch.nested.as_nested_tensor(list(rows.split([len(part) for part in sequences])))
         raise ValueError(
             f"{type(self).__name__} takes nested inputs as nn.Linear does, contiguous jagged ones and "
-            f"strided ones of three axes: call .contiguous(), or make it by torch.nested.nested_tensor(parts, "
-            f"layout=torch.jagged)"
+            f"strided ones of three axes: call .contiguous(), or make it by "
+            f"torch.nested.nested_tensor(parts, layout=torch.jagged)"
         )
 
     @classmethod

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dctps.arguments import whole
 from dctps.kernels import Filters, depthwise_filters
-from dctps.transforms.tables import constant_to_compilers, making_constants
+from dctps.transforms.tables import as_seen, constant_to_compilers, making_constants
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Offset(ABC):
     def row_cost(self) -> float:
         """Estimated time of `apply` for each input row, in nanoseconds on one core; inf: no fast transform.
 
-        The layers weigh it against the dense kernel (`nn/dispatch.py`); only ratios matter.
+        The layers weigh it against the dense kernel (`product/rule.py`); only ratios matter.
         """
         return math.inf
 
@@ -186,11 +186,8 @@ class Offset(ABC):
         """One of the draws; to a compiler a constant."""
         if device not in self._held:
             with making_constants():
-                drawn = self._draw(device)
-            if any(type(draw) is not Tensor for draw in drawn):  # some other tracer's: not to outlive it
-                return drawn[part]
-            self._held[device] = drawn
-        return self._held[device][part]
+                self._held[device] = self._draw(device)
+        return as_seen(self._held[device][part])
 
     def _blocks(self, like: Tensor) -> Tensor:
         """D as (groups, m / groups, n)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from dctps.offsets import Offset
 from dctps.transforms.tables import constant_to_compilers
 
 Triple = tuple[Tensor | None, Tensor | None, Tensor | None]
+Axis = tuple[tuple[int, slice, slice], ...]  # taps that meet pixels: which, of what outputs, of what inputs
 
 
 class RowGeometry:
@@ -85,11 +87,25 @@ class ConvGeometry(Window):
         """How many pixels the results for images of this shape have, batch included."""
         return shape[0] * math.prod(self.sizes(shape[2:]))
 
-    def count_positions(self, shape: tuple[int, ...]) -> int:
-        """Positions on the strips of all phases of the stride (`csrc/conv.c`), padding and batch included."""
+    def count_positions(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Positions of a strip, the zeros between images included, and the phases of the stride."""
         height, width = (-(-size // by) for size, by in zip(shape[2:], self.stride, strict=True))
         phases = min(self.stride[0], self.shape[2]) * min(self.stride[1], self.shape[3])
-        return shape[0] * (height + self.padding[0]) * (width + self.padding[1]) * phases
+        return shape[0] * (height + self.padding[0]) * (width + self.padding[1]), phases
+
+    def meetings(self, image: Sequence[int]) -> list[Axis]:
+        """For rows and columns of an image: the taps that meet pixels and not the padding alone."""
+        axes = zip(
+            image, self.sizes(image), self.shape[2:], self.stride, self.padding, self.dilation, strict=True
+        )
+        return [_meetings(*axis) for axis in axes]
+
+    def share_met(self, image: Sequence[int]) -> float:
+        """The share of all products of a tap and an output that meet a pixel."""
+        share = 1.0
+        for axis, outputs, taps in zip(self.meetings(image), self.sizes(image), self.shape[2:], strict=True):
+            share *= sum(to.stop - to.start for _, to, _ in axis) / max(1, taps * outputs)
+        return share
 
     def to_rows(self, x: Tensor, *, strided: bool = True) -> Tensor:
         """The pixels that a 1 x 1 kernel visits, channels last."""
@@ -159,6 +175,20 @@ def conv_geometry(
 
 
 _geometries = functools.lru_cache(maxsize=4096)(ConvGeometry)
+
+
+@functools.lru_cache(maxsize=1024)
+def _meetings(size: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
+    found = []
+    for tap in range(taps):
+        shift = tap * dilation - padding  # output o reads pixel o * stride + shift
+        first = max(0, -(shift // stride))
+        past = min(outputs, (size - 1 - shift) // stride + 1)
+        if first < past:
+            start = first * stride + shift
+            read = slice(start, start + (past - first - 1) * stride + 1, stride)
+            found.append((tap, slice(first, past), read))
+    return tuple(found)
 
 
 def flat(x: Tensor) -> Tensor:

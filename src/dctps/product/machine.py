@@ -77,9 +77,14 @@ def machine_of(device: str, which: str) -> Machine:
     return Machine(name, _digest(content), profile["fitted_on"], kind, exact, profile["costs"])
 
 
+def current_machine(device: str = "cpu") -> Machine:
+    """The profile that the rule takes now."""
+    return machine_of(device, variant())
+
+
 def recorded(device: str = "cpu") -> str:
     """The profile that the rule takes now, as a run records it: its name and a hash of its constants."""
-    machine = machine_of(device, variant())
+    machine = current_machine(device)
     return f"{machine.name} {machine.digest}"
 
 

@@ -38,12 +38,10 @@ def shape_table(make: Callable[[Any, torch.dtype, torch.device], Tensor]) -> Cal
         if table is None:
             with making_constants():
                 table = make(size, dtype, device)
-            if type(table) is not Tensor:  # some other tracer's: not to outlive it
-                return table
             while len(cache) >= _MAX_TABLES:
                 cache.pop(next(iter(cache)), None)
         cache[key] = table
-        return table
+        return as_seen(table)
 
     return cached
 
@@ -80,6 +78,15 @@ def making_constants() -> Iterator[None]:
         outside.enter_context(torch.inference_mode(False))
         outside.enter_context(torch.no_grad())
         yield
+
+
+def as_seen(table: Tensor) -> Tensor:
+    """A real table as the mode at work takes it: a stand-in where all tensors have to be."""
+    if torch._C._len_torch_dispatch_stack():
+        fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+        if fake is not None and not fake.allow_non_fake_inputs:
+            return fake.from_tensor(table)  # type: ignore[no-any-return]
+    return table
 
 
 def is_exporting() -> bool:

@@ -7,6 +7,7 @@ d alpha  = <g^T x, D>, accumulated in float64
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -81,19 +82,21 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dense_terms(call: Call) -> dict[str, float]:
-    """What a path takes that makes W and multiplies with it."""
-    m, n = call.offset.out_features, call.offset.in_features
-    width = float(m * n)
-    if isinstance(call.geometry, ConvGeometry):
-        # oneDNN pads channels to 16, except inputs of at most 4 channels, which it handles directly.
-        channels = call.offset.shape[1]
-        width = max(m, _PADDED) * (channels if channels <= _FEW else max(channels, _PADDED)) * (n / channels)
-    return {
-        "call": 1.0,
-        "product": call.rows * width / call.threads,
-        "weight": float(m * n),
-        "nonzero": float(call.nnz),
-    }
+    """What a path takes that makes W and multiplies with it by torch's kernels."""
+    offset, geometry = call.offset, call.geometry
+    m, n, rows = offset.out_features, offset.in_features, call.rows / call.threads
+    terms = {"call": 1.0, "weight": float(m * n), "nonzero": float(call.nnz)}
+    if not isinstance(geometry, ConvGeometry):
+        return {**terms, "product": rows * m * n}
+    # oneDNN pads channels to 16, except inputs of at most 4 channels, which it handles directly.
+    channels = offset.shape[1]
+    width = max(m, _PADDED) * (channels if channels <= _FEW else max(channels, _PADDED)) * (n / channels)
+    product, move = "window" if n > channels else "pixel", "move" if call.channels_last else "reorder"
+    if geometry.groups > 1:
+        product = "grouped" if call.channels_last else "scattered"
+        terms["group"] = float(geometry.groups)
+    terms["padding"] = rows * width * (1 - geometry.share_met(call.shape[2:]))
+    return {**terms, product: rows * width, move: math.prod(call.shape) / call.threads + rows * m}
 
 
 DENSE = DensePath()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dctps.kernels import conv_weight, depthwise_backward, depthwise_forward
-from dctps.product.geometry import ConvGeometry, Triple
+from dctps.product.geometry import ConvGeometry, Geometry, Triple
 from dctps.product.path import Call
 from dctps.product.paths.made import MadePath, held_weight_filters
 from dctps.product.precision import to_float32
@@ -46,14 +46,20 @@ class DepthwisePath(MadePath):
             "nonzero": float(call.nnz),
         }
 
-    def saved(self, x: Tensor, weight: Weight) -> Tensor | None:
+    def saved(self, x: Tensor, weight: Weight) -> Tensor:
         """W."""
         values, alpha, support, offset = weight
         form = offset.memo("weight", lambda: held_weight_filters(offset)) or offset.weight_filters()
-        values, alpha = to_float32(values), to_float32(alpha)
+        if values.dtype != torch.float32:
+            values, alpha = values.float(), to_float32(alpha)
         return conv_weight(values, support, alpha, form, offset.shape, torch.channels_last)
 
-    def _convolve(self, x: Tensor, made: Tensor, geometry: ConvGeometry, bias: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Weight, geometry: Geometry, bias: Tensor | None, saved: Tensor | None
+    ) -> Tensor:
+        """Each channel's convolution with its filter."""
+        assert isinstance(geometry, ConvGeometry)
+        made = self.saved(x, weight) if saved is None else saved
         # Forward, torch's kernel is the faster one where taps are many or far apart.
         if max(geometry.shape[2:]) > 3 or max(geometry.stride) > 2 or max(geometry.dilation) > 1:
             return geometry.apply(x, made, bias)

@@ -46,6 +46,7 @@ class RowsPath(Path):
     def terms(self, call: Call) -> Mapping[str, float]:
         """A row's numbers into and out of tiles, D's transform, S's products, the index of S, and a call."""
         m, n = call.offset.out_features, call.offset.in_features
+        passes, primes = butterflies(call.offset)
         rows, share = call.rows, 1 / call.threads
         tiled = next((cost for most, cost in _FEW if rows <= most), float(-(-rows // _TILE) * _TILE)) * share
         images = isinstance(call.geometry, ConvGeometry)
@@ -54,7 +55,8 @@ class RowsPath(Path):
             "call": 1.0,
             "row": tiled,
             "move": tiled * (m + n),
-            "transform": tiled * max(m, n) if call.offset.row_cost else 0.0,
+            "transform": tiled * passes,
+            "prime": tiled * primes,
             "nonzero": tiled * call.nnz,
             # S's index, which one or two tiles do without.
             "index" if rows > 2 * _TILE else "walk": float(call.nnz),
@@ -106,6 +108,24 @@ def has_native_transform(offset: Offset) -> bool:
     if type(offset) is SDCTOffset:
         return has_plan(offset.in_features)
     return type(offset) in _FORMS
+
+
+def butterflies(offset: Offset) -> tuple[float, float]:
+    """What D's transform of a row computes: sums of radices, for each element, up to 5 and of larger primes.
+
+    Only the former have a routine of their own.
+    """
+    if isinstance(offset, ZeroOffset):
+        return 0.0, 0.0
+    length = offset.in_features if isinstance(offset, SDCTOffset) else getattr(offset, "size", 0)
+    elements = length * (offset.rounds if isinstance(offset, SDCTOffset) else 1)
+    rest, radix, sums = length, 2, [0, 0]
+    while rest > 1:
+        while rest % radix == 0:
+            rest //= radix
+            sums[radix > 5] += radix
+        radix += 1
+    return float(elements * sums[0]), float(elements * sums[1])
 
 
 def native_offset(offset: Offset) -> NativeOffset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -37,16 +38,22 @@ class StripsPath(Path):
         )
 
     def terms(self, call: Call) -> Mapping[str, float]:
-        """Channels into and out of strips, D's filters, S's products, S's lists, and a call."""
+        """Channels into and out of strips, D's mixing and filters, S's products, S's lists, and a call."""
         geometry, offset, share = call.geometry, call.offset, 1 / call.threads
         assert isinstance(geometry, ConvGeometry)
-        batch, channels, height, width = call.shape
-        written = call.rows * share
+        m, channels, *kernel = offset.shape
+        positions, phases = geometry.count_positions(call.shape)
+        # A pair of filters for each output under `dct`, else one; depthwise channels are not mixed.
+        pairs = type(offset) is DCTOffset and channels > 1 and math.prod(kernel) > 1
+        filters = min(offset.filter_cost, (8.0 if pairs else 4.0) * m * math.prod(kernel))
+        mixing = offset.filter_cost - filters if channels > 1 else 0.0
         return {
             "call": 1.0,
-            "move": batch * height * width * channels * share + written * offset.out_features,
-            "filter": written * offset.filter_cost,
-            "nonzero": call.nnz * geometry.count_positions(call.shape) * share,
+            "move": (math.prod(call.shape) + call.rows * m) * share,
+            # The channels of every phase of the stride are mixed, the filters run at the results alone.
+            "mix": mixing * positions * phases * share,
+            "filter": filters * positions * share,
+            "nonzero": call.nnz * positions * share,
             "entry": float(call.nnz),
         }
 

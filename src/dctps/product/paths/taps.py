@@ -8,8 +8,7 @@ for 3 x 3 on 2 x 2 pixels five of nine do.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -21,8 +20,6 @@ from dctps.product.paths.made import MadePath
 
 _LEAST_PADDING = 0.5  # use this path where so much of all products of a tap and a pixel is padding,
 _LEAST_CHANNELS = 64  # and where the products are large enough to be worth their calls
-
-Axis = tuple[tuple[int, slice, slice], ...]  # taps that meet pixels: which, of what outputs, of what inputs
 
 
 class TapsPath(MadePath):
@@ -38,14 +35,18 @@ class TapsPath(MadePath):
 
     def wins(self, call: Call) -> bool:
         """Where most of a convolution's products were with padding."""
-        return min(call.offset.shape[:2]) >= _LEAST_CHANNELS and met(call) <= 1 - _LEAST_PADDING
+        assert isinstance(call.geometry, ConvGeometry)
+        padded = call.geometry.share_met(call.shape[2:]) <= 1 - _LEAST_PADDING
+        return padded and min(call.offset.shape[:2]) >= _LEAST_CHANNELS
 
     def terms(self, call: Call) -> Mapping[str, float]:
         """As `made`, with the share of its products that meet pixels, and a call of torch's for each tap."""
         terms = dense_terms(call)
         assert isinstance(call.geometry, ConvGeometry)
-        taps = [len(axis) for axis in meetings(call.geometry, call.shape[2:])]
-        return {**terms, "product": terms["product"] * met(call), "tap": float(taps[0] * taps[1])}
+        taps = [len(axis) for axis in call.geometry.meetings(call.shape[2:])]
+        product = "window" if "window" in terms else "pixel"
+        share = call.geometry.share_met(call.shape[2:])
+        return {**terms, product: terms[product] * share, "padding": 0.0, "tap": float(taps[0] * taps[1])}
 
     def _convolve(self, x: Tensor, made: Tensor, geometry: ConvGeometry, bias: Tensor | None) -> Tensor:
         batch, m, rows, columns = geometry.outputs(x)
@@ -77,54 +78,10 @@ Region = tuple[slice, slice, slice]
 
 def _taps(geometry: ConvGeometry, x: Tensor) -> Iterator[tuple[tuple[int, int], Region, Region]]:
     """Each tap that meets pixels, with the outputs that it adds to and the pixels that these read."""
-    down, across = meetings(geometry, x.shape[2:])
+    down, across = geometry.meetings(x.shape[2:])
     for i, to_row, from_row in down:
         for j, to_column, from_column in across:
             yield (i, j), (slice(None), to_row, to_column), (slice(None), from_row, from_column)
-
-
-def met(call: Call) -> float:
-    """The share of all products of a tap and an output that meet a pixel."""
-    geometry, share = call.geometry, 1.0
-    assert isinstance(geometry, ConvGeometry)
-    image = call.shape[2:]
-    for axis, outputs, taps in zip(
-        meetings(geometry, image), geometry.sizes(image), geometry.shape[2:], strict=True
-    ):
-        share *= sum(to.stop - to.start for _, to, _ in axis) / max(1, taps * outputs)
-    return share
-
-
-def meetings(geometry: ConvGeometry, image: Sequence[int]) -> tuple[Axis, Axis]:
-    """The taps of each axis that meet pixels of an image."""
-    down, across = (
-        _meetings(size, outputs, taps, stride, padding, dilation)
-        for size, outputs, taps, stride, padding, dilation in zip(
-            image,
-            geometry.sizes(image),
-            geometry.shape[2:],
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            strict=True,
-        )
-    )
-    return down, across
-
-
-@functools.lru_cache(maxsize=1024)
-def _meetings(size: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
-    found = []
-    for tap in range(taps):
-        shift = tap * dilation - padding  # output o reads pixel o * stride + shift
-        first = max(0, -(shift // stride))
-        past = min(outputs, (size - 1 - shift) // stride + 1)
-        if first < past:
-            start = first * stride + shift
-            found.append(
-                (tap, slice(first, past), slice(start, start + (past - first - 1) * stride + 1, stride))
-            )
-    return tuple(found)
 
 
 TAPS = TapsPath()
