@@ -71,7 +71,8 @@ class Identified(nn.Module, Generic[M]):
 
     def _identify(self, linear: M, device: torch.device) -> None:
         """Make the buffer when the module is built; `seal` fills it."""
-        self.register_buffer("identity", torch.empty_like(pack(linear.spec), device=device))
+        # Zeros, as memory that is not filled may hold what a module wrote there that is gone.
+        self.register_buffer("identity", torch.zeros_like(pack(linear.spec), device=device))
         self._record(linear, None)
 
     @torch.no_grad()
@@ -235,12 +236,14 @@ class Identified(nn.Module, Generic[M]):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         known = self._seen.checksum if self._holds(self._seen) else None
+        was_meta = self.identity.is_meta
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not self._holds(self._seen):
             support, identity = self._support, self.identity
             self._seen = self._guest = _Seen(support, identity, _UNFILLED, known, self.last_map)
-            with contextlib.suppress(ValueError):  # after to_empty() it is refused when it is used
-                self._look(support, identity)
+            if not was_meta:  # else it is to_empty(), whose memory may hold what another module wrote
+                with contextlib.suppress(ValueError):  # after to_empty() it is refused when it is used
+                    self._look(support, identity)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
