@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch._C import _functorch as functorch
 from torch.compiler import is_compiling
-from torch.utils._python_dispatch import _disable_current_modes
 
 from dctps.nn.identity import digest_of, is_readable, pack, parse_spec, unbatched, unpack
-from dctps.transforms.tables import constant_to_compilers, is_exporting
+from dctps.transforms.tables import constant_to_compilers, is_exporting, making_constants
 
 # In place of a version: the content is to be looked at, or it came by `to_empty()` and is still to be filled.
 _LOOK = -1
@@ -167,7 +166,7 @@ class Identified(nn.Module, Generic[M]):
     def _read(self, support: Tensor | None, identity: Tensor) -> tuple[M, bytes]:
         """The map that the buffers name, and their checksum."""
         try:
-            with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+            with making_constants():
                 content = unpack(identity)
                 if digest_of(support) != content.digest:
                     if support is not None:

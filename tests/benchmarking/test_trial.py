@@ -4,16 +4,17 @@ import time
 from dataclasses import replace
 
 import pytest
-from dctps.experiments.grid import grid
-from dctps.experiments.stacked import run_stacked
-from dctps.experiments.sweep import look_ahead, timed
-from dctps.experiments.trial import time_epoch
-from dctps.experiments.workers import Job
 
-from dctps.experiments import RunConfig, trial
+from dctps.benchmarking import trial
+from dctps.benchmarking.trial import time_epoch, timed
+from dctps.experiments import RunConfig
 from dctps.experiments.config import resolve
 from dctps.experiments.folder import RunFolder
 from dctps.experiments.run import run
+from dctps.stacks.stacked_runs import run_stacked
+from dctps.sweeps.events import Job
+from dctps.sweeps.grid import grid
+from dctps.sweeps.sweep import look_ahead
 
 PLACE = {"data_dir": None, "device": "cpu", "threads": 1}
 QUICK = RunConfig(epochs=2, density=0.05)
