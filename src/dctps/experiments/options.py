@@ -165,7 +165,8 @@ def _parse(name: str, text: str, owner: str | None, default: Any) -> Any:
 
 def _choices(function: Callable[..., Any], name: str) -> tuple[str, ...]:
     """The texts that an argument may be, where its annotation lists them."""
-    called = vars(function)["__init__"] if isinstance(function, type) else function
+    called: Any = function
+    called = called.__init__ if isinstance(function, type) else called
     try:
         hint = get_type_hints(called).get(name)
     except NameError:  # an annotation that exists for type checkers alone
