@@ -145,3 +145,13 @@ def test_sizes_of_a_state_dict_are_taken_over():
     assert torch.equal(model(x), other(x))
     take_sizes_(other, {"0.values": torch.zeros(31), "1.values": "none"})
     assert other[0].nnz == model[0].nnz
+
+
+def test_a_layer_that_grows_from_nothing_trains():
+    layer = DpSLinear(4, 3, density=0.01)  # which is no weight at all
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    change_support_(layer, integers([]), integers([2, 7]), optimizer)
+    layer(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    assert layer.nnz == 2
+    assert bool((layer.values != 0).all())

@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 import subprocess
@@ -6,8 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from dctps.dynamic.base import find_dynamics
 from dctps.experiments import METHODS, RunConfig
-from dctps.experiments.config import ResolvedConfig, differences, from_dict, resolve, run_name, to_dict
+from dctps.experiments.config import (
+    DYNAMICS,
+    ResolvedConfig,
+    differences,
+    from_dict,
+    resolve,
+    run_name,
+    to_dict,
+)
 
 EVERY_KIND = RunConfig(
     method="sdctps", density=0.1 + 0.2, alpha=0.7, milestones=(1 / 3,), clip_norm=1.0, lr=1e-17, seed=2**62
@@ -58,6 +68,14 @@ def test_dynamics_have_numbers_of_their_own(method, fraction):
     assert (config.update_interval, config.drop_fraction, config.dynamics_end) == (100, fraction, 0.75)
     config = resolve(RunConfig(method=method, update_interval=7, drop_fraction=0.2, dynamics_end=1.0))
     assert (config.update_interval, config.drop_fraction, config.dynamics_end) == (7, 0.2, 1.0)
+
+
+@pytest.mark.parametrize("method", ["rigl", "set", "dsr"])
+def test_the_numbers_of_a_dynamics_are_those_of_its_class(method):
+    """They stand twice, because `dctps --help` must not import torch."""
+    arguments = inspect.signature(find_dynamics(method)).parameters
+    for name in ("update_interval", "drop_fraction"):
+        assert DYNAMICS[method][name] == arguments[name].default
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.1), ("adam", 6e-3), ("adamw", 6e-3)])

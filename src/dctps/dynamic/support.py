@@ -129,6 +129,8 @@ def _resize_(layer: DpSLayer, values: Tensor, support: Tensor) -> None:
     # A graph that is still alive holds on to the old shape through the parameter's gradient accumulator;
     # torch makes a new one where the dtype has changed, and not where the shape has.
     other = torch.float32 if values.dtype == torch.float64 else torch.float64
+    if not layer.nnz and len(values):  # without values it had nothing to train
+        layer.values.requires_grad_()
     layer.values.data = values.to(other)
     layer.values.data = values
     layer.values.grad = None

@@ -15,7 +15,6 @@ Connectivity and the Lottery Ticket Hypothesis", ICML 2020 (rewinding).
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,7 +33,7 @@ from dctps.experiments.config import ResolvedConfig, resolve
 from dctps.experiments.folder import BEST, LAST, REWIND, STATE, RunFolder
 from dctps.experiments.network import count_weights, plain_network, restore_network
 from dctps.experiments.parts import split
-from dctps.experiments.records import METRICS, Record, RunFolderError
+from dctps.experiments.records import Record, RunFolderError, read_metrics
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of
 from dctps.experiments.state import State, StateError, read_state, write_state
@@ -118,9 +117,8 @@ class Levels:
         """Of all epochs from level 0 up to this one, each with its level and nnz, numbered through."""
         found = []
         for each in range(level + 1):
-            lines = (self.path(each) / METRICS).read_text().splitlines()
             skipped = self.rewind_epoch if each else 0  # level 0 has trained those for all
-            found += [self._numbered(each, json.loads(line)) for line in lines[skipped:]]
+            found += [self._numbered(each, record) for record in read_metrics(self.path(each))[skipped:]]
         return found
 
     def _through(self, level: int, epoch: int) -> int:

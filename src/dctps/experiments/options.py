@@ -48,11 +48,11 @@ _ORDER = (
 
 def options_of(owner: str) -> dict[str, Any]:
     """The options of a criterion or dynamics, each with its default; none for another name."""
-    function = _function(owner)
+    function = _owners().get(owner)
     if function is None:
         return {}
     found: dict[str, Any] = {}
-    if _is_criterion(owner):
+    if not isinstance(function, type):  # a criterion
         found = {"shuffle": False} if owner in _WITHOUT_DATA else dict(_OF_THE_RUN)
     for name, parameter in signature(function).parameters.items():
         is_plain = isinstance(parameter.default, bool | int | float | str)
@@ -120,33 +120,18 @@ def option_of_run(options: Iterable[str], name: str) -> Any:
     return _parse(name, chosen[name], None, _OF_THE_RUN[name]) if name in chosen else _OF_THE_RUN[name]
 
 
-def _owners() -> list[str]:
-    import dctps.dynamic  # noqa: PLC0415
-    import dctps.selection  # noqa: PLC0415
-
-    return [*dctps.selection.criteria.registry.CRITERIA, *dctps.dynamic.list_dynamics()]
-
-
-def _is_criterion(owner: str) -> bool:
-    from dctps.selection.criteria.registry import CRITERIA  # noqa: PLC0415
-
-    return owner in CRITERIA
-
-
-def _function(owner: str) -> Callable[..., Any] | None:
-    """The function of a criterion, or the class of a dynamics."""
+def _owners() -> dict[str, Callable[..., Any]]:
+    """The functions of all criteria, then the classes of all dynamics, by name."""
     from dctps.dynamic.base import DYNAMICS  # noqa: PLC0415
     from dctps.selection.criteria.registry import CRITERIA  # noqa: PLC0415
 
-    _owners()  # imports those that come with the library
-    return CRITERIA.get(owner) or DYNAMICS.get(owner)
+    return {**CRITERIA, **DYNAMICS}
 
 
 def _parse(name: str, text: str, owner: str | None, default: Any) -> Any:
     """The value that `text` writes, of the type of the default."""
     holds, what = _RANGES.get(name, (lambda _: True, type(default).__name__))
-    function = None if owner is None else _function(owner)
-    choices = () if function is None else _choices(function, name)
+    choices = () if owner is None else _choices(_owners()[owner], name)
     if choices:
         holds, what = (lambda value: value in choices), " or ".join(choices)
     read: Callable[[str], Any] = type(default)

@@ -57,8 +57,3 @@ def refuse_unused(config: RunConfig) -> None:
             f"criterion 'nonzero' takes every weight that is not 0, whatever the density, and got "
             f"density {config.density}: give density 1, or a criterion that ranks, such as magnitude"
         )
-
-
-def without_unused(config: RunConfig) -> RunConfig:
-    """The same run with the usual values in all fields that have no effect on it."""
-    return RunConfig(**{n: v for n, v in vars(config).items() if n not in unused(config)})

@@ -24,7 +24,7 @@ class DpSLinear(DpSLayer):
         in_features: n.
         out_features: m.
         bias: whether to add b.
-        offset: D: a name (`"dct"`, `"sdct"`, `"hadamard"`, `"gaussian"`, `"zero"`) a class of
+        offset: D: a name (`"dct"`, `"sdct"`, `"hadamard"`, `"gaussian"`, `"zero"`), a class of
             offsets, or an `Offset` of the weight's shape.
         density: fraction of the m n weights that train, in (0, 1]: round(density * m * n) of them; or
         nnz: their number; or

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from dctps.nn.guard import GuardedLayer
 from dctps.nn.identified import Identified
-from dctps.offsets import Offset, ZeroOffset, build_offset
+from dctps.offsets import Offset, ZeroOffset, offset_of
 
 
 class SavedLayer(GuardedLayer, Identified[Offset]):
@@ -32,7 +31,7 @@ class SavedLayer(GuardedLayer, Identified[Offset]):
 
     def _rebuild(self, spec: dict[str, Any]) -> Offset:
         try:
-            offset = _offset(json.dumps(spec))
+            offset = offset_of(json.dumps(spec))
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"the offset that the state names is unreadable ({error})") from None
         own = self.last_map
@@ -81,9 +80,3 @@ class SavedLayer(GuardedLayer, Identified[Offset]):
             if not support.is_meta:
                 self._check_support(support)
         return super()._incoming(state_dict, prefix)
-
-
-@functools.lru_cache(maxsize=1024)
-def _offset(spec: str) -> Offset:
-    """The offset of a spec, with its draws; O(m + n) numbers each, for as many layers as are in use."""
-    return build_offset(**json.loads(spec))

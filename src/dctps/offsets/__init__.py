@@ -11,6 +11,7 @@ from dctps.offsets.hadamard import HadamardOffset as HadamardOffset
 from dctps.offsets.registry import OffsetChoice as OffsetChoice
 from dctps.offsets.registry import build_offset as build_offset
 from dctps.offsets.registry import list_offsets as list_offsets
+from dctps.offsets.registry import offset_of as offset_of
 from dctps.offsets.registry import register_offset as register_offset
 from dctps.offsets.sdct import SDCTOffset as SDCTOffset
 from dctps.offsets.zero import ZeroOffset as ZeroOffset

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,6 +63,19 @@ def build_offset(
             f"got {name!r}"
         )
     return offset
+
+
+@functools.lru_cache(maxsize=1024)
+def offset_of(spec: str) -> Offset:
+    """The offset of a spec in JSON, the same object each time while it is in use.
+
+    It holds its draws, O(m + n) numbers, so that layers and compiled operators share them.
+
+    Raises:
+        ValueError: no spec of an offset.
+        TypeError: the JSON holds no arguments of one.
+    """
+    return build_offset(**json.loads(spec))
 
 
 def list_offsets() -> list[str]:

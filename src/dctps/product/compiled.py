@@ -10,14 +10,12 @@ versions, from which a compiler plans the memory, say the same.
 
 from __future__ import annotations
 
-import functools
-import json
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dctps.offsets import Offset, build_offset
+from dctps.offsets import Offset, offset_of
 from dctps.product.function import choose
 from dctps.product.geometry import ROWS, ConvGeometry, conv_geometry, layout_of
 from dctps.product.precision import no_autocast
@@ -34,12 +32,6 @@ _library.define(
     f"product_backward(Tensor g, {_ARGUMENTS}, bool need_x, bool need_values, bool need_alpha) "
     "-> (Tensor, Tensor, Tensor)"
 )
-
-
-@functools.lru_cache(maxsize=1024)
-def _offset(spec: str) -> Offset:
-    """The offset of a spec, with its draws; O(m + n) numbers each, for as many layers as are in use."""
-    return build_offset(**json.loads(spec))
 
 
 def _window(offset: Offset, window: list[int]) -> ConvGeometry:
@@ -62,7 +54,7 @@ def _product(
     backend: Backend,
     training: bool,
 ) -> Tensor:
-    weight = Weight(values, alpha, support, _offset(spec))
+    weight = Weight(values, alpha, support, offset_of(spec))
     geometry = _window(weight.offset, window) if window else ROWS
     with torch.no_grad(), no_autocast(x):
         path, _ = choose(x, weight, geometry, backend, training)
@@ -85,7 +77,7 @@ def _product_backward(
     need_values: bool,
     need_alpha: bool,
 ) -> tuple[Tensor, ...]:
-    weight = Weight(values, alpha, support, _offset(spec))
+    weight = Weight(values, alpha, support, offset_of(spec))
     geometry = _window(weight.offset, window) if window else ROWS
     needs = need_x, need_values, need_alpha, False
     with torch.no_grad(), no_autocast(x):
@@ -107,7 +99,7 @@ def _product_fake(
     backend: str,
     training: bool,
 ) -> Tensor:
-    offset = _offset(spec)
+    offset = offset_of(spec)
     if not window:
         return x.new_empty(x.shape[0], offset.out_features)
     geometry = _window(offset, window)

@@ -101,15 +101,17 @@ def product(
     x: Tensor, weight: Weight, geometry: Geometry, backend: Backend, bias: Tensor | None = None
 ) -> Tensor:
     """The product with W by the path that `backend` names or the rule chooses, plus b."""
-    traced = torch.compiler.is_compiling() or torch._C._is_tracing()
-    if traced or torch.is_autocast_enabled(x.device.type):
-        x = autocast(x)
-        with no_autocast(x):
-            return (_traced if traced else product)(x, weight, geometry, backend, bias)
     values, alpha, support, offset = weight
     training = torch.is_grad_enabled() and (
         x.requires_grad or values.requires_grad or (alpha is not None and alpha.requires_grad)
     )
+    traced = torch.compiler.is_compiling() or torch._C._is_tracing()
+    if traced or torch.is_autocast_enabled(x.device.type):
+        x = autocast(x)
+        with no_autocast(x):
+            if traced:
+                return _traced(x, weight, geometry, backend, bias, training)
+            return product(x, weight, geometry, backend, bias)
     path, ordinary = choose(x, weight, geometry, backend, training)
     # In half precision the sum is rounded before b is added, as compiled layers do.
     fused = bias if path.adds_bias and bias is not None and x.dtype == bias.dtype == _FLOAT32 else None
@@ -218,7 +220,9 @@ def _by_twin(ctx: Any, x: Tensor, values: Tensor, alpha: Tensor | None, support:
     return y
 
 
-def _traced(x: Tensor, weight: Weight, geometry: Geometry, backend: Backend, bias: Tensor | None) -> Tensor:
+def _traced(
+    x: Tensor, weight: Weight, geometry: Geometry, backend: Backend, bias: Tensor | None, training: bool
+) -> Tensor:
     """The product under a compiler, as an operator that it does not see into; in an export, by plain ones."""
     if is_exporting():
         return geometry.add(exported_product(x, weight, geometry), bias)
@@ -226,9 +230,6 @@ def _traced(x: Tensor, weight: Weight, geometry: Geometry, backend: Backend, bia
     window: list[int] = []
     if isinstance(geometry, ConvGeometry):
         window = [*geometry.stride, *geometry.padding, *geometry.dilation]
-    training = torch.is_grad_enabled() and (
-        x.requires_grad or values.requires_grad or (alpha is not None and alpha.requires_grad)
-    )
     y = torch.ops.dctps.product(x, values, alpha, support, spec_of(offset), window, backend, training)
     return geometry.add(y, bias)
 

@@ -1,4 +1,4 @@
-"""The path `depthwise`: channels-last depthwise convolutions by native code (`csrc/depthwise.c`).
+"""The path `depthwise`: channels-last depthwise convolutions by native code (`csrc/depthwise/`).
 
 W is but a filter for each channel, and is kept for the backward pass. Backward reads x and g once for both
 gradients.

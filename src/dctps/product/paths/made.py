@@ -1,4 +1,4 @@
-"""The paths `made` and `kept`: W = alpha * D + S by native code (`csrc/weight.c`), then torch's convolution.
+"""The paths `made` and `kept`: W = alpha * D + S by native code (`csrc/weight/`), then torch's convolution.
 
 `made` makes W in the forward pass and again in the backward pass. `kept` makes it once and keeps it: only
 where W is small compared with x or with S, which are kept anyway, so that the memory does not count.

@@ -1,4 +1,4 @@
-"""The path `rows`: y = alpha * D x + S x + b by the native kernel, 16 rows at a time (`csrc/linear.h`)."""
+"""The path `rows`: y = alpha * D x + S x + b by the native kernel, 16 rows at a time (`csrc/linear/`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The path `strips`: a convolution by D's filters and S's nonzeros, without W (`csrc/conv.c`)."""
+"""The path `strips`: a convolution by D's filters and S's nonzeros, without W (`csrc/conv/`)."""
 
 from __future__ import annotations
 
