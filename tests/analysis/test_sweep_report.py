@@ -178,5 +178,6 @@ def test_failures_of_an_earlier_version_and_damaged_ones(tmp_path):
     assert "failed: too hot" in (tmp_path / "page.html").read_text()
     for bad in ("[", '{"two": {"reason": "x", "config": {"epochs": "many"}}}', '{"two": {"config": 3}}'):
         (tmp_path / "failed.json").write_text(bad)
-        with pytest.raises(ValueError, match="failed.json is damaged"):
-            write_report(tmp_path, tmp_path / "page.html")
+        write_report(tmp_path, tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert "failed.json is damaged" in page and "DCTpS" in page

@@ -41,7 +41,7 @@ def test_help_does_not_import_torch(tmp_path, argv):
 
 @pytest.mark.parametrize(
     "line",
-    ["--help", "train --help", "recipes", "recipes paper", "report", "evaluate run", "train --out run"],
+    ["--help", "train --help", "recipes", "report", "evaluate run", "train --epochs 1 --out run"],
 )
 def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path, line):
     if "run" in line:

@@ -109,7 +109,7 @@ def test_nothing_inactive_is_kept(data):
     """Values that are exactly 0, all of them at the start of S, and inputs and outputs without a gradient."""
     n, m = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
     model = sparsify_(nn.Sequential(nn.Linear(n, m).double()), 1.0)
-    nnz = data.draw(st.integers(0, n * m))
+    nnz = data.draw(st.integers(1, n * m))
     chosen = data.draw(st.permutations(range(n * m)))[:nnz]
     model = nn.Sequential(
         type(model[0])(n, m, support=torch.tensor(sorted(chosen), dtype=torch.int64), dtype=torch.float64)

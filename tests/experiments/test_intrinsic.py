@@ -123,7 +123,7 @@ def test_a_target_out_of_reach_and_several_seeds(tmp_path):
         ("--share 0", "share must be in (0, 1], got 0.0"),
         ("--ratio 1", "ratio must be above 1, got 1.0"),
         ("--projection fastfod", "did you mean 'fastfood'"),
-        ("--projection auto --density 2", "density must be in (0, 1]"),
+        ("--projection auto --density 2", "--density 2.0 would have no effect: the search finds it"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capfd, flags, message):

@@ -84,6 +84,9 @@ def test_layer_is_f_conv2d_forward_and_every_gradient(
     assert close(y, expected, tolerance)
     assert close(x.grad, x64.grad, tolerance)
     for name, leaf in leaves.items():
+        if name == "values" and layer.nnz == 0:  # which nothing trains
+            assert layer.values.grad is None
+            continue
         assert close(getattr(layer, name).grad, leaf.grad, tolerance), name
 
 

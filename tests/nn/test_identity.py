@@ -366,3 +366,24 @@ def ruin(layer: nn.Module, damage: str) -> None:
             support.sub_(int(support[0]) + 1)
         else:
             support.add_(layer.get_parameter("values").numel() * 10**6)
+
+
+def test_memory_of_a_layer_that_is_gone_is_not_read():
+    """The allocator gives a new layer the memory of one that was freed, with all that stands in it."""
+    for _ in range(20):
+        for offset in ("dct", "sdct", "hadamard", "gaussian"):
+            for seed in (1, 2):
+                layer = DpSLinear(16, 16, nnz=8, offset=offset, seed=seed)
+                assert (layer.offset.name, layer.offset.seed) == (offset, seed)
+                with torch.device("meta"):
+                    empty = DpSLinear(16, 16, nnz=8, offset="hadamard", seed=3)
+                del layer
+                empty.to_empty(device="cpu").reset_parameters()
+                assert (empty.offset.name, empty.offset.seed) == ("hadamard", 3)
+                assert torch.equal(empty.weight, DpSLinear(16, 16, nnz=8, offset="hadamard", seed=3).weight)
+
+
+def test_memory_of_a_hyperplane_that_is_gone_is_not_read():
+    for seed in range(40):
+        moved = dctps.project_(nn.Linear(8, 8), 5, seed=seed)
+        assert moved.projection.seed == seed

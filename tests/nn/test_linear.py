@@ -84,6 +84,9 @@ def test_layer_is_f_linear_forward_and_every_gradient(
     got = {"y": y, "x": x.grad, **{name: p.grad for name, p in layer.named_parameters()}}
     tolerance = 1e-11 if dtype == torch.float64 else 1e-5
     for name, reference in expected.items():
+        if name == "values" and layer.nnz == 0:  # which nothing trains
+            assert got[name] is None
+            continue
         error = (got[name].double() - reference).abs().max() if reference.numel() else 0.0
         # Every one of these is a sum of products: its error is measured against the root of their squares.
         scale = magnitude(name, layer, x, g)

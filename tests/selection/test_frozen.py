@@ -70,7 +70,7 @@ def test_attention_that_is_frozen_in_part_is_converted_in_part() -> None:
 
 def test_a_network_that_is_frozen_whole_says_so() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).requires_grad_(False)
-    with pytest.raises(ValueError, match=r"2 layers are frozen \(convert_frozen=True converts those too\)"):
+    with pytest.raises(ValueError, match=r"2 are frozen \(convert_frozen=True converts those too\)"):
         sparsify_(model, 0.5)
     assert type(model[0]) is nn.Linear
     assert type(sparsify_(model[0], 0.5, convert_frozen=True)) is DpSLinear

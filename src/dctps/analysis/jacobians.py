@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dctps.analysis.aggregate import setting
 from dctps.analysis.curves import models_of
 from dctps.analysis.runs import Run
@@ -76,7 +78,7 @@ class Spectra:
         """Likewise; None below two seeds."""
         if len(self.seeds) < 2:
             return None
-        return [statistics.stdev(values) for values in zip(*self.seeds, strict=True)]
+        return [float(value) for value in np.std(self.seeds, axis=0, ddof=1)]
 
     def count(self, least: float = 0.0) -> float | None:
         """How many are above `least` times the largest (0: not exactly 0), on average over the seeds."""

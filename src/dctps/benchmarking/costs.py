@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def read_cost(path: Path) -> dict[str, Any] | None:
     except RunFolderError:
         return None
     numbers = (found.get(name, "") for name in MEASURED)
-    whole = all(number is None or isinstance(number, int | float) for number in numbers)
+    whole = all(n is None or (isinstance(n, int | float) and math.isfinite(n)) for n in numbers)
     return found if whole and {"hardware", "threads"} <= found.keys() else None
 
 

@@ -7,6 +7,7 @@ asked twice; initial.json, its layers and its spectrum; and trained.json, the sa
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
     try:
         found = parse_object(path / name, read_text(path / name) or "")
         layers = [{**row, "nnz": int(row["nnz"]), "name": str(row["name"])} for row in found["layers"]]
-        if not all("offset" in row for row in layers):
+        values = [float(s) for s in found["spectrum"]]
+        if not all("offset" in row for row in layers) or not all(map(math.isfinite, values)):
             return None
-        return {**found, "spectrum": [float(s) for s in found["spectrum"]], "layers": layers}
+        return {**found, "spectrum": values, "layers": layers}
     except (RunFolderError, ValueError, KeyError, TypeError, OverflowError):
         return None
 

@@ -48,9 +48,10 @@ _ORDER = (
 
 def options_of(owner: str) -> dict[str, Any]:
     """The options of a criterion or dynamics, each with its default; none for another name."""
-    function, found = _function(owner), {}
+    function = _function(owner)
     if function is None:
         return {}
+    found: dict[str, Any] = {}
     if _is_criterion(owner):
         found = {"shuffle": False} if owner in _WITHOUT_DATA else dict(_OF_THE_RUN)
     for name, parameter in signature(function).parameters.items():
@@ -164,7 +165,8 @@ def _parse(name: str, text: str, owner: str | None, default: Any) -> Any:
 
 def _choices(function: Callable[..., Any], name: str) -> tuple[str, ...]:
     """The texts that an argument may be, where its annotation lists them."""
-    called = function.__init__ if isinstance(function, type) else function
+    called: Any = function
+    called = called.__init__ if isinstance(function, type) else called
     try:
         hint = get_type_hints(called).get(name)
     except NameError:  # an annotation that exists for type checkers alone

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch._C import _functorch as functorch
 from torch.compiler import is_compiling
-from torch.utils._python_dispatch import _disable_current_modes
 
 from dctps.nn.identity import digest_of, is_readable, pack, parse_spec, unbatched, unpack
-from dctps.transforms.tables import constant_to_compilers, is_exporting
+from dctps.transforms.tables import constant_to_compilers, is_exporting, making_constants
 
 # In place of a version: the content is to be looked at, or it came by `to_empty()` and is still to be filled.
 _LOOK = -1
@@ -71,7 +70,8 @@ class Identified(nn.Module, Generic[M]):
 
     def _identify(self, linear: M, device: torch.device) -> None:
         """Make the buffer when the module is built; `seal` fills it."""
-        self.register_buffer("identity", torch.empty_like(pack(linear.spec), device=device))
+        # Zeros, as memory that is not filled may hold what a module wrote there that is gone.
+        self.register_buffer("identity", torch.zeros_like(pack(linear.spec), device=device))
         self._record(linear, None)
 
     @torch.no_grad()
@@ -166,7 +166,7 @@ class Identified(nn.Module, Generic[M]):
     def _read(self, support: Tensor | None, identity: Tensor) -> tuple[M, bytes]:
         """The map that the buffers name, and their checksum."""
         try:
-            with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+            with making_constants():
                 content = unpack(identity)
                 if digest_of(support) != content.digest:
                     if support is not None:
@@ -235,12 +235,14 @@ class Identified(nn.Module, Generic[M]):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         known = self._seen.checksum if self._holds(self._seen) else None
+        was_meta = self.identity.is_meta
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not self._holds(self._seen):
             support, identity = self._support, self.identity
             self._seen = self._guest = _Seen(support, identity, _UNFILLED, known, self.last_map)
-            with contextlib.suppress(ValueError):  # after to_empty() it is refused when it is used
-                self._look(support, identity)
+            if not was_meta:  # else it is to_empty(), whose memory may hold what another module wrote
+                with contextlib.suppress(ValueError):  # after to_empty() it is refused when it is used
+                    self._look(support, identity)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -117,7 +117,7 @@ class DpSLayer(SavedLayer):
         if not self._given_support:
             size = math.prod(self.last_map.shape)
             self.support.copy_(random_support(size, self.nnz, seed=self.seed, layer=self.last_map.layer))
-        self.seal()
+        self.seal(self.last_map)
         self._draw()
 
     @torch.no_grad()

@@ -22,7 +22,8 @@ def exported_product(x: Tensor, weight: Weight, op: Geometry) -> Tensor:
     dtype = compute_dtype(x.dtype)
     if not op.is_rowwise(offset):
         dense = offset.to_dense(dtype=dtype, device=x.device)
-        return op.apply(x, weight.combine(dense).to(x.dtype))
+        # All arguments are given: a strict export cannot guard the defaults of a method of `op`.
+        return op.apply(x, weight.combine(dense).to(x.dtype), None)
     pixels = op.to_rows(_visited(x, op), strided=False)
     rows = pixels.reshape(-1, offset.in_features).to(dtype)
     y = _sparse_product(rows, weight)

@@ -182,9 +182,9 @@ def _convertible(expanded: Expanded, wanted: Filter) -> dict[str, nn.Linear | nn
         frozen = sum(not f.reason and is_frozen(f.module) for f in found)
         out = sum(not f.reason for f in found) - frozen
         raise ValueError(
-            f"{type(expanded.model).__name__} has nothing to convert: {frozen} layers are frozen "
-            f"(convert_frozen=True converts those too), {out} were left out by filter_fn, {converted} are "
-            f"converted already (merge_ turns those back), {len(left)} cannot be"
+            f"{type(expanded.model).__name__} has nothing to convert: {out} layers were left out by "
+            f"filter_fn, {converted} are converted already (merge_ turns those back), {frozen} are frozen "
+            f"(convert_frozen=True converts those too), {len(left)} cannot be"
             + "".join(f"; {reason}" for reason in left[:3])
         )
     return layers  # type: ignore[return-value]

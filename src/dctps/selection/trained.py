@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 _WRITTEN = 100  # times, by an optimizer that steps so often; an initialisation writes a tensor once or twice
 _APART = 16  # the most that writes of the layers' tensors differ by, as every step writes all of them
-_SIDE = 512  # rows and columns that are looked at, at most
+_LAYERS = 8  # the largest, which are looked at
+_SIDE = 256  # rows and columns of each of them, at most
 _FEWEST = 16  # rows and columns with which the largest singular value says something
 _LARGE = (
     1.25  # of the largest that independent entries lead to; up to 1.04 at initialisation, 1.3 to 2.1 trained
@@ -40,8 +42,9 @@ def is_trained(layers: Mapping[str, nn.Module]) -> bool:
     """Whether the layers' weights are no longer those of an initialisation.
 
     They are not where all weights and biases were written equally often, as only an optimizer does, or where
-    half of the weights have a singular value that independent entries do not lead to (`spread`). A network
-    goes unnoticed that was trained for a few steps only, or that was loaded from a file and has small layers.
+    half of the largest weights have a singular value that independent entries do not lead to (`spread`). A
+    network goes unnoticed that was trained for a few steps only, or that was loaded from a file and has small
+    layers.
 
     Args:
         layers: with a `weight` each, by name.
@@ -49,7 +52,8 @@ def is_trained(layers: Mapping[str, nn.Module]) -> bool:
     weights = [w for layer in layers.values() if not (w := layer.get_parameter("weight")).is_meta]
     if _was_stepped(layers) and all(int(torch.count_nonzero(w)) == w.numel() for w in weights):
         return True
-    spreads = [s for w in weights if (s := spread(w)) is not None]
+    weights.sort(key=Tensor.numel, reverse=True)
+    spreads = list(islice((s for w in weights if (s := spread(w)) is not None), _LAYERS))
     return bool(spreads) and 2 * sum(s > _LARGE for s in spreads) >= len(spreads)
 
 
@@ -67,7 +71,7 @@ def spread(weight: Tensor) -> float | None:
     large singular values. sigma_1 comes from a few power iterations, which never give too large a value.
 
     Args:
-        weight: (m, ...); of a large one a corner of 512 x 512 is looked at.
+        weight: (m, ...); of a large one a corner of 256 x 256 is looked at.
 
     Returns:
         None for a small or an almost constant weight (zeros, ones, an identity), which says nothing.

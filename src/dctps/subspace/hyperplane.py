@@ -54,7 +54,7 @@ class Hyperplane(Mergeable, Identified[Projection]):
         for parameter in trained.values():
             parameter.requires_grad_(False)
         self._identify(projection, first.device)
-        self.seal()
+        self.seal(self.last_map)
 
     @property
     def projection(self) -> Projection:
