@@ -57,7 +57,7 @@ def test_sparse_layers_take_native_paths_and_dense_ones_make_w(name: str, profil
     assert decide(linear(1024, 1024, 256, 1_000_000), "auto").name == "dense"
     assert decide(linear(2048, 2048, 256, 4000, native=False), "auto").name == "transform"
     assert decide(convolution(64, 64, 32, 37), "auto").name == "strips"
-    assert decide(convolution(64, 64, 32, 36_000), "auto").name in ("made", "kept")
+    assert decide(convolution(64, 64, 32, 36_000), "auto").name in ("dense", "made", "kept")
     assert decide(convolution(512, 512, 2, 400_000), "auto").name == "taps"
 
 
@@ -89,7 +89,7 @@ def test_a_machine_without_a_profile_takes_the_nearest_and_says_so(profile, monk
     assert current_machine().name == "amd-avx512"
     monkeypatch.setenv("DCTPS_MACHINE", "abacus")
     use_machine(None)
-    with pytest.raises(ValueError, match="DCTPS_MACHINE='abacus': choose from amd-avx512, cuda"):
+    with pytest.raises(ValueError, match="DCTPS_MACHINE='abacus': choose from amd-avx512, avx2"):
         current_machine()
     with pytest.raises(ValueError, match="no profile 'abacus'"):
         use_machine("abacus")

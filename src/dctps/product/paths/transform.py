@@ -42,13 +42,14 @@ class TransformPath(Path):
         return ""
 
     def terms(self, call: Call) -> Mapping[str, float]:
-        """D's transform of each row, each row into and out of S's layout, S's products, and a call."""
+        """D's transform of each row, each row into and out of S's layout, S's products and layout, a call."""
         rows, width = call.rows / call.threads, call.offset.out_features + call.offset.in_features
         return {
             "call": 1.0,
             "transform": rows * call.offset.row_cost,
             "move": rows * width if call.nnz else 0.0,
             "nonzero": rows * call.nnz,
+            "entry": float(call.nnz),
         }
 
     def forward(
