@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+import dctps.identity.identified
+import dctps.initial
+import dctps.networks
 import dctps.stacks
 import dctps.sweeps.events
 import dctps.sweeps.grid
@@ -18,6 +21,10 @@ OLD = [
     ("dctps.experiments.sweep", "run_sweep", dctps.sweeps.sweep),
     ("dctps.experiments.workers", "execute", dctps.sweeps.workers),
     ("dctps.experiments.workers", "Finished", dctps.sweeps.events),
+    ("dctps.nn", "merge_", dctps.networks),
+    ("dctps.nn.identified", "_Seen", dctps.identity.identified),
+    ("dctps.nn.initial", "Law", dctps.initial),
+    ("dctps.nn.surgery", "merge_", dctps.networks),
     ("dctps.training", "Stack", dctps.stacks),
 ]
 

@@ -16,7 +16,7 @@ from dctps.data.tensors import Description
 from dctps.dynamic import find_dynamics, list_dynamics
 from dctps.dynamic.base import DYNAMICS
 from dctps.models.registry import MODELS, register_model
-from dctps.nn.conversion import CONVERSIONS
+from dctps.networks.conversion import CONVERSIONS
 from dctps.offsets.registry import OFFSETS
 from dctps.selection.allocation import ALLOCATIONS
 from dctps.selection.criteria.registry import CRITERIA

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from dctps.dynamic import RigL as RigL
     from dctps.dynamic import register_dynamics as register_dynamics
     from dctps.experiments import register_method as register_method
+    from dctps.networks import explain as explain
+    from dctps.networks import merge_ as merge_
+    from dctps.networks import plain_norms_ as plain_norms_
+    from dctps.networks import register_conversion as register_conversion
+    from dctps.networks import remove_biases_ as remove_biases_
+    from dctps.networks import set_backends_ as set_backends_
+    from dctps.networks import share_norms_ as share_norms_
+    from dctps.networks import tune_ as tune_
     from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
     from dctps.nn import DpSMultiheadAttention as DpSMultiheadAttention
-    from dctps.nn import explain as explain
-    from dctps.nn import merge_ as merge_
-    from dctps.nn import plain_norms_ as plain_norms_
-    from dctps.nn import register_conversion as register_conversion
-    from dctps.nn import remove_biases_ as remove_biases_
-    from dctps.nn import set_backends_ as set_backends_
-    from dctps.nn import share_norms_ as share_norms_
-    from dctps.nn import tune_ as tune_
     from dctps.offsets import Offset as Offset
     from dctps.offsets import build_offset as build_offset
     from dctps.offsets import register_offset as register_offset
@@ -52,8 +52,9 @@ _HOMES = {
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
         "experiments": "register_method",
-        "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention explain merge_ plain_norms_ "
-        "register_conversion remove_biases_ set_backends_ share_norms_ tune_",
+        "networks": "explain merge_ plain_norms_ register_conversion remove_biases_ set_backends_ "
+        "share_norms_ tune_",
+        "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention",
         "offsets": "Offset build_offset register_offset",
         "plugins": "load_plugins",
         "reporting": "report",
@@ -65,9 +66,9 @@ _HOMES = {
 
 # fmt: off
 _FOLDERS = (
-    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "kernels",
-    "models", "nn", "offsets", "product", "reporting", "selection", "sparse", "stacks", "subspace",
-    "sweeps", "testing", "training", "transforms",
+    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "identity",
+    "initial", "kernels", "models", "networks", "nn", "offsets", "product", "reporting", "selection",
+    "sparse", "stacks", "subspace", "sweeps", "testing", "training", "transforms",
 )
 # fmt: on
 

@@ -13,6 +13,13 @@ _NOW = {
     "dctps.experiments.stacking": ("dctps.stacks",),
     "dctps.experiments.sweep": ("dctps.sweeps.sweep",),
     "dctps.experiments.workers": ("dctps.sweeps.workers", "dctps.sweeps.events"),
+    "dctps.nn.identified": ("dctps.identity.identified",),
+    "dctps.nn.identity": ("dctps.identity.packed",),
+    "dctps.nn.initial": ("dctps.initial",),
+    **{
+        f"dctps.nn.{name}": (f"dctps.networks.{name}",)
+        for name in ("conversion", "explanation", "norms", "surgery", "survey", "tuning")
+    },
 }
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dctps.checkpoint import file_size
+from dctps.networks.norms import NORM_LAYERS
+from dctps.networks.surgery import named_modules
+from dctps.networks.survey import FROZEN, Found, is_frozen, survey
 from dctps.nn import DpSLayer
-from dctps.nn.norms import NORM_LAYERS
-from dctps.nn.surgery import named_modules
-from dctps.nn.survey import FROZEN, Found, is_frozen, survey
 from dctps.subspace import Hyperplane
 from dctps.tables import aligned
 from dctps.transforms import table_bytes

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import dctps
 from dctps import DpSConv1d, DpSLinear, DpSMultiheadAttention, merge_, report, sparsify_
 from dctps.checkpoint import CheckpointError
-from dctps.nn import conversion
+from dctps.networks import conversion
 from dctps.nn.layer import DpSLayer
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "any-network.md"

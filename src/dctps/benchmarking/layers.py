@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dctps.benchmarking.networks import channels_last, images_for
 from dctps.benchmarking.timing import Step, measure
 from dctps.models import build_model
+from dctps.networks.conversion import convert
 from dctps.nn import DpSConv2d, DpSLinear, dps_conv2d, dps_linear
-from dctps.nn.conversion import convert
 from dctps.product.rule import Backend
 
 Cell = dict[str, Any]

@@ -16,11 +16,11 @@ from dctps.checkpoint.container import CheckpointError, shorten
 from dctps.checkpoint.manifest import LayerRecord, Manifest
 from dctps.checkpoint.save import FILE, max_header
 from dctps.checkpoint.state import STATISTICS, Slot, State, cast, folded_names, state_of
+from dctps.networks.conversion import DPS_CLASS, convert
+from dctps.networks.replaced import trained, watch_optimizers
+from dctps.networks.surgery import named_modules, refuse_wrapped, replace_
+from dctps.networks.survey import Expanded
 from dctps.nn import DpSLayer
-from dctps.nn.conversion import DPS_CLASS, convert
-from dctps.nn.replaced import trained, watch_optimizers
-from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
-from dctps.nn.survey import Expanded
 from dctps.offsets import ZeroOffset
 
 _MAX_BYTES_PER_NUMBER = 16  # a value of 8 bytes and its position, generously

@@ -13,10 +13,10 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
+from dctps.identity.identified import Identified
+from dctps.networks.norms import NORM_LAYERS
+from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
-from dctps.nn.identified import Identified
-from dctps.nn.norms import NORM_LAYERS
-from dctps.nn.surgery import named_modules
 from dctps.subspace import Hyperplane
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")

@@ -7,8 +7,8 @@ from torch import nn
 from torch.optim import swa_utils
 
 from dctps.dynamic.support import change_support_
+from dctps.identity.identified import Identified
 from dctps.nn import DpSLayer
-from dctps.nn.identified import Identified
 
 
 class AveragedModel(swa_utils.AveragedModel):

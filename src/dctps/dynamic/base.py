@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from dctps.arguments import real, whole
 from dctps.names import Registry
+from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
-from dctps.nn.surgery import named_modules
 
 Decay = Literal["cosine", "constant"]
 DynamicsT = TypeVar("DynamicsT", bound="type[Dynamics]")

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dctps.networks.dense_gradient import BLOCK_BYTES, Largest, Pair, gradient_blocks, gradient_dtype
 from dctps.nn import DpSLayer
-from dctps.nn.dense_gradient import BLOCK_BYTES, Largest, Pair, gradient_blocks, gradient_dtype
 
 Reduce = Callable[[Tensor], object]
 

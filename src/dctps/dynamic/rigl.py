@@ -20,8 +20,8 @@ from dctps.dynamic.base import (
 )
 from dctps.dynamic.growth import Growth, largest_gradients
 from dctps.dynamic.support import change_support_, smallest
+from dctps.networks.dense_gradient import BLOCK_BYTES, Capture, has_gradient_blocks
 from dctps.nn import DpSLayer
-from dctps.nn.dense_gradient import BLOCK_BYTES, Capture, has_gradient_blocks
 
 
 @register_dynamics("rigl")

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from dctps.kernels import variant
-from dctps.nn import set_backends_
-from dctps.nn.tuning import Measured
+from dctps.networks import set_backends_
+from dctps.networks.tuning import Measured
 from dctps.product.rule import needs_native_code
 
 _FORMAT = 1

@@ -37,8 +37,8 @@ from dctps.experiments.records import Record, RunFolderError, read_metrics
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of
 from dctps.experiments.state import State, StateError, read_state, write_state
+from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
-from dctps.nn.surgery import named_modules
 from dctps.selection.criteria.ranking import keep_largest
 from dctps.sparse import budget
 from dctps.training import Processes

@@ -22,8 +22,8 @@ from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.options import arguments_of, option_of_run
 from dctps.models import build_model, list_models
 from dctps.names import lookup
-from dctps.nn import plain_norms_, remove_biases_, share_norms_
-from dctps.nn.explanation import Explanation
+from dctps.networks import plain_norms_, remove_biases_, share_norms_
+from dctps.networks.explanation import Explanation
 from dctps.offsets import list_offsets
 from dctps.reporting import Report
 from dctps.selection.allocation import list_allocations

@@ -35,7 +35,7 @@ from dctps.experiments.signals import deferred_signals
 from dctps.experiments.unused import has_density, refuse_unused
 from dctps.experiments.work import Work
 from dctps.kernels import variant
-from dctps.nn.explanation import Explanation
+from dctps.networks.explanation import Explanation
 from dctps.reporting import Report
 from dctps.training import Metrics, Processes, joined, launched
 

@@ -19,7 +19,7 @@ from dctps.experiments.parts import Parts, Stream, scoring_batches, split
 from dctps.experiments.records import Record
 from dctps.experiments.state import State, StateError
 from dctps.experiments.trainer import Trainer
-from dctps.nn.tuning import Measured
+from dctps.networks.tuning import Measured
 from dctps.training import Metrics, Processes, Tally
 
 

@@ -13,8 +13,8 @@ from dctps.dynamic import take_sizes_
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_dynamics
 from dctps.experiments.state import State
-from dctps.nn import tune_
-from dctps.nn.tuning import Measured
+from dctps.networks import tune_
+from dctps.networks.tuning import Measured
 from dctps.training import (
     Metrics,
     Mixup,

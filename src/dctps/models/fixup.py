@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dctps.initial import ZEROS, Law, set_laws
 from dctps.models.layers import conv
 from dctps.models.registry import register_model
-from dctps.nn.initial import ZEROS, Law, set_laws
 
 
 class FixupBlock(nn.Module):

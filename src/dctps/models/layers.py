@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from dctps.nn.initial import kaiming_normal, set_laws
+from dctps.initial import kaiming_normal, set_laws
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1) -> nn.Conv2d:

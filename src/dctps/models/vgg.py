@@ -7,9 +7,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from dctps.initial import ZEROS, Law, set_laws
 from dctps.models.layers import kaiming_conv
 from dctps.models.registry import register_model
-from dctps.nn.initial import ZEROS, Law, set_laws
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _POOLINGS = len(_WIDTHS) - 1

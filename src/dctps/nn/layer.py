@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dctps.arguments import flag, real, whole
-from dctps.nn.initial import Law, carry, default_law, law_of
+from dctps.initial import Law, carry, default_law, law_of
 from dctps.nn.saved_layer import SavedLayer
 from dctps.offsets import Offset, OffsetChoice, ZeroOffset, build_offset
 from dctps.product.rule import Backend
@@ -163,7 +163,7 @@ class DpSLayer(SavedLayer):
 
         Bias, dtype, training mode, hooks and frozenness are taken over. Under the `zero` offset so are
         the weights at the support; under others S starts at 0. A layer on the meta device has no
-        weights to take: values and bias are drawn by its laws (`dctps.nn.initial`), on `device`.
+        weights to take: values and bias are drawn by its laws (`dctps.initial`), on `device`.
 
         Args:
             dense: `nn.Linear` for `DpSLinear`, and so on.

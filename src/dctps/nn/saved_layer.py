@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.identity.identified import Identified
 from dctps.nn.guard import GuardedLayer
-from dctps.nn.identified import Identified
 from dctps.offsets import Offset, ZeroOffset, offset_of
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from dctps.arguments import whole
 from dctps.counter import derive_key, sample
+from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
-from dctps.nn.surgery import named_modules
 
 
 def shuffle_(model: nn.Module, dense: nn.Module | None = None, *, seed: int = 0) -> nn.Module:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dctps.arguments import whole
+from dctps.initial import reset_
+from dctps.networks.conversion import DPS_CLASS, convert
+from dctps.networks.replaced import trained, watch_optimizers
+from dctps.networks.surgery import named_modules, refuse_wrapped, replace_
+from dctps.networks.survey import Expanded, is_frozen, survey
 from dctps.nn import DpSLayer
-from dctps.nn.conversion import DPS_CLASS, convert
-from dctps.nn.initial import reset_
 from dctps.nn.layer import Alpha
-from dctps.nn.replaced import trained, watch_optimizers
-from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
-from dctps.nn.survey import Expanded, is_frozen, survey
 from dctps.offsets import Offset, OffsetChoice
 from dctps.selection.allocation import Allocation
 from dctps.selection.criteria import Criterion, Loss
@@ -64,7 +64,7 @@ def sparsify_(
             `"nonzero"` for the nonzeros of already pruned weights; or masks (or positions) by layer
             name. The last two fix the budget, and density and allocation play no part.
         alpha: `"one"`, `"match"` (||W|| / ||D||, 0 for a layer initialised to zero) or a number. On the
-            meta device the norm is the one that the law of the weight leads to expect (`dctps.nn.initial`).
+            meta device the norm is the one that the law of the weight leads to expect (`dctps.initial`).
         alpha_trainable: whether alpha is trained.
         loss: `loss(model, batch)` for criteria that need one, by default the cross-entropy.
         batches: data for criteria that need some: `(inputs, labels)` on the model's device, or whatever

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.networks.surgery import replace_
 from dctps.nn import DpSLayer
-from dctps.nn.surgery import replace_
 from dctps.selection.allocation import Allocation, allocate
 from dctps.selection.choose import choose
 from dctps.selection.criteria import Criterion, Loss

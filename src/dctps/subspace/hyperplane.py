@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import UninitializedParameter
 
-from dctps.nn import merge_
-from dctps.nn.identified import Identified
-from dctps.nn.replaced import trained, watch_optimizers
-from dctps.nn.surgery import Mergeable
+from dctps.identity.identified import Identified
+from dctps.networks import merge_
+from dctps.networks.replaced import trained, watch_optimizers
+from dctps.networks.surgery import Mergeable
 from dctps.selection import count_prunable
 from dctps.sparse import budget
 from dctps.subspace.projection import Projection, build_projection

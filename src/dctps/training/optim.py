@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dctps.names import lookup
+from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
-from dctps.nn.surgery import named_modules
 
 Groups = list[dict[str, Any]]
 

@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from dctps.networks.dense_gradient import Capture, Pair, gradient_blocks
 from dctps.nn import DpSLayer
-from dctps.nn.dense_gradient import Capture, Pair, gradient_blocks
 from dctps.selection.criteria.registry import Batches, Layers, Loss, ScoreBlocks, register_criterion
 from dctps.selection.criteria.scoring import Mode, scalar, set_mode
 

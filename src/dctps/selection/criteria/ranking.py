@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dctps.nn.dense_gradient import Largest
+from dctps.networks.dense_gradient import Largest
 from dctps.selection.criteria.registry import Masks, ScoreBlocks, Scores
 
 Counts = int | Mapping[str, int]

@@ -10,8 +10,8 @@ from tests import oracles
 from torch import nn
 
 from dctps import DpSConv2d, DpSLinear, merge_, sparsify_
+from dctps.initial import ZEROS, Law, default_law, kaiming_normal, law_of, set_laws
 from dctps.models import build_model
-from dctps.nn.initial import ZEROS, Law, default_law, kaiming_normal, law_of, set_laws
 
 
 def meta(build, *arguments, **options):

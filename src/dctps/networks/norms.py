@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dctps.networks.surgery import named_modules
 from dctps.nn.layer import DpSLayer
-from dctps.nn.surgery import named_modules
 
 NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

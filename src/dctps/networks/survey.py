@@ -13,10 +13,10 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from dctps.nn.conversion import DPS_CLASS, expand, find_conversion
+from dctps.networks.conversion import DPS_CLASS, expand, find_conversion
+from dctps.networks.norms import NORM_LAYERS
+from dctps.networks.surgery import Mergeable, named_modules, replace_
 from dctps.nn.layer import DpSLayer
-from dctps.nn.norms import NORM_LAYERS
-from dctps.nn.surgery import Mergeable, named_modules, replace_
 
 _WHY_NOT: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str]] = [
     ((nn.RNNBase, nn.RNNCellBase), "a recurrent layer is one fused function of all its weights"),

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from dctps import DpSConv2d, DpSLinear, merge_, sparsify_
-from dctps.nn.surgery import named_modules
+from dctps.networks.surgery import named_modules
 
 
 def network() -> nn.Sequential:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps.networks.surgery import named_modules
 from dctps.nn.layer import DpSLayer
-from dctps.nn.surgery import named_modules
 from dctps.product.geometry import ConvGeometry
 from dctps.product.machine import machine_of
 from dctps.product.path import Call

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.explanation import observed
+from dctps.networks.explanation import observed
+from dctps.networks.surgery import named_modules
 from dctps.nn.layer import DpSLayer
-from dctps.nn.surgery import named_modules
 from dctps.product.function import product
 from dctps.product.precision import no_autocast
 from dctps.product.rule import Backend, Seen, check_backend, estimates

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import dctps
-from dctps.nn.replaced import _STEPS
+from dctps.networks.replaced import _STEPS
 
 CALLS = {
     "sparsify_": lambda model, folder: dctps.sparsify_(model, 0.2),

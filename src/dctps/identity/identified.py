@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._C import _functorch as functorch
 from torch.compiler import is_compiling
 
-from dctps.nn.identity import digest_of, is_readable, pack, parse_spec, unbatched, unpack
+from dctps.identity.packed import digest_of, is_readable, pack, parse_spec, unbatched, unpack
 from dctps.transforms.tables import constant_to_compilers, is_exporting, making_constants
 
 # In place of a version: the content is to be looked at, or it came by `to_empty()` and is still to be filled.

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from dctps.nn.conversion import collapse, merged
+from dctps.networks.conversion import collapse, merged
+from dctps.networks.replaced import trained, watch_optimizers
 from dctps.nn.layer import DpSLayer
-from dctps.nn.replaced import trained, watch_optimizers
 
 _WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)

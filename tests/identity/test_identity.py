@@ -15,7 +15,7 @@ from torch.func import functional_call, stack_module_state
 
 import dctps
 from dctps import DpSConv1d, DpSConv2d, DpSLinear, project_, sparsify_
-from dctps.nn.identity import digest_of, pack, unpack
+from dctps.identity.packed import digest_of, pack, unpack
 from dctps.stacks.stack import Stack
 
 SEEDED = ("sdct", "hadamard", "gaussian")
