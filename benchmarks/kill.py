@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.faults import MODES, every_operation, in_child, outcome
+from tests.support.faults import MODES, every_operation, in_child, outcome
 
 from dctps.experiments.config import RunConfig, to_dict
 from dctps.experiments.run import run

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults import outcome
+from tests.support.faults import outcome
 
 from dctps.benchmarking.record import provenance
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dctps import counter
-from tests import oracles
+from tests.support import oracles
 
 SEEDS = st.integers(-(2**70), 2**70)
 NAMES = st.text(max_size=12)

@@ -17,7 +17,7 @@ from dctps.offsets import registry as offsets
 from dctps.selection import allocation
 from dctps.selection.criteria import registry as criteria
 from dctps.testing import OffsetContract
-from tests.browser import measure
+from tests.support.browser import measure
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,12 +6,12 @@ import pickle
 
 import pytest
 import torch
-from tests import oracles
 from torch import nn
 
 from dctps import DpSConv2d, DpSLinear, merge_, sparsify_
 from dctps.initial import ZEROS, Law, default_law, kaiming_normal, law_of, set_laws
 from dctps.models import build_model
+from tests.support import oracles
 
 
 def meta(build, *arguments, **options):

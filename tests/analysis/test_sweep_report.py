@@ -5,8 +5,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from tests.browser import measure
-from tests.faults import TINY, train_tiny
+from tests.support.browser import measure
+from tests.support.faults import TINY, train_tiny
 
 from dctps.analysis.study import keep_failures
 from dctps.analysis.sweep_report import write_report

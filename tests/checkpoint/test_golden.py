@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from tests import oracles
+from tests.support import oracles
 from torch import nn
 
 import dctps

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import packed, plain, same_state, trained
+from tests.support.small_networks import packed, plain, same_state, trained
 from torch import nn
 
 import dctps
@@ -420,7 +420,7 @@ def test_lies_about_sizes_take_no_memory(files, tmp_path):
         import resource, sys, torch
         from pathlib import Path
         from torch import nn
-        from networks import plain
+        from tests.support.small_networks import plain
         from dctps.checkpoint import CheckpointError, load_state
         targets = [plain() for _ in range(5)]
         with torch.device("meta"):

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 import torch
-from networks import same_state, train
+from tests.support.small_networks import same_state, train
 from torch import nn
 
 import dctps

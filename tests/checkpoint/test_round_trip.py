@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import IMAGES, packed, plain, same_state, train, trained
+from tests.support.small_networks import IMAGES, packed, plain, same_state, train, trained
 from torch import nn
 
 import dctps

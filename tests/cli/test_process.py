@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.faults import outcome
+from tests.support.faults import outcome
 
 import dctps
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import pixels
+from tests.support.image_files import pixels
 
 from dctps.data import DataError, from_arrays, load_dataset
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cifar_files import SMALL10, SMALL100, images, published, python2_pickle, tar_gz, write
+from tests.support.cifar_files import SMALL10, SMALL100, images, published, python2_pickle, tar_gz, write
 
 from dctps.data import DataError, load_dataset
 from dctps.data.cifar import CIFAR10, CIFAR100, load_cifar, parse_binary

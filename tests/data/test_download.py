@@ -3,8 +3,8 @@ import socket
 import threading
 
 import pytest
-from cifar_files import SMALL10
-from local_server import Answer, serve
+from tests.support.cifar_files import SMALL10
+from tests.support.local_server import Answer, serve
 
 from dctps.data import DataError, download
 from dctps.data.cifar import load_cifar

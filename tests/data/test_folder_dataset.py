@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from image_files import classes_folder, pixels, write
+from tests.support.image_files import classes_folder, pixels, write
 
 from dctps.data import DataError, load_dataset
 from dctps.data.cache import cached

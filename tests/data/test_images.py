@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import pixels, write
 from PIL import Image
+from tests.support.image_files import pixels, write
 
 from dctps.data import DataError
 from dctps.data.images import decode, read_images, resize

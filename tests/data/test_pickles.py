@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifar_files import images, python2_pickle
+from tests.support.cifar_files import images, python2_pickle
 
 from dctps.data import DataError
 from dctps.data.pickles import read_batch

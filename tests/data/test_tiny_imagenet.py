@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from image_files import pixels, tiny_imagenet, write
 from PIL import Image
+from tests.support.image_files import pixels, tiny_imagenet, write
 
 from dctps.data import DataError, Description, describe_dataset, load_dataset
 

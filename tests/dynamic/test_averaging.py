@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from tests.integration.layers import largest_difference
+from tests.support.layers import largest_difference
 from torch import Tensor, nn
 from torch.optim import swa_utils
 from torch.optim.swa_utils import get_ema_avg_fn, get_ema_multi_avg_fn

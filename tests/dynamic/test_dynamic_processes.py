@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.dynamic.test_rigl import batch, layers_of, network, supports
+from tests.support.dynamics import batch, layers_of, network, supports
 from torch import nn
 
 from dctps import DSR, SET, RigL

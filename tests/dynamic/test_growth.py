@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.dynamic.memory import PeakBytes
+from tests.support.memory import PeakBytes
 from torch import nn
 
 import dctps

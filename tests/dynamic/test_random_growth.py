@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.dynamic.test_rigl import RULES, batch, layers_of, network, supports
+from tests.support.dynamics import RULES, batch, layers_of, network, supports
 from torch import nn
 
 from dctps import DSR, SET, DpSLinear

@@ -7,45 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.dynamic.oracle import Masked, move
+from tests.support.dynamics import RULES, Masked, batch, layers_of, move, network, supports
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dctps import RigL, sparsify_
 from dctps.nn import DpSLayer
-
-
-def network(offset="dct", density=0.3, dtype=torch.float64):
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 6, 3, stride=2, padding=1, groups=2), nn.Tanh(), nn.Conv2d(6, 8, 1), nn.Tanh(),
-        nn.Flatten(), nn.Linear(128, 4),
-    )  # fmt: skip
-    return sparsify_(model.to(dtype), density, offset=offset, allocation="erk", seed=5)
-
-
-def batch(step, size=12, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(step)
-    return (
-        torch.randn(size, 2, 8, 8, generator=generator, dtype=dtype),
-        torch.randint(4, (size,), generator=generator),
-    )
-
-
-def layers_of(model):
-    return [module for module in model.modules() if isinstance(module, DpSLayer)]
-
-
-def supports(model):
-    return [layer.support.tolist() for layer in layers_of(model)]
-
-
-RULES = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, fused=True),
-    "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.02, weight_decay=0.01, fused=True),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.01),
-}
 
 
 def train(model, steps, *, rule="adam", run=None, loss=nn.functional.cross_entropy, **choices):

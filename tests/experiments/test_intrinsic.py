@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.experiments.test_resume import stop_after
-from tests.faults import TINY, outcome
+from tests.support.faults import TINY, outcome, stop_after
 from torch import nn
 
 from dctps.cli import main

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def test_cut_short_at_operations_on_files(tmp_path, mode, stride, method):
     other = [] if method == "dctps" else [method]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", mode, tmp_path, str(stride), *other],
+        [sys.executable, "-m", "tests.support.faults", mode, tmp_path, str(stride), *other],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip

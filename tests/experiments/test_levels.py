@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.experiments.test_resume import stop_after
-from tests.faults import TINY, outcome, tiny_dataset, train_tiny
+from tests.support.faults import TINY, outcome, stop_after, tiny_dataset, train_tiny
 
 from dctps.analysis.runs import read_runs
 from dctps.experiments.config import differences, resolve

@@ -6,8 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from tests.experiments.test_resume import stop_after
-from tests.faults import TINY, outcome, tiny_dataset, tiny_network
+from tests.support.faults import TINY, outcome, stop_after, tiny_dataset, tiny_network
 
 import dctps
 from dctps import cli, criteria

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.data.image_files import classes_folder, pixels
-from tests.experiments.test_own_data import LABELS, QUICK, bars
+from tests.support.image_files import LABELS, QUICK, bars, classes_folder, pixels
 
 from dctps.cli import main
 from dctps.data import from_arrays, register_dataset

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tests.data.image_files import classes_folder, pixels, tiny_imagenet
+from tests.support.image_files import LABELS, QUICK, bars, classes_folder, pixels, tiny_imagenet
 
 from dctps.cli import main
 from dctps.data import DataError, from_arrays
@@ -14,16 +14,6 @@ from dctps.experiments import RunConfig
 from dctps.experiments.folder import RunFolderError
 from dctps.experiments.run import describe_run, evaluate_run, run
 from dctps.experiments.signals import Stopped
-
-LABELS = np.arange(60) % 3
-
-
-def bars(n=60, seed=0):
-    """Images that tell their class by the place of a bar."""
-    images = pixels(seed, n, 32, 32) // 4
-    for image, label in zip(images, LABELS[:n], strict=True):
-        image[:, 10 * label : 10 * label + 8] = 250
-    return images, LABELS[:n]
 
 
 def test_a_pair_of_arrays_is_learned(tmp_path):
@@ -79,9 +69,6 @@ def test_flip_is_the_data_sets_or_the_runs(tmp_path):
         run(config, dataset=data, out=tmp_path / str(flip), threads=1)
         losses[flip] = json.loads((tmp_path / str(flip) / "metrics.jsonl").read_text())["train_loss"]
     assert losses[None] == losses[True] != losses[False]
-
-
-QUICK = ["--density", "0.05", "--epochs", "1", "--threads", "1", "--no-progress"]
 
 
 def test_a_folder_arrays_and_tiny_imagenet_from_the_command_line(tmp_path, capfd):

@@ -6,23 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.faults import TINY, outcome, send_after, train_tiny
+from tests.support.faults import TINY, outcome, send_after, stop_after, train_tiny
 
 from dctps.experiments.folder import RunFolderError
 from dctps.experiments.run import evaluate_run, run
 from dctps.experiments.signals import Stopped, sigterm_raises
 from dctps.experiments.state import read_state, write_state
-
-
-def stop_after(steps, folder, number=signal.SIGINT, **choices):
-    handle = send_after(steps, number)
-    try:
-        with pytest.raises(Stopped) as info:
-            run(choices.pop("config", TINY), out=folder, threads=1, **choices)
-    finally:
-        handle.remove()
-    return info.value
-
 
 CONFIGS = [
     TINY,

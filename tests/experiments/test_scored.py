@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.experiments.test_resume import stop_after
-from tests.faults import TINY, outcome
+from tests.support.faults import TINY, outcome, stop_after
 
 import dctps
 from dctps import cli

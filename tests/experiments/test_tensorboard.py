@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from tests.faults import TINY, train_tiny
+from tests.support.faults import TINY, train_tiny
 
 from dctps.cli import main
 from dctps.experiments.tensorboard import EVENTS, write_events

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.experiments.test_resume import stop_after
-from tests.faults import TINY, outcome, train_tiny
+from tests.support.faults import TINY, outcome, stop_after, train_tiny
 from torch import nn
 
 import dctps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.integration.layers import KINDS, OFFSETS, draws, largest_difference, trained
+from tests.support.layers import KINDS, OFFSETS, draws, largest_difference, trained
 from torch import nn
 
 from dctps import RigL, sparsify_

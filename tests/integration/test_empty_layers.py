@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.integration.layers import draws
+from tests.support.layers import draws
 from torch import Tensor, nn
 from torch.optim import Optimizer
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from tests.integration.layers import KINDS, OFFSETS, draws, runner, trained
+from tests.support.layers import BATCH, KINDS, OFFSETS, draws, onnx_program, trained
 from torch import Tensor, nn
 
 from dctps import sparsify_
 from dctps.nn import DpSLayer
 from dctps.transforms.tables import clear_tables
-
-BATCH = ({0: torch.export.Dim("batch", min=1, max=4096)},)
-
 
 STRICT = [("dense path", "dct", True), ("transform path", "sdct", True), ("3 x 3", "hadamard", True)]
 
@@ -47,16 +43,6 @@ def test_a_fake_tensor_mode_leaves_no_fake_tables_behind() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         layer(x)
     assert type(layer(x)) is Tensor
-
-
-def onnx_program(model: nn.Module, x: Tensor, path: Path, dynamic_shapes=BATCH):  # type: ignore[no-untyped-def]
-    """The onnx model, and a function that runs it in onnxruntime."""
-    onnx = pytest.importorskip("onnx")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.onnx.export(
-        model, (x,), path, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False, external_data=False
-    )
-    return onnx.load(path), runner(path)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.integration.layers import OFFSETS, draws, runner
-from tests.integration.test_export import onnx_program
+from tests.support.layers import OFFSETS, draws, onnx_program, runner
 from torch import Tensor, nn
 
 from dctps import DpSConv2d, DpSLinear, sparsify_

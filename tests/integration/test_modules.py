@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from tests.integration.layers import KINDS, OFFSETS, draws, largest_difference, train_step, trained
+from tests.support.layers import KINDS, OFFSETS, draws, largest_difference, train_step, trained
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

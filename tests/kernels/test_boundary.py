@@ -18,9 +18,9 @@ from dctps.kernels.boundary import address
 from dctps.kernels.layouts import CONV, LINEAR, check_layouts
 from dctps.kernels.loader import function
 from dctps.offsets import Offset, build_offset
-from tests.kernels.drawn import Drawn
-from tests.kernels.drawn_conv import DEPTHWISE, DrawnConv, drawn_depthwise
-from tests.kernels.hostile import ENTRIES, REFUSED, bad_calls
+from tests.support.drawn import Drawn
+from tests.support.drawn_conv import DEPTHWISE, DrawnConv, drawn_depthwise
+from tests.support.hostile import ENTRIES, REFUSED, bad_calls
 
 pytestmark = pytest.mark.skipif(not runnable_variants(), reason="the native kernels were not compiled")
 

@@ -7,7 +7,7 @@ import dctps.kernels.conv
 import dctps.kernels.weight
 from dctps.kernels import runnable_variants
 from dctps.kernels.loader import function
-from tests.kernels.drawn_conv import CASES, DrawnConv
+from tests.support.drawn_conv import CASES, DrawnConv
 
 pytestmark = pytest.mark.skipif(not runnable_variants(), reason="the native kernels were not compiled")
 

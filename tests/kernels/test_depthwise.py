@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import dctps.kernels.depthwise
 from dctps.kernels import Window, depthwise_backward, depthwise_forward, runnable_variants
 from dctps.kernels.loader import function
-from tests.kernels.drawn_conv import DEPTHWISE, drawn_depthwise
+from tests.support.drawn_conv import DEPTHWISE, drawn_depthwise
 
 pytestmark = pytest.mark.skipif(not runnable_variants(), reason="the native kernels were not compiled")
 

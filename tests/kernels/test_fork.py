@@ -13,7 +13,7 @@ PROGRAM = """
     import os, signal, sys, threading, time
     import torch
     from dctps.kernels import linear_forward, release_scratch
-    from tests.kernels.drawn import Drawn
+    from tests.support.drawn import Drawn
 
     torch.set_num_threads(int(sys.argv[1]))
     # Blocks of scratch above 64 kB, which the threads take and give under one lock; with two the batch

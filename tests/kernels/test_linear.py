@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import dctps.kernels.linear
 from dctps.kernels import NativeOffset, has_plan, linear_backward, linear_forward, runnable_variants
-from tests.kernels.drawn import Drawn
+from tests.support.drawn import Drawn
 
 OFFSETS = ["zero", "dct", "sdct", "hadamard"]
 EVERYTHING = (True, True, True, True)

@@ -20,8 +20,8 @@ PROGRAM = """
     import dctps.kernels.weight
     loader.LIBRARY = pathlib.Path(sys.argv[1])
     from dctps.kernels.linear import linear_backward, linear_forward
-    from tests.kernels.drawn import Drawn
-    from tests.kernels.drawn_conv import CASES, DEPTHWISE as depthwise, DrawnConv, drawn_depthwise
+    from tests.support.drawn import Drawn
+    from tests.support.drawn_conv import CASES, DEPTHWISE as depthwise, DrawnConv, drawn_depthwise
     torch.set_num_threads(2)
     shapes = [(1, 1, 1, 1), (2, 3, 5, 4), (17, 33, 40, 90), (40, 130, 70, 5200), (130, 40, 17, 333),
               (96, 62, 100, 0), (200, 200, 300, 12000), (7, 49, 16, 20), (300, 60, 33, 900),
@@ -85,7 +85,7 @@ HOSTILE = """
     import torch
     import dctps.kernels.loader as loader
     loader.LIBRARY = pathlib.Path(sys.argv[1])
-    from tests.kernels.hostile import ENTRIES, REFUSED, bad_calls
+    from tests.support.hostile import ENTRIES, REFUSED, bad_calls
     torch.set_num_threads(2)
     for entry in ENTRIES:
         for (call, arguments), what in bad_calls(entry, 2000):

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import oracles
+from tests.support import oracles
 
 from dctps.selection import allocate, list_allocations
 from dctps.selection.allocation import share_out

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from tests.selection import naive
+from tests.support import naive_selection as naive
 from torch import nn
 
 import dctps

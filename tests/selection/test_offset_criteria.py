@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tests import oracles
-from tests.selection import naive
+from tests.support import naive_selection as naive
+from tests.support import oracles
 from torch import nn
 
 from dctps import report, shuffle_, sparsify_

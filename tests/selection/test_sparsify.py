@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from tests import oracles
+from tests.support import oracles
 from torch import nn
 from torch.nn.utils import prune
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import oracles
+from tests.support import oracles
 
 from dctps.sparse import budget, check_support, random_support
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.faults import outcome
+from tests.support.faults import outcome
 
 import dctps
 from dctps.data import load_dataset

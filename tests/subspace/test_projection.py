@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import oracles
+from tests.support import oracles
 
 from dctps.subspace import DenseProjection, build_projection, projection, random
 

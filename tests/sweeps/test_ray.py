@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from tests.faults import outcome
+from tests.support.faults import outcome
 
 import dctps
 from dctps.cli import main

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.faults import outcome, send_after
+from tests.support.faults import outcome, send_after
 
 import dctps
 from dctps.benchmarking.trial import timed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +64,16 @@ def runner(path: Path) -> Callable[[Tensor], Tensor]:
     session = runtime.InferenceSession(path)
     (given,) = session.get_inputs()
     return lambda batch: torch.from_numpy(session.run(None, {given.name: batch.numpy()})[0])
+
+
+BATCH = ({0: torch.export.Dim("batch", min=1, max=4096)},)
+
+
+def onnx_program(model: nn.Module, x: Tensor, path: Path, dynamic_shapes=BATCH):  # type: ignore[no-untyped-def]
+    """The onnx model, and a function that runs it in onnxruntime."""
+    onnx = pytest.importorskip("onnx")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch.onnx.export(
+        model, (x,), path, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False, external_data=False
+    )
+    return onnx.load(path), runner(path)

@@ -26,8 +26,8 @@ from dctps.kernels import (
     linear_forward,
 )
 from dctps.kernels.stack import Kind, LayerTensors, Operation, StackKernel
-from tests.kernels.drawn import Drawn
-from tests.kernels.drawn_conv import CASES, DEPTHWISE, DrawnConv, drawn_depthwise
+from tests.support.drawn import Drawn
+from tests.support.drawn_conv import CASES, DEPTHWISE, DrawnConv, drawn_depthwise
 
 Call = tuple[Callable[..., Any], dict[str, Any]]
 REFUSED = (ValueError, TypeError)  # what a refusal raises

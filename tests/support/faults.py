@@ -1,8 +1,8 @@
 """Runs that are killed, cut off from power, or out of disk space at a chosen operation on their files.
 
 A child process is forked for each run, so that torch is imported once. Run as a program, it goes through
-every operation of a small run: `python -m tests.faults kill FOLDER 1`, or of another method's with its name
-at the end.
+every operation of a small run: `python -m tests.support.faults kill FOLDER 1`, or of another method's with
+its name at the end.
 """
 
 import errno
@@ -16,6 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -24,6 +25,7 @@ from dctps.data import Dataset, ImageTensors, register_dataset
 from dctps.experiments import RunConfig
 from dctps.experiments.folder import RunFolderError
 from dctps.experiments.run import run
+from dctps.experiments.signals import Stopped
 from dctps.models import register_model
 
 MODES = ("kill", "power cut, names lost", "power cut, contents lost", "disk full")
@@ -267,3 +269,13 @@ if __name__ == "__main__":
         config = replace(TINY, method=sys.argv[4], **moving)
     train = functools.partial(train_tiny, config=config)
     print(every_operation(sys.argv[1], Path(sys.argv[2]), stride=int(sys.argv[3]), train=train))
+
+
+def stop_after(steps, folder, number=signal.SIGINT, **choices):
+    handle = send_after(steps, number)
+    try:
+        with pytest.raises(Stopped) as info:
+            run(choices.pop("config", TINY), out=folder, threads=1, **choices)
+    finally:
+        handle.remove()
+    return info.value
