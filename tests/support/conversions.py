@@ -1,4 +1,4 @@
-"""What must hold of a network that is converted, and of a module left alone; and the rows that tests cover."""
+"""What must hold of a network that is converted, and of a module left alone; the rows that tests cover."""
 
 import copy
 import pickle
