@@ -1,6 +1,7 @@
 """What the documents show must run, and what they link to must be there."""
 
 import copy
+import inspect
 import re
 import subprocess
 import sys
@@ -38,6 +39,26 @@ def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     again = dctps.load_pretrained_(torch.nn.Sequential(*map(copy.deepcopy, DENSE)), "out")
     assert torch.equal(again[1].values, scope["model"][1].values)
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 200_000  # dense it is 50 MB
+
+
+INTERNAL = {"identity", "kernels"}  # what layers and paths are made of
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    listed = {name.rpartition(".")[2] for name in re.findall(r"(?m)^\.\. auto\w+:: (\S+)$", text)}
+    modules = [dctps, *(getattr(dctps, folder) for folder in dctps._FOLDERS if folder not in INTERNAL)]
+    missing = [
+        f"{module.__name__}.{name}"
+        for module in modules
+        if hasattr(module, "__path__")
+        for name in (dctps.__all__ if module is dctps else vars(module))
+        if (inspect.isclass(value := getattr(module, name)) or inspect.isfunction(value))
+        and value.__module__.startswith("dctps")
+        and not name.startswith("_")
+        and name not in listed
+    ]
+    assert not missing
 
 
 def test_example_of_the_page_on_changing_supports_runs() -> None:

@@ -48,10 +48,33 @@ def test_values_that_no_run_has_are_refused(change, message):
         from_dict(to_dict(RunConfig()) | change)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# What the methods of the papers are: offset, allocation, criterion, projection, dynamics.
+MEANING = {
+    "dctps": ("dct", "epl", "random", None, None),
+    "sdctps": ("sdct", "epl", "random", None, None),
+    "dctps-rigl": ("dct", "epl", "random", None, "rigl"),
+    "sdctps-rigl": ("sdct", "epl", "random", None, "rigl"),
+    **{f"random-{a}": ("zero", a, "random", None, None) for a in ("uniform", "epl", "epf", "erk")},
+    **{
+        criterion: ("zero", "global", criterion, None, None)
+        for criterion in ("snip", "grasp", "force", "iter-snip", "synflow", "magnitude")
+    },
+    **{dynamics: ("zero", "erk", "random", None, dynamics) for dynamics in ("rigl", "set", "dsr")},
+    "imp": ("zero", "global", "magnitude", None, "imp"),
+    "hyperplane": (None, None, None, "auto", None),
+    "dense": (None, None, None, None, None),
+}
+
+
+def test_every_method_is_in_the_table():
+    assert set(METHODS) == set(MEANING)
+
+
+@pytest.mark.parametrize("method", MEANING)
 def test_a_method_is_its_choices(method):
     config = resolve(RunConfig(method=method))
-    assert all(getattr(config, name) == choice for name, choice in METHODS[method]._asdict().items())
+    fields = ("offset", "allocation", "criterion", "projection", "dynamics")
+    assert tuple(getattr(config, field) for field in fields) == MEANING[method]
     assert (config.density is None) == (method == "dense")
     assert resolve(config) == config
 

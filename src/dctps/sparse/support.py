@@ -42,7 +42,7 @@ def random_support(size: int, nnz: int, *, seed: int = 0, layer: str = "") -> Te
         layer: qualified name of the layer.
 
     Returns:
-        int64 (nnz,), sorted, on the CPU: the same on every machine.
+        int64 (nnz,), sorted, on the CPU; the same on every machine.
 
     Raises:
         ValueError: nnz is not within 0..size.
