@@ -1,6 +1,7 @@
 """RigL against a naive dense masked one in float64, and in every way of training."""
 
 import copy
+import gc
 import pickle
 
 import pytest
@@ -239,6 +240,38 @@ def test_a_compiled_network_moves_as_an_eager_one():
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert train(model, 7, run=compiled) == eager
     assert train(torch.compile(network(), backend="aot_eager"), 7)[-1] == eager[-1]
+
+
+def runs_compiled():
+    """Whether compiled code runs: a compiler that is asked to keep out counts nothing."""
+    torch.compiler.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    torch.compile(lambda x: x + 1, backend=counter)(torch.ones(1))
+    return counter.frame_count == 1
+
+
+def due(model):
+    return RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), update_interval=1, end=9)
+
+
+def test_compiled_code_runs_again_after_the_last_of_several_updates():
+    one, other = due(network()), due(network())
+    assert not runs_compiled()
+    one.close()
+    assert not runs_compiled()
+    other.close()
+    assert runs_compiled()
+
+
+def test_compiled_code_runs_again_when_one_that_was_never_closed_is_gone():
+    model = network()
+    rigl = due(model)
+    assert not runs_compiled()
+    rigl.optimizer.zero_grad()
+    del rigl
+    gc.collect()
+    assert runs_compiled()
+    model(batch(0)[0]).sum().backward()  # the hooks of what is gone see nothing
 
 
 def test_a_run_that_goes_on():

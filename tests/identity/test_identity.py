@@ -331,6 +331,7 @@ def test_dynamics_refuse_a_damaged_support(kind: str, damage: str) -> None:
     ruin(model[0], damage)
     with pytest.raises(ValueError, match="layer '0': its support is not sorted positions in 0..199"):
         moves.step()
+    moves.close()
     assert torch.equal(model[0].values, values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -173,7 +174,7 @@ class Capture:
 
     A layer that is used several times in one forward pass has a pair for each use. Those of an earlier
     micro-batch make way for those of the next. While it is on, compiled code runs eagerly: a
-    compiler takes no notice of hooks that come and go.
+    compiler takes no notice of hooks that come and go. One that is gone, as after an error, is off.
 
     Args:
         layers: to watch.
@@ -183,7 +184,7 @@ class Capture:
     def __init__(self, layers: Iterable[DpSLayer], complete: Callable[[DpSLayer], None] | None) -> None:
         self._layers, self._complete = list(layers), complete
         self._handles: list[RemovableHandle] = []
-        self._eagerly: Any = None
+        self._release: Callable[[], object] = _nothing
         self.clear()
 
     def start(self) -> None:
@@ -195,16 +196,15 @@ class Capture:
             layer.register_forward_hook(_Hook(self), prepend=True, with_kwargs=True) for layer in self._layers
         ]
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled, and it is slow to import
-            self._eagerly = torch.compiler.set_stance("force_eager")
+            _Eager.begin()
+            self._release = weakref.finalize(self, _Eager.end)
 
     def stop(self) -> None:
         """Leave no hook behind, and keep nothing."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._eagerly is not None:
-            self._eagerly.__exit__(None, None, None)
-            self._eagerly = None
+        self._release()
         self.clear()
 
     def clear(self) -> None:
@@ -238,18 +238,40 @@ class Capture:
         y.register_hook(arrived)
 
 
+def _nothing() -> None: ...
+
+
+class _Eager:
+    """Compiled code runs eagerly from the first of some overlapping spans to the end of the last."""
+
+    open = 0
+    stance: Any = None
+
+    @classmethod
+    def begin(cls) -> None:
+        if not cls.open:
+            cls.stance = torch.compiler.set_stance("force_eager")
+        cls.open += 1
+
+    @classmethod
+    def end(cls) -> None:
+        cls.open -= 1
+        if not cls.open:
+            cls.stance.__exit__(None, None, None)
+
+
 class _Hook:
     """A forward hook that a copy of the network does not take along."""
 
     def __init__(self, capture: Capture | None = None) -> None:
-        self._capture = capture
+        self._capture = _nothing if capture is None else weakref.ref(capture)
 
     def __call__(
         self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor
     ) -> None:
-        if self._capture is not None:
+        if (capture := self._capture()) is not None:
             assert isinstance(layer, DpSLayer)
-            self._capture.seen(layer, inputs[0] if inputs else named["x"], output)
+            capture.seen(layer, inputs[0] if inputs else named["x"], output)
 
     def __reduce__(self) -> Any:
         return _Hook, ()
