@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from dctps.data.statistics import channel_statistics
-from dctps.data.tensors import DataError, Dataset, Description, ImageTensors
+from dctps.data.tensors import DataError, Dataset, Description, ImageTensors, channel_statistics
 from dctps.names import Registry
 
 Loader = Callable[..., Dataset]
