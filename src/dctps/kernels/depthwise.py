@@ -5,22 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import (
-    CPU,
-    SERIAL,
-    address,
-    check_shape,
-    raise_failure,
-    start_of,
-    strided,
-    threads_for,
-)
-from dctps.kernels.conv import Window
+from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for, zero_
+from dctps.kernels.filters import Window
 from dctps.kernels.layouts import DEPTHWISE
 from dctps.kernels.loader import function
 
 _LAST = torch.channels_last
-_SERIAL = SERIAL
+_SERIAL = 1 << 15  # numbers below which one thread does it all
 
 
 def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = None) -> Tensor:
@@ -49,18 +40,10 @@ def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | 
 def depthwise_backward(
     g: Tensor, x: Tensor, weight: Tensor, window: Window, *, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The derivatives of `depthwise_forward` in x and weight, as needed; arguments and errors alike.
+    """The derivatives of `depthwise_forward` in x (channels last) and weight: float32, or None.
 
-    Args:
-        g: float32, the result's gradient, copied unless channels last.
-        x: as for `depthwise_forward`, and so are `weight` and `window`.
-        weight: see `x`.
-        window: see `x`.
-        needs_x: whether x's is.
-        needs_weight: whether the weight's is.
-
-    Returns:
-        x's, channels last; the weight's: float32, or None where not needed.
+    Arguments and errors are those of `depthwise_forward`; `g` is the gradient of its result, float32, copied
+    unless channels last.
     """
     x = _images(x, window)
     g = strided(g, 4, "the gradient of y").contiguous(memory_format=_LAST)
@@ -70,9 +53,7 @@ def depthwise_backward(
     if g.numel():
         _call("depthwise_backward", x, g, weight, window, None, grad_x, grad_weight)
     else:
-        for grad in (grad_x, grad_weight):
-            if grad is not None:
-                grad.zero_()
+        zero_(grad_x, grad_weight)
     return grad_x, grad_weight
 
 
@@ -88,7 +69,8 @@ def _call(
 ) -> None:
     """The checked arguments, and the call, during which all tensors are alive."""
     kept: list[Tensor] = []
-    check_shape(weight, window.shape, "the weight")
+    if weight.shape != window.shape:
+        raise ValueError(f"the weight has the shape {tuple(weight.shape)}, not {window.shape}")
     call = DEPTHWISE.pack(
         *x.shape,
         *y.shape[2:],

@@ -8,15 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import (
-    CPU,
-    address,
-    check_shape,
-    raise_failure,
-    start_of,
-    strided,
-    threads_for,
-)
+from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for, zero_
 from dctps.kernels.build import LANES
 from dctps.kernels.layouts import LINEAR, Transform
 from dctps.kernels.loader import function, variant
@@ -88,20 +80,14 @@ def linear_backward(
     offset: NativeOffset,
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives in x, values, alpha and bias, those that are needed; errors as `linear_forward`.
+    """The derivatives of `linear_forward` in x, values, alpha and bias: float32, or None if not needed.
 
-    Args:
-        g: float32 (batch, m).
-        x: float32 (batch, n).
-        values: float32 (nnz,).
-        support: int64 (nnz,), sorted flat positions in S.
-        alpha: float32 (1,), or None where there is no D.
-        offset: D.
-        needs: which.
+    Arguments and errors are those of `linear_forward`; `g` is the gradient of its result, float32 (batch, m).
     """
     g, x = _rows(g, "the gradient of y"), _rows(x, "x")
     (batch, n), m = x.shape, g.shape[1]
-    check_shape(g, (batch, m), "the gradient of y")
+    if len(g) != batch:
+        raise ValueError(f"the gradient of y has {len(g)} rows, and x has {batch}")
     grad_x = x.new_empty(batch, n) if needs[0] else None
     grad_values = x.new_empty(values.shape) if needs[1] else None
     grad_alpha = x.new_empty(1) if needs[2] and alpha is not None else None
@@ -110,9 +96,7 @@ def linear_backward(
     if batch:
         _call("linear_backward", x, values, support, alpha, offset, m, g=g, grads=grads)
     else:
-        for grad in grads[1:]:
-            if grad is not None:
-                grad.zero_()
+        zero_(*grads[1:])
     return grads
 
 

@@ -48,18 +48,14 @@ class Operation:
         (channels, rows, columns), (outputs, *left), (down, across) = self.read, self.written, self.window
         if min(*self.read, *self.written, *self.window) < 1:
             return False
-        if before is None:
-            joined = self.kind == Kind.WEIGHTED
-        else:
-            flat = self.read == (math.prod(before.written), 1, 1)
-            joined = (flat and self.kind == Kind.WEIGHTED) or self.read == before.written
         if self.kind == Kind.WEIGHTED:
+            joined = before is None or self.read in (before.written, (math.prod(before.written), 1, 1))
             return joined and left == [rows - down + 1, columns - across + 1]
+        if before is None or self.read != before.written:
+            return False
         if self.kind == Kind.RELU:
-            return (
-                joined and before is not None and before.kind == Kind.WEIGHTED and self.read == self.written
-            )
-        return joined and outputs == channels and down * left[0] <= rows and across * left[1] <= columns
+            return before.kind == Kind.WEIGHTED and self.read == self.written
+        return outputs == channels and down * left[0] <= rows and across * left[1] <= columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +68,9 @@ class LayerTensors:
         alpha: (1,), or None without D.
         offset: D, flat, or None.
         bias: (outputs,) or None.
-        gragrad_values: of the values, or None where not needed; so are the others.
-        gragrad_alpha: see `grad_values`.
-        gragrad_bias: see `grad_values`.
+        grad_values: where the gradient of the values goes; None where it is not needed.
+        grad_alpha: likewise.
+        grad_bias: likewise.
     """
 
     values: Tensor
@@ -132,16 +128,13 @@ class StackKernel:
         self._ops, self._layers, self._offsets = array("q", ops), array("q", layers), array("q", shared)
 
     def __call__(self, x: Tensor, labels: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
-        """The losses on a batch, and the gradients into their places.
+        """The losses on a batch of images x, float32 (B, channels, rows, columns), with labels, int64 (B,).
 
-        Args:
-            x: float32 (B, channels, rows, columns).
-            labels: int64 (B,).
-            backward: whether gradients are wanted, of the mean loss over the batch.
+        With `backward`, the gradients of the mean loss over the batch go into their tensors.
 
         Returns:
-            the losses in nats summed over the images, float64, and the numbers of correct answers, int64, of
-            all networks.
+            of each network, the loss in nats summed over the images (float64), and the number of correct
+            answers (int64).
 
         Raises:
             TypeError: x or labels of another dtype, or not on the CPU.

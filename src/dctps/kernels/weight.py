@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for
-from dctps.kernels.conv import mixing
-from dctps.kernels.filters import Filters
+from dctps.kernels.filters import Filters, mixing
 from dctps.kernels.layouts import WEIGHT
 from dctps.kernels.loader import function
 from dctps.transforms.dct import cosines
