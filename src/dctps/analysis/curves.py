@@ -12,7 +12,7 @@ from dctps.analysis.style import in_order
 from dctps.experiments.config import RunConfig
 
 Rows = list[dict[str, Any]]
-Place = tuple[str, str, int, int | None, int | None]
+PanelKey = tuple[str, str, int, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """What runs of one network on one data set, trained for as long, found.
+    """The runs of one network on one data set that train for as long.
 
     Attributes:
         model: the network.
@@ -54,8 +54,7 @@ class Panel:
 
     def holds(self, config: RunConfig) -> bool:
         """Whether a run belongs here."""
-        place = (self.model, self.dataset, self.epochs, self.images, self.pixels)
-        return panel_of(config) == place
+        return panel_of(config) == (self.model, self.dataset, self.epochs, self.images, self.pixels)
 
     @property
     def effort(self) -> str:
@@ -92,7 +91,7 @@ def models_of(rows: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(MODELS.get(str(row["model"]), str(row["model"])) for row in rows))
 
 
-def panel_of(config: RunConfig) -> Place:
+def panel_of(config: RunConfig) -> PanelKey:
     """What runs of one panel have in common: the first attributes of `Panel`."""
     return config.model, config.dataset, config.epochs, config.train_images, config.image_size
 
@@ -103,18 +102,11 @@ def make_panels(
     notes: Mapping[RunConfig, str],
     value: Callable[[Run], float | None],
 ) -> list[Panel]:
-    """Group runs by network, data set and effort, and average over their seeds.
-
-    Args:
-        runs: of any networks.
-        wanted: what should be there.
-        notes: why some of it is missing.
-        value: an accuracy of a run, a fraction.
-    """
+    """Group runs, and what is wanted, by network, data set and effort; `value` is averaged over the seeds."""
     cells = over_seeds(runs, value, wanted, notes)
     weights = {setting(run.config): run.weights_trained for run in runs if run.summary is not None}
-    panels: dict[Place, Panel] = {}
-    dense: dict[Place, Cell] = {}
+    panels: dict[PanelKey, Panel] = {}
+    dense: dict[PanelKey, Cell] = {}
     for config, cell in cells.items():
         key = panel_of(config)
         panel = panels.setdefault(key, Panel(*key, {}, None))
@@ -123,7 +115,14 @@ def make_panels(
         else:
             point = Point(config.density, weights.get(config), cell)
             panel.curves.setdefault(config.method, []).append(point)
-    return [replace(panel, curves=_in_order(panel.curves), dense=dense.get(k)) for k, panel in panels.items()]
+    for key, panel in panels.items():
+        # The methods as every figure has them; of each the densest first.
+        curves = {
+            method: sorted(panel.curves[method], key=lambda point: -point.density)
+            for method in in_order(panel.curves)
+        }
+        panels[key] = replace(panel, curves=curves, dense=dense.get(key))
+    return list(panels.values())
 
 
 def rows_of(panels: Sequence[Panel]) -> Rows:
@@ -157,25 +156,20 @@ def rows_of(panels: Sequence[Panel]) -> Rows:
 
 
 def panels_of(rows: Sequence[Mapping[str, str]]) -> list[Panel]:
-    """The panels behind `rows_of`, as a file of them has the rows: the inverse, but for rounded values."""
-    panels: dict[Place, Panel] = {}
+    """The panels behind the rows of `rows_of` in a file; their values are rounded."""
+    panels: dict[PanelKey, Panel] = {}
     for row in rows:
         images, pixels = (int(row[name]) if row[name] else None for name in ("train_images", "image_size"))
-        place = (row["model"], row["dataset"], int(row["epochs"]), images, pixels)
-        panel = panels.setdefault(place, Panel(*place, {}, None))
+        key = (row["model"], row["dataset"], int(row["epochs"]), images, pixels)
+        panel = panels.setdefault(key, Panel(*key, {}, None))
         cell = Cell(tuple(map(float, row["values"].split())), int(row["wanted"]), row["missing"])
         if row["method"] == "dense":
-            panels[place] = replace(panel, dense=cell)
+            panels[key] = replace(panel, dense=cell)
         else:
             weights = int(row["weights_trained"]) if row["weights_trained"] else None
             curve = panel.curves.setdefault(row["method"], [])
             curve.append(Point(float(row["density"]), weights, cell))
     return list(panels.values())
-
-
-def _in_order(curves: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
-    """The methods as every figure has them; of each the densest first."""
-    return {method: sorted(curves[method], key=lambda point: -point.density) for method in in_order(curves)}
 
 
 def _rounded(value: float | None) -> float | None:

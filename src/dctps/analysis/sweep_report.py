@@ -10,10 +10,10 @@ from typing import Any
 from dctps.analysis.accuracy import MANY, draw_families, draw_panels
 from dctps.analysis.aggregate import Cell
 from dctps.analysis.curves import Panel, make_panels
+from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
 from dctps.analysis.learning import draw_learning, learning_lines
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
-from dctps.analysis.study import FAILED, read_failed, read_reasons
 from dctps.analysis.style import image, require_matplotlib, style
 from dctps.experiments.config import RunConfig, resolve, to_dict
 from dctps.experiments.records import RunFolderError, read_data
@@ -22,7 +22,7 @@ from dctps.sweeps.grid import Runs
 
 _DPI = 150
 _AXES = ("model", "dataset", "epochs", "train_images", "method", "density", "seed")
-_PLACE = ("device", "threads", "processes", "cpu", "kernels", "versions")
+_MACHINE = ("device", "threads", "processes", "cpu", "kernels", "versions")
 _TABLE = "Percent, mean ± standard deviation over the seeds."
 _QUANTITIES: dict[str, Callable[[Run], float | None]] = {
     "test accuracy": lambda run: run.test_accuracy,
@@ -58,21 +58,13 @@ def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
 
 
 def to_page(title: str, runs: Sequence[Run], wanted: Runs, reasons: Mapping[str, str]) -> str:
-    """The page.
-
-    Args:
-        title: of it.
-        runs: from `read_runs`.
-        wanted: resolved configurations that should be there, by name.
-        reasons: why runs have failed, by name.
-    """
+    """The page, of runs that are there and of runs that are wanted; `reasons` say why some have failed."""
     names = {run.config: run.name for run in runs}
     names = {config: name for name, config in wanted.items()} | names
     notes = {config: reasons[name] for config, name in names.items() if name in reasons}
     parts = [paragraph(_overview(runs, names, reasons))]
     for label, configs in _groups(list(names)).items():
-        those = [run for run in runs if run.config in configs]
-        parts += _results(label, those, list(configs), notes)
+        parts += _results(label, [run for run in runs if run.config in configs], list(configs), notes)
     parts += [heading("Runs"), _run_table(runs, names, reasons)]
     parts += [heading("Configuration"), *_configuration(list(names))]
     parts += [heading("Data"), _data(runs), heading("Environment"), _environments(runs)]
@@ -86,9 +78,9 @@ def _overview(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapp
     missing = set(names.values()) - done - begun - failed
     seconds = sum(run.summary.get("seconds", 0) for run in runs if run.summary is not None)
     counts = {"finished": done, "unfinished": begun - failed, "failed": failed, "missing": missing}
-    told = ", ".join(f"{len(those)} {state}" for state, those in counts.items() if those)
+    states = ", ".join(f"{len(runs)} {state}" for state, runs in counts.items() if runs)
     total = len(done | begun | failed | missing)
-    return f"{total} runs: {told}. The finished ones trained for {seconds / 3600:.2f} hours in all."
+    return f"{total} runs: {states}. The finished ones trained for {seconds / 3600:.2f} hours in all."
 
 
 def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
@@ -99,7 +91,7 @@ def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
     varied = [
         field.name
         for field in fields(RunConfig)
-        if any(len({getattr(c, field.name) for c in those}) > 1 for those in cells.values())
+        if any(len({getattr(c, field.name) for c in cell}) > 1 for cell in cells.values())
     ]
     groups: dict[str, set[RunConfig]] = {}
     for config in configs:
@@ -126,8 +118,8 @@ def _results(
     for panel in make_panels(runs, configs, notes, _QUANTITIES["test accuracy"]):
         for quantity in ("validation accuracy", "test accuracy"):
             held_out = quantity == "validation accuracy"
-            those = [run for run in runs if panel.holds(run.config)]
-            lines = learning_lines([run for run in those if (run.config.validation_size > 0) == held_out])
+            own = [run for run in runs if panel.holds(run.config)]
+            lines = learning_lines([run for run in own if (run.config.validation_size > 0) == held_out])
             if any(len(line) > 1 for methods in lines.values() for line in methods.values()):
                 name = f"{quantity.capitalize()} after each epoch: {_name(panel, label)}"
                 figure = draw_learning(lines, quantity)
@@ -142,14 +134,13 @@ def _name(panel: Panel, label: str) -> str:
 def _panel_table(panel: Panel) -> str:
     """Methods by densities; percent."""
     densities = _densities(panel)
-    rows = [] if panel.dense is None else [[text(style("dense").label), _cell(panel.dense)]]
-    for method, curve in panel.curves.items():
-        cells = {point.density: point.cell for point in curve}
-        rows.append([text(style(method).label), "", *(_cell(cells.get(density)) for density in densities)])
-    rows = [[*row, *[""] * (2 + len(densities) - len(row))] for row in rows]
-    header = ["density", "all", *(f"{100 * density:g}%" for density in densities)]
-    if panel.dense is None:
-        header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
+    cells = {m: {point.density: point.cell for point in curve} for m, curve in panel.curves.items()}
+    if panel.dense is not None:
+        densities, cells = [1.0, *densities], {"dense": {1.0: panel.dense}} | cells
+    rows = [[text(style(m).label), *(_cell(row.get(d)) for d in densities)] for m, row in cells.items()]
+    header = ["density", *(f"{100 * density:g}%" for density in densities)]
+    if panel.dense is not None:
+        header[1] = "all"
     return table(header, rows, numbers=range(1, len(header)))
 
 
@@ -158,9 +149,9 @@ def _failures(panel: Panel) -> list[str]:
     cells = {method: [point.cell for point in curve] for method, curve in panel.curves.items()}
     cells |= {} if panel.dense is None else {"dense": [panel.dense]}
     lines = []
-    for method, those in cells.items():
-        notes = dict.fromkeys(cell.note for cell in those if cell.note)
-        if notes and all(cell.missing for cell in those):
+    for method, row in cells.items():
+        notes = dict.fromkeys(cell.note for cell in row if cell.note)
+        if notes and all(cell.missing for cell in row):
             lines.append(paragraph(f"{style(method).label}: all runs failed: {'; '.join(notes)}"))
     return lines
 
@@ -229,15 +220,11 @@ def _configuration(configs: Sequence[RunConfig]) -> list[str]:
         for name, value in to_dict(config).items():
             if value not in values.setdefault(name, []):
                 values[name].append(value)
-    shared = [
-        [text(name), text(those[0])]
-        for name, those in values.items()
-        if len(those) == 1 and those[0] is not None
-    ]
+    shared = [[text(name), text(v[0])] for name, v in values.items() if len(v) == 1 and v[0] is not None]
     varied = [
-        [text(name), text(", ".join("none" if value is None else str(value) for value in those))]
-        for name, those in values.items()
-        if len(those) > 1
+        [text(name), text(", ".join("none" if value is None else str(value) for value in found))]
+        for name, found in values.items()
+        if len(found) > 1
     ]
     parts = []
     if varied:
@@ -265,20 +252,18 @@ def _data(runs: Sequence[Run]) -> str:
 
 
 def _environments(runs: Sequence[Run]) -> str:
-    """Where the finished runs were trained, and how many of them in each place."""
+    """On which machines the finished runs were trained, and how many of them on each."""
     counts: dict[tuple[str, ...], int] = {}
     for run in runs:
         if run.summary is not None:
-            places = [*run.summary.get("earlier_environments", []), run.summary]
-            key = tuple(
-                " then ".join(dict.fromkeys(_place(place, name) for place in places)) for name in _PLACE
-            )
+            stages = [*run.summary.get("earlier_environments", []), run.summary]
+            key = tuple(" then ".join(dict.fromkeys(_machine(s, name) for s in stages)) for name in _MACHINE)
             counts[key] = counts.get(key, 0) + 1
     rows = [[*map(text, key), text(count)] for key, count in counts.items()]
-    return table([*_PLACE, "runs"], rows, numbers=[len(_PLACE)])
+    return table([*_MACHINE, "runs"], rows, numbers=[len(_MACHINE)])
 
 
-def _place(environment: Mapping[str, Any], name: str) -> str:
+def _machine(environment: Mapping[str, Any], name: str) -> str:
     if name == "versions":
         return ", ".join(f"{package} {version}" for package, version in environment.get(name, {}).items())
     return str(environment.get(name, ""))

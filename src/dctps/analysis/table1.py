@@ -15,31 +15,16 @@ from dctps.experiments.config import RunConfig
 from dctps.files import write_atomically
 
 # To begin, in a step of training, and when done. N: weights; K: those that train; F: operations of a dense
-# step; T: looks of a criterion; n: inputs of a layer, over whose outputs D costs n log n each time.
+# step; T: rounds of a criterion; n: inputs of a layer, over whose outputs D costs n log n each time.
 _RANDOM = ("O(K)", "O(K)", "O(K)")
-_ONCE = ("O(N + F)", "O(K)", "O(K)")
-_OFTEN = ("O(N + T F)", "O(K)", "O(K)")
-_OFFSET = ("O(K)", "O(K + n log n)", "O(K)")
 ORDERS: dict[str, tuple[str, str, str]] = {
-    "dctps": _OFFSET,
-    "sdctps": _OFFSET,
-    "dctps-rigl": _OFFSET,
-    "sdctps-rigl": _OFFSET,
-    "random-uniform": _RANDOM,
-    "random-epl": _RANDOM,
-    "random-epf": _RANDOM,
-    "random-erk": _RANDOM,
+    **dict.fromkeys(("dctps", "sdctps", "dctps-rigl", "sdctps-rigl"), ("O(K)", "O(K + n log n)", "O(K)")),
+    **dict.fromkeys(("random-uniform", "random-epl", "random-epf", "random-erk"), _RANDOM),
+    **dict.fromkeys(("rigl", "set", "dsr"), _RANDOM),
     "magnitude": ("O(N)", "O(K)", "O(K)"),
-    "snip": _ONCE,
-    "grasp": _ONCE,
-    "synflow": _OFTEN,
-    "force": _OFTEN,
-    "iter-snip": _OFTEN,
-    "rigl": _RANDOM,
-    "set": _RANDOM,
-    "dsr": _RANDOM,
-    "hyperplane": ("O(N)", "O(N)", "O(N)"),
-    "dense": ("O(N)", "O(N)", "O(N)"),
+    **dict.fromkeys(("snip", "grasp"), ("O(N + F)", "O(K)", "O(K)")),
+    **dict.fromkeys(("synflow", "force", "iter-snip"), ("O(N + T F)", "O(K)", "O(K)")),
+    **dict.fromkeys(("hyperplane", "dense"), ("O(N)", "O(N)", "O(N)")),
 }
 
 
@@ -78,10 +63,7 @@ def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) 
         cell = next(p.cell for p in panel.curves[config.method] if p.density == config.density)
     begin, train, final = ORDERS.get(config.method, ("", "", ""))
     return {
-        "model": config.model,
-        "dataset": config.dataset,
-        "method": config.method,
-        "density": config.density,
+        **{name: getattr(config, name) for name in ("model", "dataset", "method", "density")},
         "test_accuracy_mean": cell.mean,
         "test_accuracy_std": cell.std,
         "n": cell.n,
@@ -111,13 +93,13 @@ def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardwa
             + " | begin | CPU s | peak MB | step | CPU s | MB | final | kB |",
             "| --- |" + " --- |" * (len(densities) + 8),
         ]
-        those = [row for row in rows if (row["model"], row["dataset"]) == (panel.model, panel.dataset)]
         for method in dict.fromkeys([*panel.curves, "dense"]):
             cells = {p.density: p.cell for p in panel.curves.get(method, [])}
-            at = [row for row in those if row["method"] == method]
-            if not at:
+            key = panel.model, panel.dataset, method
+            own = [row for row in rows if (row["model"], row["dataset"], row["method"]) == key]
+            if not own:
                 continue
-            cost = next((row for row in at if row["density"] in (lowest, None)), at[-1])
+            cost = next((row for row in own if row["density"] in (lowest, None)), own[-1])
             drops = [_drop_text(panel, cells.get(d)) if method != "dense" else "" for d in densities]
             begin, step, final = ORDERS.get(method, ("", "", ""))
             cost_cells = [

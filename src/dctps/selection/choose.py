@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from dctps.arguments import real
 from dctps.nn import DpSLayer
-from dctps.selection.criteria.checks import checked
-from dctps.selection.criteria.ranking import (
-    Counts,
-    count_nonzero,
-    counts_at,
-    keep_largest,
-    keep_largest_of_blocks,
-    keep_scored_first,
-    shortage,
-)
+from dctps.selection.allocation import check_names
+from dctps.selection.criteria import ranking
+from dctps.selection.criteria.ranking import Counts
 from dctps.selection.criteria.registry import (
     Criterion,
     Layers,
@@ -68,7 +62,7 @@ def choose(
         if isinstance(found, Generator):
             with closing(found):
                 return _last_of(found, layers, counts, name)
-        scores = checked(found, layers, name)
+        scores = _checked(found, layers, name)
         if any(isinstance(score, Iterator) for score in scores.values()):
             sizes = {
                 layer: math.prod(m.offset.shape)
@@ -76,10 +70,11 @@ def choose(
                 else m.get_parameter("weight").numel()
                 for layer, m in layers.items()
             }
-            return keep_largest_of_blocks(cast("ScoreBlocks", scores), sizes, counts, name)
-        if problem := _shortage(cast("Scores", scores), counts, name):
+            return ranking.keep_largest_of_blocks(cast("ScoreBlocks", scores), sizes, counts, name)
+        scores = cast("Scores", scores)
+        if problem := _shortage(scores, counts, name):
             raise ValueError(problem)
-        return keep_largest(cast("Scores", scores), counts)
+        return ranking.keep_largest(scores, counts)
 
 
 def _last_of(rounds: Rounds, layers: Layers, counts: Counts, name: str) -> Masks:
@@ -97,7 +92,7 @@ def _last_of(rounds: Rounds, layers: Layers, counts: Counts, name: str) -> Masks
         elif earlier is None:
             raise ValueError(problem)
         sizes = {layer: score.numel() for layer, score in scores.items()}
-        kept = keep_scored_first(scores, earlier, counts_at(progress, sizes, counts))
+        kept = ranking.keep_scored_first(scores, earlier, ranking.counts_at(progress, sizes, counts))
         if progress >= 1:
             break
         scores, progress = _round(rounds, kept, layers, name)
@@ -124,9 +119,55 @@ def _round(rounds: Rounds, kept: Masks | None, layers: Layers, name: str) -> tup
     progress = real(f"the progress of criterion {name!r}", handed[1])
     if progress <= 0:
         raise ValueError(f"the progress of criterion {name!r} must be in (0, 1], got {progress}")
-    return cast("Scores", checked(handed[0], layers, name)), progress
+    return cast("Scores", _checked(handed[0], layers, name)), progress
 
 
 def _shortage(scores: Scores, counts: Counts, name: str) -> str | None:
     sizes = {layer: score.numel() for layer, score in scores.items()}
-    return shortage(count_nonzero(scores), sizes, counts, name)
+    return ranking.shortage(ranking.count_nonzero(scores), sizes, counts, name)
+
+
+def _checked(found: Any, layers: Layers, criterion: str) -> Scores | ScoreBlocks:
+    """The scores that a criterion returned, one entry for each layer; blocks are checked as they come."""
+    start = f"criterion {criterion!r}"
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"{start} returned {_kind(found)}: it must return {{layer: scores}}, a tensor of the weight's "
+            f"shape for each layer"
+        )
+    check_names(found, layers, f"{start} must score each of the layers", "; a score of -inf is never kept")
+    if found and all(isinstance(scores, Iterator) for scores in found.values()):
+        return {name: _blocks(found[name], f"{start}: the scores of layer {name!r}") for name in layers}
+    return {
+        name: _check_scores(found[name], f"{start}: the scores of layer {name!r}", layer.weight)  # type: ignore[arg-type]
+        for name, layer in layers.items()
+    }
+
+
+def _check_scores(scores: object, what: str, weight: Tensor | None = None) -> Tensor:
+    """Scores that can be ranked, apart from any graph; `weight` is what they belong to, None for a block."""
+    if not isinstance(scores, Tensor):
+        raise ValueError(f"{what} are {_kind(scores)}: give a tensor of the weight's shape")
+    if weight is not None and scores.shape != weight.shape:
+        raise ValueError(f"{what} have shape {tuple(scores.shape)}, and its weight {tuple(weight.shape)}")
+    if not scores.is_floating_point():
+        remedy = ".abs() makes real numbers of them" if scores.is_complex() else ".float() converts them"
+        raise ValueError(f"{what} are {scores.dtype}, and floating-point numbers are ranked: {remedy}")
+    if weight is not None and scores.device != weight.device:
+        raise ValueError(f"{what} are on {scores.device}, and its weight on {weight.device}: move them there")
+    if not bool((scores < torch.inf).all()):
+        raise ValueError(
+            f"{what} are not finite: {int(scores.isnan().sum()):,} of {scores.numel():,} are nan, "
+            f"{int((scores == torch.inf).sum()):,} are infinite. Nothing can be ranked by them: look at the "
+            f"loss, the inputs and the weights"
+        )
+    return scores.detach()
+
+
+def _blocks(blocks: Iterator[Tensor], what: str) -> Iterator[Tensor]:
+    for block in blocks:
+        yield _check_scores(block, what)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

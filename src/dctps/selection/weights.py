@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dctps.nn import DpSLayer
 from dctps.nn.surgery import replace_
-from dctps.selection.allocation import Allocation, allocate
+from dctps.selection.allocation import Allocation, allocate, check_names
 from dctps.selection.choose import choose
 from dctps.selection.criteria import Criterion, Loss
 from dctps.selection.criteria.ranking import Counts
@@ -73,21 +73,15 @@ def choose_weights(
     scorer: Scorer,
     seed: int,
 ) -> Mapping[str, Options]:
-    """Which weights of each layer train, as arguments of `from_dense`.
-
-    Args:
-        density: as for `sparsify_`.
-        allocation: as for `sparsify_`.
-        criterion: as for `sparsify_`.
-        layers: to choose in, by name.
-        scorer: of these layers.
-        seed: of the allocation's draws.
-
-    Raises:
-        ValueError: what `sparsify_` refuses.
-    """
+    """Which weights of each layer train, as arguments of `from_dense`; the rest is as for `sparsify_`."""
     if isinstance(criterion, Mapping):
-        return {name: {"support": support} for name, support in _given(criterion, layers).items()}
+        check_names(
+            criterion,
+            layers,
+            "the supports must name each converted layer",
+            "; filter_fn leaves a layer dense",
+        )
+        return {name: {"support": support} for name, support in criterion.items()}
     if criterion == "nonzero":
         return {name: {} for name in layers}
     shapes = {name: tuple(layer.get_parameter("weight").shape) for name, layer in layers.items()}
@@ -119,13 +113,3 @@ def _refuse_meta(layers: Mapping[str, nn.Module], what: str) -> None:
                 f"{what} needs weights, and layer {name!r} is on the meta device: build the model for real, "
                 f"or use criterion='random'"
             )
-
-
-def _given(supports: Mapping[str, Tensor], layers: Mapping[str, nn.Module]) -> Mapping[str, Tensor]:
-    missing, unknown = [n for n in layers if n not in supports], [n for n in supports if n not in layers]
-    if missing or unknown:
-        raise ValueError(
-            f"the supports must name each converted layer: missing {missing}, not layers {unknown}; "
-            f"filter_fn leaves a layer dense"
-        )
-    return supports

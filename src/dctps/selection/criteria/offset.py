@@ -45,12 +45,7 @@ def offset_gradient(
 ) -> ScoreBlocks:
     """`|dL/dW|`, at W = alpha * D + S: where a step of gradient descent would move W most.
 
-    Args:
-        model: the converted network.
-        layers: its DpS layers, by name.
-        loss: L of a batch.
-        batches: gone through once; L is the mean over them.
-        mode: of the norms.
+    The arguments are those of `offset_snip`.
     """
     return _scores(model, layers, loss, batches, mode, lambda w, g: g)
 

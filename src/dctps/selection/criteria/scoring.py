@@ -96,22 +96,17 @@ def set_mode(model: nn.Module, mode: Mode) -> None:
             module.eval()
 
 
-def scored_weights(layers: Layers) -> dict[str, nn.Parameter]:
-    """The layers' weights, with gradients switched on."""
+def scored_weights(model: nn.Module, layers: Layers, mode: Mode) -> dict[str, nn.Parameter]:
+    """The layers' weights with gradients switched on, once the model is in `mode`."""
+    set_mode(model, mode)
     weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
     for w in weights.values():
         w.requires_grad_()
     return weights
 
 
-def mean_gradients(
-    model: nn.Module, weights: Weights, loss: Loss | None, batches: Batches
-) -> dict[str, Tensor]:
-    """The gradient of the loss in each weight, the mean over the batches; zero where it is not used.
-
-    Raises:
-        ValueError: no batch, or a loss that is not one number.
-    """
+def mean_gradients(model: nn.Module, weights: Weights, loss: Loss, batches: Batches) -> dict[str, Tensor]:
+    """The gradient of the loss in each weight, the mean over the batches; zero where it is not used."""
     return mean_of((gradients(scalar(loss, model, batch), weights) for batch in batches), weights)
 
 
@@ -121,11 +116,7 @@ def gradients(value: Tensor, weights: Weights, *, create_graph: bool = False) ->
 
 
 def mean_of(terms: Iterable[tuple[Tensor | None, ...]], weights: Weights) -> dict[str, Tensor]:
-    """The mean of gradients that come one after the other, summed in place.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The mean of gradients that come one after the other, summed in place; ValueError if there are none."""
     sums: list[Tensor | None] = [None] * len(weights)
     count = 0
     for term in terms:
@@ -142,13 +133,9 @@ def mean_of(terms: Iterable[tuple[Tensor | None, ...]], weights: Weights) -> dic
     }
 
 
-def scalar(loss: Loss | None, model: nn.Module, batch: Any) -> Tensor:
-    """The loss of one batch, by default its cross-entropy.
-
-    Raises:
-        ValueError: it is not one number.
-    """
-    value = (loss or cross_entropy)(model, batch)
+def scalar(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """The loss of one batch; ValueError if it is not one number."""
+    value = loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         raise ValueError(f"loss(model, batch) must return one number as a tensor, got {found}")

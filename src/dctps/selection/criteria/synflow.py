@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dctps.arguments import whole
 from dctps.nn import DpSLayer
 from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds, register_criterion
-from dctps.selection.criteria.scoring import Mode, gradients, mean_of, scored_weights, set_mode
+from dctps.selection.criteria.scoring import Mode, gradients, mean_of, scored_weights
 
 
 @register_criterion("synflow")
@@ -40,9 +40,8 @@ def synflow(
     conserving synaptic flow", NeurIPS 2020.
     """
     ones = torch.ones_like(_first_inputs(batches)[:1], dtype=torch.float64)
-    set_mode(model, mode)
     _make_positive(model)
-    weights = scored_weights(layers)
+    weights = scored_weights(model, layers, mode)
     kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
     for step in range(1, whole("rounds", rounds, least=1) + 1):
         g = mean_of([gradients(_flow(model, ones), weights)], weights)
