@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 import dctps
-from dctps.benchmarking.opened import opened
+from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.benchmarking.record import processor
 from dctps.benchmarking.resident import peak_resident, reset_peak, resident
 from dctps.benchmarking.trial import take_steps
@@ -19,9 +18,7 @@ from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import scoring_batches, split
-from dctps.experiments.records import RunFolderError, parse_object, read_text
 from dctps.experiments.session import Session
-from dctps.files import write_atomically
 
 COST = "cost.json"
 MEASURED = (
@@ -31,19 +28,11 @@ MEASURED = (
 
 
 def measure_cost(
-    config: RunConfig,
-    out: Path,
-    *,
-    data_dir: Path | str | None = None,
-    threads: int | None = None,
+    config: RunConfig, out: Path, *, data_dir: Path | str | None = None, threads: int | None = None
 ) -> None:
     """Write cost.json into a run's folder, if it is not there or of no use; on the CPU, and on Linux alone.
 
-    Args:
-        config: of the run.
-        out: its folder, made where it is missing.
-        data_dir: as for `dctps.experiments.run.run`.
-        threads: as for `dctps.experiments.run.run`.
+    The arguments are those of `dctps.experiments.run.run`.
 
     Raises:
         ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
@@ -77,7 +66,7 @@ def measure_cost(
             "hardware": processor(),
             "threads": threads,
         }
-        write_atomically(out / COST, (json.dumps(cost, indent=1) + "\n").encode())
+        write_json(out / COST, cost)
 
 
 def read_cost(path: Path) -> dict[str, Any] | None:
@@ -89,10 +78,7 @@ def read_cost(path: Path) -> dict[str, Any] | None:
         at `batch_size`; `train_bytes`: parameters, gradients, the optimizer's state, buffers and tables;
         `final_bytes`: the file of `save_pretrained`; `hardware` and `threads`.
     """
-    try:
-        found = parse_object(path / COST, read_text(path / COST) or "")
-    except RunFolderError:
-        return None
+    found = read_json(path / COST)
     numbers = (found.get(name, "") for name in MEASURED)
     whole = all(n is None or (isinstance(n, int | float) and math.isfinite(n)) for n in numbers)
     return found if whole and {"hardware", "threads"} <= found.keys() else None

@@ -6,7 +6,6 @@ asked twice; initial.json, its layers and its spectrum; and trained.json, the sa
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from typing import Any
 import torch
 
 import dctps
-from dctps.benchmarking.opened import opened
+from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.benchmarking.spectra import freeze_statistics_, spectrum
 from dctps.data import Dataset, first_of, normalize
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import restore_network
-from dctps.experiments.records import RunFolderError, parse_object, read_text
 from dctps.experiments.session import Session
-from dctps.files import write_atomically
 
 INITIAL = "initial.json"
 TRAINED = "trained.json"
@@ -42,14 +39,7 @@ def examine(
 
     What is in the folder already is left, and what is damaged is made anew. The batch norms have the
     statistics of 128 training images, the same for all runs of a data set and data seed; the spectrum is of
-    the first 16 of them.
-
-    Args:
-        config: of the run.
-        out: its folder, made where it is missing.
-        data_dir: as for `dctps.experiments.run.run`.
-        device: as for `dctps.experiments.run.run`.
-        threads: as for `dctps.experiments.run.run`.
+    the first 16 of them. The arguments are those of `dctps.experiments.run.run`.
 
     Raises:
         ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
@@ -64,9 +54,9 @@ def examine(
         if read_examined(out) is None:
             if not (out / _NETWORK).exists():
                 folder.save_model(Session(config, dataset, place).model, _NETWORK, 0)
-            _write(out / INITIAL, _describe(config, out / _NETWORK, dataset, place))
+            write_json(out / INITIAL, _describe(config, out / _NETWORK, dataset, place))
         if trained:
-            _write(out / TRAINED, _describe(config, out / LAST, dataset, place))
+            write_json(out / TRAINED, _describe(config, out / LAST, dataset, place))
 
 
 def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
@@ -75,14 +65,14 @@ def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
     Returns:
         `spectrum`: singular values, descending; `layers`: dicts with name, weights, nnz and offset.
     """
+    found = read_json(path / name)
     try:
-        found = parse_object(path / name, read_text(path / name) or "")
         layers = [{**row, "nnz": int(row["nnz"]), "name": str(row["name"])} for row in found["layers"]]
         values = [float(s) for s in found["spectrum"]]
         if not all("offset" in row for row in layers) or not all(map(math.isfinite, values)):
             return None
         return {**found, "spectrum": values, "layers": layers}
-    except (RunFolderError, ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -100,7 +90,3 @@ def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, place: torch
             {"name": row.name, "weights": row.weights, "nnz": row.nnz, "offset": row.offset} for row in rows
         ],
     }
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(record) + "\n").encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,11 +46,8 @@ def linear_cells(
             x = torch.randn(batch, n, requires_grad=True)
             g = torch.randn(batch, n)
             dense = nn.Linear(n, n)
-            steps = {"nn.Linear": layer_step(dense, x, g)}
-            for offset in offsets:
-                layer = DpSLinear(n, n, offset=offset, density=density)
-                for backend in backends:
-                    steps[_name(offset, backend)] = layer_step(layer, x, g, backend)
+            layers = {offset: DpSLinear(n, n, offset=offset, density=density) for offset in offsets}
+            steps = {"nn.Linear": layer_step(dense, x, g)} | _steps(layers, backends, x, g)
             peer = sparseprop_step(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
             if peer is not None:
                 steps["SparseProp"] = peer
@@ -72,11 +69,8 @@ def convolution_cells(
                 x = torch.randn(batch, inputs, side, side).to(memory_format=memory_format).requires_grad_()
                 g = torch.randn(batch, outputs, side, side).to(memory_format=memory_format)
                 dense = nn.Conv2d(*shape, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
-                steps = {"nn.Conv2d": layer_step(dense, x, g)}
-                for offset in offsets:
-                    layer = DpSConv2d(*shape, bias=False, offset=offset, density=density)
-                    for backend in backends:
-                        steps[_name(offset, backend)] = layer_step(layer, x, g, backend)
+                layers = {d: DpSConv2d(*shape, bias=False, offset=d, density=density) for d in offsets}
+                steps = {"nn.Conv2d": layer_step(dense, x, g)} | _steps(layers, backends, x, g)
                 cell: Cell = {"batch": batch, "in": inputs, "out": outputs, "side": side, "kernel": kernel}
                 cell |= {"layout": layout, "density": density}
                 yield cell | {"candidates": measure(steps, seconds)}
@@ -107,20 +101,17 @@ def _different_layers(model: str, batch: int) -> list[tuple[str, Any, Tensor]]:
     """(name, layer, input) of each shape of layer; inputs other than the images have gradients."""
     network = channels_last(build_model(model, 10, 3))
     images = images_for(batch)
+    names = {layer: name for name, layer in network.named_modules()}
     found: dict[str, tuple[str, Any, Tensor]] = {}
-    hooks = []
 
-    def noting(name: str) -> Any:
-        def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            x = inputs[0].detach()
-            first = x.data_ptr() == images.data_ptr()
-            found.setdefault(f"{layer} {tuple(x.shape)}", (name, layer, x.clone().requires_grad_(not first)))
+    def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].detach()
+        first = x.data_ptr() == images.data_ptr()
+        of_shape = f"{layer} {tuple(x.shape)}"
+        found.setdefault(of_shape, (names[layer], layer, x.clone().requires_grad_(not first)))
 
-        return note
-
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            hooks.append(layer.register_forward_pre_hook(noting(name)))
+    layers = [layer for layer in names if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     network(images)
     for hook in hooks:
         hook.remove()
@@ -139,8 +130,13 @@ def layer_step(layer: Any, x: Tensor, g: Tensor, backend: Backend | None = None)
     return lambda: torch.autograd.grad(dps_conv2d(x, *parts, **window, backend=backend), by, g)
 
 
-def _name(offset: str, backend: Backend) -> str:
-    return offset if backend == "auto" else f"{offset} {backend}"
+def _steps(layers: Mapping[str, Any], backends: Sequence[Backend], x: Tensor, g: Tensor) -> dict[str, Step]:
+    """Of each offset's layer, by each backend."""
+    return {
+        offset if backend == "auto" else f"{offset} {backend}": layer_step(layer, x, g, backend)
+        for offset, layer in layers.items()
+        for backend in backends
+    }
 
 
 def sparseprop_step(sparse: nn.Module, x: Tensor, g: Tensor) -> Step | None:

@@ -6,9 +6,6 @@ is block diagonal: its singular values are those of the images' blocks, classes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,15 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def freeze_statistics_(model: nn.Module, images: Tensor) -> nn.Module:
-    """Give every batch norm these images' mean and (unbiased) variance, and put the model in eval mode.
-
-    Args:
-        model: any.
-        images: normalised, (n, channels, height, width); one forward pass in training mode.
-
-    Returns:
-        the model.
-    """
+    """Give every batch norm these images' mean and (unbiased) variance; the model comes back in eval mode."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     try:
@@ -49,27 +38,23 @@ def jacobian_blocks(model: nn.Module, images: Tensor) -> Tensor:
     Returns:
         (n, classes, numbers in an image), of the images' dtype.
     """
-    with _frozen(model):
-        x = images.detach().requires_grad_(True)
-        y = model(x)
-        if not y.requires_grad:  # no path from the inputs at all
-            return torch.zeros(len(x), y.shape[1], x[0].numel(), dtype=x.dtype)
-        rows = [
-            torch.autograd.grad(y[:, c].sum(), x, retain_graph=True, materialize_grads=True)[0].flatten(1)
-            for c in range(y.shape[1])
-        ]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in trained:
+            p.requires_grad_(False)  # their gradients are not wanted
+        x = images.detach().requires_grad_()
+        y = model(x) + 0 * x.sum()  # there may be no path from the inputs
+        rows = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0].flatten(1) for column in y.T]
+    finally:
+        for p in trained:
+            p.requires_grad_()
     return torch.stack(rows, dim=1)
 
 
 def spectrum(model: nn.Module, images: Tensor) -> Tensor:
-    """All singular values of the Jacobian of the batch, n * min(classes, inputs) of them.
+    """All singular values of the Jacobian of the batch, n * min(classes, inputs) of them, descending.
 
-    Args:
-        model: as for `jacobian_blocks`.
-        images: as for `jacobian_blocks`.
-
-    Returns:
-        float64, descending; exactly 0 where a block is.
+    They are float64, and exactly 0 where a block of `jacobian_blocks` is.
 
     Raises:
         ValueError: the Jacobian is not finite.
@@ -79,16 +64,3 @@ def spectrum(model: nn.Module, images: Tensor) -> Tensor:
         raise ValueError("the Jacobian is not finite: the network's outputs overflow")
     values: Tensor = torch.linalg.svdvals(blocks)
     return values.flatten().sort(descending=True).values
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for its gradient within."""
-    asking = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for p in asking:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p in asking:
-            p.requires_grad_(True)

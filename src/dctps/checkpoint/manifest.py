@@ -28,20 +28,7 @@ _NOT_COMMON = ("name", "shape", "nnz")  # these differ from layer to layer
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One DpS layer.
-
-    Attributes:
-        name: qualified, without wrappers' prefixes.
-        shape: of W.
-        nnz: number of values.
-        groups: of a convolution.
-        offset: registered name of D.
-        seed: of the layer.
-        offset_seed: of D, where it is another (None: `seed`).
-        draws: the name that keys the layer's draws, where it is another (None: `name`).
-        alpha_trainable: whether alpha trains.
-        rice: parameter of the support's code; None for a support that the seed gives.
-    """
+    """One DpS layer: its name without wrappers' prefixes, the shape of W, the registered name of D, ..."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,10 +36,10 @@ class LayerRecord:
     groups: int
     offset: str
     seed: int
-    offset_seed: int | None
-    draws: str | None
+    offset_seed: int | None  # of D, where it is another than `seed`
+    draws: str | None  # the name that keys the layer's draws, where it is another than `name`
     alpha_trainable: bool
-    rice: int | None
+    rice: int | None  # parameter of the support's code; None for a support that the seed gives
 
     @property
     def size(self) -> int:
@@ -60,11 +47,7 @@ class LayerRecord:
         return math.prod(self.shape)
 
     def build_offset(self) -> Offset:
-        """D.
-
-        Raises:
-            ValueError: a name that is not registered here, or a shape that does not fit it.
-        """
+        """D; ValueError for a name that is not registered here, or a shape that does not fit it."""
         seed = self.seed if self.offset_seed is None else self.offset_seed
         return build_offset(self.offset, self.shape, groups=self.groups, seed=seed, layer=self._draws)
 
@@ -216,11 +199,7 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
 
 
 def read_supports(manifest: Manifest, packed: Tensor | None) -> dict[str, Tensor]:
-    """Each layer's support, int64 (nnz,).
-
-    Args:
-        manifest: of the file.
-        packed: its tensor of packed supports, uint8; None where it has none.
+    """Each layer's support, int64 (nnz,), from the file's packed ones, uint8 (None: it has none).
 
     Raises:
         ValueError: `packed` is not exactly the code of supports of these layers.

@@ -26,12 +26,7 @@ _PACKED = ("values", "support", "alpha")
 
 @dataclass
 class Slot:
-    """One parameter or persistent buffer, and every place where it stands.
-
-    Attributes:
-        tensor: what the model holds now.
-        owners: (module, attribute), more than one where the tensor is shared.
-    """
+    """A parameter or persistent buffer, and its owners (module, attribute): several where it is shared."""
 
     tensor: Tensor
     owners: list[tuple[nn.Module, str]] = field(default_factory=list)
@@ -57,12 +52,7 @@ class State:
 
 
 def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] = ()) -> State:
-    """What a file holds of `model`; what stands in several places once, under its first name.
-
-    Args:
-        model: any module.
-        norms: how the file has its normalisation layers.
-        skip: tensors to leave out, by identity.
+    """What a file with such `norms` holds of `model`, without the tensors `skip`; a shared one once.
 
     Raises:
         ValueError: state that is no tensor, or two tensors of one name.
@@ -122,11 +112,7 @@ def is_norm(slot: Slot) -> bool:
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in another dtype.
-
-    Raises:
-        ValueError: a number that is finite and would not be so in `dtype`.
-    """
+    """The tensor in another dtype; ValueError where a number is finite and would not be so in that."""
     cast = tensor.to(dtype)
     if dtype != tensor.dtype and not torch.equal(cast.isfinite(), tensor.isfinite()):
         largest = float(tensor[tensor.isfinite()].abs().max())

@@ -33,21 +33,12 @@ def build_schedule(
     return lookup("schedule", SCHEDULES, name)(optimizer, total_steps, milestones)
 
 
-def _constant(optimizer: Optimizer, total_steps: int, milestones: Sequence[float]) -> LRScheduler:
-    return ConstantLR(optimizer, factor=1.0, total_iters=0)
-
-
-def _multistep(optimizer: Optimizer, total_steps: int, milestones: Sequence[float]) -> LRScheduler:
-    return MultiStepLR(optimizer, [round(share * total_steps) for share in milestones], gamma=0.1)
-
-
-def _onecycle(optimizer: Optimizer, total_steps: int, milestones: Sequence[float]) -> LRScheduler:
-    peak = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, peak, total_steps=total_steps, cycle_momentum=False)
-
-
 SCHEDULES: dict[str, Callable[[Optimizer, int, Sequence[float]], LRScheduler]] = {
-    "constant": _constant,
-    "multistep": _multistep,
-    "onecycle": _onecycle,
+    "constant": lambda optimizer, steps, milestones: ConstantLR(optimizer, factor=1.0, total_iters=0),
+    "multistep": lambda optimizer, steps, milestones: MultiStepLR(
+        optimizer, [round(share * steps) for share in milestones], gamma=0.1
+    ),
+    "onecycle": lambda optimizer, steps, milestones: OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, cycle_momentum=False
+    ),
 }
