@@ -13,12 +13,9 @@ from dctps.experiments.config import RunConfig
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of runs that differ in the seed alone.
+    """Runs that differ in the seed alone: the values of those that have one, in the order of their seeds.
 
-    Attributes:
-        values: of the runs that have one, in the order of their seeds.
-        wanted: how many runs there should be.
-        note: why some are missing, where it is known.
+    There should be `wanted` of them; `note` says why some are missing, where that is known.
     """
 
     values: tuple[float, ...]
@@ -51,9 +48,7 @@ class Cell:
     def text(self, scale: float = 100, digits: int = 1) -> str:
         """For a table: `"68.4 ± 0.3"`, with `(n=2 of 3)` where runs are missing, `"missing"` where all are.
 
-        Args:
-            scale: factor before printing; 100 makes percent of a fraction.
-            digits: after the point.
+        Numbers are multiplied by `scale`: 100 makes percent of a fraction.
         """
         if self.mean is None:
             return "missing"
@@ -74,7 +69,7 @@ def over_seeds(
     wanted: Iterable[RunConfig] = (),
     notes: Mapping[RunConfig, str] | None = None,
 ) -> dict[RunConfig, Cell]:
-    """A cell for each setting, in the order of `wanted`, then of `runs`.
+    """A cell of `value` for each setting, in the order of `wanted`, then of `runs`.
 
     Args:
         runs: at most one of each configuration.

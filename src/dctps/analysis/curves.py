@@ -28,14 +28,9 @@ class Point:
 class Panel:
     """The runs of one network on one data set that train for as long.
 
-    Attributes:
-        model: the network.
-        dataset: the data set.
-        epochs: of every run.
-        images: that every run trains on in an epoch; None for all.
-        pixels: side that images were resized to; None for their own.
-        curves: by method, its points from the densest.
-        dense: the cell of the dense network, if it is wanted.
+    `images` are those that every run trains on in an epoch (None: all), `pixels` is the side that they were
+    resized to (None: their own). Each method has its points from the densest, and `dense` is the cell of the
+    dense network, if that is wanted.
     """
 
     model: str

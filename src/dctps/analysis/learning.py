@@ -19,11 +19,8 @@ Lines = dict[float, dict[str, list[float]]]
 def learning_lines(runs: Sequence[Run]) -> Lines:
     """Mean accuracies over the seeds, in percent, by density (1 for dense networks) and method.
 
-    An accuracy is that on validation, or on test where the run has none. A line ends with the first of its
-    runs, finished or not.
-
-    Args:
-        runs: that differ in method, density and seed.
+    The runs differ in method, density and seed. An accuracy is that on validation, or on test where the run
+    has none. A line ends with the first of its runs, finished or not.
     """
     found: dict[float, dict[str, list[list[float]]]] = {}
     for run in runs:

@@ -104,10 +104,7 @@ def require_matplotlib() -> None:
 def new_figure(height: float) -> Figure:
     """An empty figure of the page's width, laid out so that nothing overlaps; `height` in inches.
 
-    It needs no display.
-
-    Raises:
-        ValueError: matplotlib is not installed.
+    It needs no display, but matplotlib: without it, that is a ValueError.
     """
     require_matplotlib()
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
@@ -118,14 +115,10 @@ def new_figure(height: float) -> Figure:
 def new_grid(
     count: int, columns: int, height: float, beside: float, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes in lines of `columns`.
+    """A figure with `count` axes in lines of at most `columns`.
 
-    Args:
-        count: of the axes.
-        columns: at most.
-        height: of a line, in inches.
-        beside: the figure's height beside its lines, in inches.
-        shared: `sharex` and `sharey`, as for `Figure.subplots`.
+    A line is `height` inches high, and there are `beside` more; `shared` are `sharex` and `sharey` of
+    `subplots`.
     """
     lines = math.ceil(count / columns)
     figure = new_figure(beside + height * lines)

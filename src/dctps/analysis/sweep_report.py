@@ -31,16 +31,13 @@ _QUANTITIES: dict[str, Callable[[Run], float | None]] = {
 
 
 def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
-    """Write the page of a sweep.
+    """Write the page of a sweep, or of a single run, whose `folder` is given, to `file`.
 
-    Args:
-        folder: of the sweep, or of a single run.
-        file: to write.
-        wanted: the runs of the sweep, from `grid`: those that have no folder are then shown as missing.
+    Runs that are `wanted`, from `grid`, and have no folder are shown as missing; of a damaged one the page
+    says so.
 
     Raises:
-        ValueError: matplotlib is missing; as `RunFolderError`, there is no run. Of one that is damaged the
-            page says so.
+        ValueError: matplotlib is missing; as `RunFolderError`, there is no run.
         OSError: the file cannot be written.
     """
     require_matplotlib()

@@ -72,11 +72,9 @@ def measure_cost(
 def read_cost(path: Path) -> dict[str, Any] | None:
     """What `measure_cost` wrote into the run folder `path`; None if it has not, or the file is of no use.
 
-    Returns:
-        `begin_seconds`, `begin_cpu_seconds` and `begin_peak_bytes`: of building the network and choosing its
-        weights, memory above what was there before; `step_seconds` and `step_cpu_seconds` of a training step
-        at `batch_size`; `train_bytes`: parameters, gradients, the optimizer's state, buffers and tables;
-        `final_bytes`: the file of `save_pretrained`; `hardware` and `threads`.
+    `begin_*` is of building the network and choosing its weights, memory above what was there before;
+    `step_*` of a training step at `batch_size`; `train_bytes` of parameters, gradients, the optimizer's
+    state, buffers and tables; `final_bytes` of the file of `save_pretrained`.
     """
     found = read_json(path / COST)
     numbers = (found.get(name, "") for name in MEASURED)

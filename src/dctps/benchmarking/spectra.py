@@ -29,14 +29,9 @@ def freeze_statistics_(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def jacobian_blocks(model: nn.Module, images: Tensor) -> Tensor:
-    """dy_c / dx of each image: a backward pass to the inputs for each output.
+    """dy_c / dx of each image, (n, classes, numbers in an image): a backward pass for each output.
 
-    Args:
-        model: in eval mode, outputs (n, classes); no image's outputs depend on another image.
-        images: (n, ...).
-
-    Returns:
-        (n, classes, numbers in an image), of the images' dtype.
+    The model is in eval mode and gives (n, classes); no image's outputs depend on another image.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     try:

@@ -90,10 +90,7 @@ def write(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
 def read(path: Path, max_header: int, max_data: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata of a file, checked bit by bit against its checksum.
 
-    Args:
-        path: of the file.
-        max_header: longest header that is read, in bytes.
-        max_data: most bytes of tensors that are read.
+    No header above `max_header` bytes is read, and no tensors above `max_data`.
 
     Raises:
         CheckpointError: there is no such file, or it is not one that `write` could have made.

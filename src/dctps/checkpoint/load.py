@@ -264,10 +264,7 @@ def _placements(state: State, tensors: Mapping[str, Tensor]) -> _Placements:
 
 
 def _place(
-    slot: Slot,
-    tensor: Tensor,
-    replacements: Mapping[nn.Module, nn.Module],
-    device: torch.device | str | None,
+    slot: Slot, tensor: Tensor, replacements: Mapping[nn.Module, nn.Module], device: torch.device | str | None
 ) -> None:
     made: Tensor | None = None
     for owner, key in slot.owners:

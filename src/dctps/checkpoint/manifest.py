@@ -62,13 +62,9 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All metadata of a file but its checksum.
+    """All metadata of a file except its checksum: its layers, in the order of their values, and more.
 
-    Attributes:
-        layers: in the order of their values.
-        norms: how normalisation layers are stored.
-        user: whatever the caller added.
-        projections: the specs of hyperplanes' projections, by the names of their modules.
+    `user` is whatever the caller added; `projections` are the specs of hyperplanes' projections, by module.
     """
 
     layers: list[LayerRecord]

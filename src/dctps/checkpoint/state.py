@@ -36,12 +36,8 @@ class Slot:
 class State:
     """The tensors that a file of this model holds beside S and alpha.
 
-    Attributes:
-        slots: stored as they are, by name in the file.
-        folded: batch norms of which only scale and shift are stored, by name.
-        dropped: what inference does not need: the counters of batch norms.
-        layers: DpS layers by name.
-        projections: specs of hyperplanes' projections, by name.
+    `slots` are stored as they are, by name in the file; of `folded` batch norms only scale and shift are.
+    `dropped` are counters of batch norms, which inference does not need; `projections` are specs, by module.
     """
 
     slots: dict[str, Slot]

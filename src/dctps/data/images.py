@@ -23,11 +23,8 @@ _CHUNK = 64  # files that a thread takes at a time
 def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str = "") -> Tensor:
     """Decode image files into one tensor, on as many threads as torch has.
 
-    Args:
-        paths: at least one.
-        image_size: side of the square that `fit` makes of each; None leaves them as they are, if all are of
-            one size.
-        progress: what the bar is called that a terminal shows; empty for none.
+    `image_size` is the side of the square that `fit` makes of each; with None they must be of one size.
+    `progress` is the name of the bar that a terminal shows; empty for none.
 
     Returns:
         uint8, (n, 3, height, width), or (n, 1, height, width) where every image is a grey one.
@@ -63,16 +60,9 @@ def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str 
 
 
 def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
-    """One image, upright, as red, green and blue.
+    """One image, upright, as red, green and blue, uint8 (height, width, 3), and whether it is a grey one.
 
     Rotated as its EXIF says; of an animation the first frame; CMYK converted; transparency over white.
-
-    Args:
-        path: of the file.
-        image_size: for `fit`, or None.
-
-    Returns:
-        uint8, (height, width, 3), and whether it is a grey one.
 
     Raises:
         DataError: it is no image, cut off, damaged, or of more than 8 bits per channel.
@@ -97,15 +87,7 @@ def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:
-    """`fit` of every image.
-
-    Args:
-        images: uint8, (n, 1 or 3, height, width).
-        image_size: side of the results.
-
-    Returns:
-        uint8, (n, channels, image_size, image_size).
-    """
+    """`fit` of every image, uint8 (n, 1 or 3, height, width)."""
     n, channels = images.shape[:2]
     if channels not in (1, 3):
         raise DataError(f"images of {channels} channels are not resized: leave --image-size (image_size) out")

@@ -35,9 +35,7 @@ class _ArraysOnly(pickle.Unpickler):
 def read_batch(data: bytes, label_key: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
     """Pixels (n, 3072) and labels (n,) of one batch file of the CIFAR "python version".
 
-    Args:
-        data: the file, a protocol 2 pickle of a dictionary as Python 2 wrote it.
-        label_key: b"labels" or b"fine_labels".
+    It is a protocol 2 pickle of a dictionary, with its labels under b"labels" or b"fine_labels".
 
     Raises:
         DataError: it is no such pickle.

@@ -39,14 +39,9 @@ class CompileError(RuntimeError):
 
 
 def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> Path:
-    """Compile all sources.
+    """Compile all sources into the shared object `target`, and return that.
 
-    Args:
-        target: where the shared object goes.
-        flags: further ones for compiler and linker, such as `-fsanitize=address`.
-
-    Returns:
-        target
+    `flags` are further ones for compiler and linker, such as `-fsanitize=address`.
 
     Raises:
         CompileError: no C compiler was found (`CC` names one), or it failed; with its output.

@@ -75,13 +75,9 @@ STACK_LAYER = Layout(
 
 
 def check_layouts(exported: str) -> None:
-    """Compare the definitions here with those of the library.
+    """Compare the definitions here with those of the library; RuntimeError where they differ.
 
-    Args:
-        exported: the library's, a line for each: its name, and the names of its fields or words in order.
-
-    Raises:
-        RuntimeError: they differ.
+    `exported` has a line for each: its name, and the names of its fields or words in order.
     """
     lines = dict(line.split(" ", 1) for line in exported.splitlines())
     layouts = [name for name, found in globals().items() if isinstance(found, Layout)]

@@ -62,15 +62,8 @@ class Operation:
 class LayerTensors:
     """One network's layer: W = alpha D + S and b, and where their gradients go. All float32 and contiguous.
 
-    Attributes:
-        values: (nnz,), of S.
-        support: int64 (nnz,), sorted flat positions; None: all.
-        alpha: (1,), or None without D.
-        offset: D, flat, or None.
-        bias: (outputs,) or None.
-        grad_values: where the gradient of the values goes; None where it is not needed.
-        grad_alpha: likewise.
-        grad_bias: likewise.
+    Values are (nnz,), the support int64 (nnz,) (None: all positions), alpha (1,) or None, the offset D, flat,
+    or None, and the bias (outputs,) or None. Where a gradient is not needed it is None.
     """
 
     values: Tensor

@@ -20,19 +20,9 @@ def conv_weight(
     shape: tuple[int, ...],
     layout: torch.memory_format,
 ) -> Tensor:
-    """alpha D + S as a tensor.
+    """alpha D + S, float32 of `shape`: (m, channels, kh, kw) of one group, or depthwise.
 
-    Args:
-        values: float32 (nnz,).
-        support: int64 (nnz,), sorted flat positions in S.
-        alpha: float32 (1,), or None where there is no D.
-        filters: D.
-        shape: (m, channels, kh, kw), of one group, or depthwise.
-        layout: of the result: contiguous or channels last.
-
-    Raises:
-        TypeError: a tensor of another dtype, or not on the CPU.
-        ValueError: sizes that do not agree, or a support that is none.
+    Values, support and alpha are as for `conv_forward`, errors too; `layout` is contiguous or channels last.
     """
     weight = torch.empty(shape, dtype=torch.float32, device=CPU, memory_format=layout)
     _call("weight_forward", weight, layout, values, support, alpha, filters)

@@ -38,19 +38,10 @@ def choose(
     batches: Iterable[Any] | None,
     counts: Counts,
 ) -> dict[str, Tensor]:
-    """The weights that a criterion keeps.
+    """The weights that a criterion keeps, by layer: bool masks of their shapes, or sorted flat positions.
 
-    Args:
-        criterion: a registered name or a function (`dctps.selection.criteria.registry`).
-        model: the network that it scores; parameters, buffers, gradients, modes and random state are
-            afterwards as before.
-        layers: whose weights are chosen from, by name.
-        loss: for the criterion (None: `cross_entropy`).
-        batches: for the criterion; None is an error where it looks at them.
-        counts: nnz of the whole network, or by layer.
-
-    Returns:
-        supports by layer: bool masks of the weights' shapes, or sorted flat positions.
+    The model is afterwards as before: parameters, buffers, gradients, modes and random state. `loss` is by
+    default `cross_entropy`; a criterion that looks at `batches` where there are none is an error.
 
     Raises:
         ValueError: an unknown name, scores that cannot be ranked, or too few that are not zero.

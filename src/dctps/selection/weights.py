@@ -28,12 +28,7 @@ Options = Mapping[str, Any]
 class Scorer:
     """What a criterion needs to choose: the dense network, or the converted one with S = 0.
 
-    Attributes:
-        model: the dense network.
-        layers: whose weights are chosen from, by name.
-        loss: for the criterion.
-        batches: for the criterion.
-        convert: makes each layer's converted one, with no weight that trains.
+    `convert` makes the converted one of each layer, with no weight that trains.
     """
 
     model: nn.Module

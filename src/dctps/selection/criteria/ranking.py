@@ -25,12 +25,7 @@ def groups(counts: Counts, layers: Iterable[str]) -> list[tuple[str, list[str], 
 def keep_largest(scores: Scores, counts: Counts) -> Masks:
     """Masks of the largest scores: exactly as many as asked, ties to the earlier layer and position.
 
-    Args:
-        scores: by layer, any shape; -inf where nothing may be kept.
-        counts: nnz by layer, or one total over the whole network.
-
-    Returns:
-        bool masks by layer, of the scores' shapes.
+    A score of -inf is never kept.
     """
     kept = {}
     for _, names, count in groups(counts, scores):
@@ -45,12 +40,6 @@ def keep_largest_of_blocks(
     scores: ScoreBlocks, sizes: Mapping[str, int], counts: Counts, criterion: str
 ) -> dict[str, Tensor]:
     """`keep_largest` for scores that come in blocks, of which only the largest so far are held.
-
-    Args:
-        scores: of each layer, one block after the other.
-        sizes: of the layers, their numbers of weights.
-        counts: nnz by layer, or one total over the whole network.
-        criterion: its name, for messages.
 
     Returns:
         sorted flat positions by layer, int64, on the CPU.
@@ -129,14 +118,8 @@ def shortage(
 ) -> str | None:
     """Why scores cannot say which weights to keep; None if they can.
 
-    Nothing ranks weights whose score is zero. So there must be as many other scores as weights to keep, of
-    the network or of each layer, unless all weights are kept.
-
-    Args:
-        nonzero: how many scores of each layer are not zero.
-        sizes: of the layers.
-        counts: what is to be kept.
-        criterion: its name.
+    Nothing ranks weights whose score is zero. So at least as many as are kept, of the network or of each
+    layer, must have another score, unless all weights are kept. `nonzero` says how many have.
     """
     remedy = (
         "Use criterion='random' with allocation='epl' or 'erk', which need no scores, or start those layers "

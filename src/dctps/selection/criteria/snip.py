@@ -38,13 +38,7 @@ def snip(
 
 @register_criterion("force")
 def force(
-    model: nn.Module,
-    layers: Layers,
-    loss: Loss,
-    batches: Batches,
-    *,
-    steps: int = 60,
-    mode: Mode = "train",
+    model: nn.Module, layers: Layers, loss: Loss, batches: Batches, *, steps: int = 60, mode: Mode = "train"
 ) -> Rounds:
     """`|w * dL/dw|` at w * c_t: the dense weights w, the gradient at the network that mask c_t has pruned.
 
@@ -73,13 +67,7 @@ def force(
 
 @register_criterion("iter-snip")
 def iter_snip(
-    model: nn.Module,
-    layers: Layers,
-    loss: Loss,
-    batches: Batches,
-    *,
-    steps: int = 60,
-    mode: Mode = "train",
+    model: nn.Module, layers: Layers, loss: Loss, batches: Batches, *, steps: int = 60, mode: Mode = "train"
 ) -> Rounds:
     """`|w * dL/dw|` at w * c_t among what is left: as `force`, but what was pruned never returns.
 

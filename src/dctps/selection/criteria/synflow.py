@@ -15,13 +15,7 @@ from dctps.selection.criteria.scoring import Mode, gradients, mean_of, scored_we
 
 @register_criterion("synflow")
 def synflow(
-    model: nn.Module,
-    layers: Layers,
-    loss: Loss,
-    batches: Batches,
-    *,
-    rounds: int = 100,
-    mode: Mode = "eval",
+    model: nn.Module, layers: Layers, loss: Loss, batches: Batches, *, rounds: int = 100, mode: Mode = "eval"
 ) -> Rounds:
     """`|w| * dR/d|w|`, with R the sum of the outputs for an input of ones, all parameters in absolute value.
 
