@@ -76,15 +76,10 @@ def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None)
         there = [point for point in curve if not point.cell.missing]
         if not there:
             continue
-        axes.errorbar(
-            [p.density * step ** (i - (len(curves) - 1) / 2) for p in there],
-            [100 * (p.cell.mean or 0) for p in there],
-            None if all(p.cell.std is None for p in there) else [100 * (p.cell.std or 0) for p in there],
-            **look.of_line(),
-            capsize=2,
-            markersize=5,
-            linewidth=1.2,
-        )
+        at = [p.density * step ** (i - (len(curves) - 1) / 2) for p in there]
+        means, stds = [100 * (p.cell.mean or 0) for p in there], [100 * (p.cell.std or 0) for p in there]
+        bars = None if all(p.cell.std is None for p in there) else stds
+        axes.errorbar(at, means, bars, **look.of_line(), capsize=2, markersize=5, linewidth=1.2)
         unreached = [p.density for p in curve if p.cell.missing and p.density < there[-1].density]
         if unreached:
             edge = math.sqrt(there[-1].density * max(unreached))
@@ -108,13 +103,14 @@ def _draw_behind(axes: Axes, curve: Sequence[Point]) -> None:
 def _notes(curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> list[str]:
     """What is not in the picture, or stands for fewer runs than it should, a line for each kind."""
     kinds: dict[str, list[str]] = {}
-    everything = {**curves, "dense": [] if dense is None else [Point(1.0, None, dense)]}
-    for method, curve in everything.items():
+    rows = {**curves, "dense": [] if dense is None else [Point(1.0, None, dense)]}
+    for method, curve in rows.items():
         found: dict[str, list[str]] = {}
         for point in curve:
-            if point.cell.n != point.cell.wanted:
-                few = f"n = {point.cell.n} of {point.cell.wanted}"
-                kind = few if point.cell.n else ("failed" if point.cell.note else "not run yet")
+            cell = point.cell
+            if cell.n != cell.wanted:
+                none = "failed" if cell.note else "not run yet"
+                kind = f"n = {cell.n} of {cell.wanted}" if cell.n else none
                 found.setdefault(kind, []).append(f"{100 * point.density:g}%")
         for kind, densities in found.items():
             at = "" if len(densities) == len(curve) else f" at {', '.join(densities)}"

@@ -42,6 +42,11 @@ class Cell:
         """Whether there are none."""
         return not self.values
 
+    @property
+    def reason(self) -> str:
+        """Why there are fewer than wanted; empty where there are not."""
+        return "" if self.n == self.wanted else self.note or "not run yet"
+
     def __str__(self) -> str:
         return self.text()
 

@@ -12,6 +12,7 @@ from dctps.analysis.style import in_order
 from dctps.experiments.config import RunConfig
 
 Rows = list[dict[str, Any]]
+FIELDS = ("model", "dataset", "epochs", "train_images", "image_size")  # that the runs of a panel share
 PanelKey = tuple[str, str, int, int | None, int | None]
 
 
@@ -47,9 +48,10 @@ class Panel:
         names = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
         return f"{MODELS.get(self.model, self.model)}, {names.get(self.dataset, self.dataset)}"
 
-    def holds(self, config: RunConfig) -> bool:
-        """Whether a run belongs here."""
-        return panel_of(config) == (self.model, self.dataset, self.epochs, self.images, self.pixels)
+    @property
+    def key(self) -> PanelKey:
+        """What its runs have in common, as of `panel_of`."""
+        return self.model, self.dataset, self.epochs, self.images, self.pixels
 
     @property
     def effort(self) -> str:
@@ -64,10 +66,19 @@ class Panel:
         return max(cell.wanted for cell in self.cells)
 
     @property
+    def rows(self) -> dict[str, list[Point]]:
+        """Its curves, and the dense network at the density 1, if that is wanted."""
+        return self.curves | ({} if self.dense is None else {"dense": [Point(1.0, None, self.dense)]})
+
+    @property
     def cells(self) -> list[Cell]:
-        """Of all its points, and of the dense network."""
-        dense = [] if self.dense is None else [self.dense]
-        return [point.cell for curve in self.curves.values() for point in curve] + dense
+        """Of all its rows."""
+        return [point.cell for row in self.rows.values() for point in row]
+
+    @property
+    def densities(self) -> list[float]:
+        """Of its curves, the largest first."""
+        return sorted({point.density for curve in self.curves.values() for point in curve}, reverse=True)
 
     @property
     def empty(self) -> bool:
@@ -122,49 +133,23 @@ def make_panels(
 
 def rows_of(panels: Sequence[Panel]) -> Rows:
     """The numbers behind a figure, a row for each method at each density."""
-    rows = []
-    for panel in panels:
-        points = [(method, point) for method, curve in panel.curves.items() for point in curve]
-        if panel.dense is not None:
-            points.append(("dense", Point(1.0, None, panel.dense)))
-        for method, point in points:
-            cell = point.cell
-            rows.append(
-                {
-                    "model": panel.model,
-                    "dataset": panel.dataset,
-                    "epochs": panel.epochs,
-                    "train_images": panel.images,
-                    "image_size": panel.pixels,
-                    "method": method,
-                    "density": None if method == "dense" else point.density,
-                    "weights_trained": point.weights,
-                    "mean": _rounded(cell.mean),
-                    "std": _rounded(cell.std),
-                    "n": cell.n,
-                    "wanted": cell.wanted,
-                    "values": " ".join(f"{v:.4f}" for v in cell.values),
-                    "missing": "" if cell.n == cell.wanted else cell.note or "not run yet",
-                }
-            )
-    return rows
-
-
-def panels_of(rows: Sequence[Mapping[str, str]]) -> list[Panel]:
-    """The panels behind the rows of `rows_of` in a file; their values are rounded."""
-    panels: dict[PanelKey, Panel] = {}
-    for row in rows:
-        images, pixels = (int(row[name]) if row[name] else None for name in ("train_images", "image_size"))
-        key = (row["model"], row["dataset"], int(row["epochs"]), images, pixels)
-        panel = panels.setdefault(key, Panel(*key, {}, None))
-        cell = Cell(tuple(map(float, row["values"].split())), int(row["wanted"]), row["missing"])
-        if row["method"] == "dense":
-            panels[key] = replace(panel, dense=cell)
-        else:
-            weights = int(row["weights_trained"]) if row["weights_trained"] else None
-            curve = panel.curves.setdefault(row["method"], [])
-            curve.append(Point(float(row["density"]), weights, cell))
-    return list(panels.values())
+    return [
+        {
+            **dict(zip(FIELDS, panel.key, strict=True)),
+            "method": method,
+            "density": None if method == "dense" else point.density,
+            "weights_trained": point.weights,
+            "mean": _rounded(point.cell.mean),
+            "std": _rounded(point.cell.std),
+            "n": point.cell.n,
+            "wanted": point.cell.wanted,
+            "values": " ".join(f"{v:.4f}" for v in point.cell.values),
+            "missing": point.cell.reason,
+        }
+        for panel in panels
+        for method, row in panel.rows.items()
+        for point in row
+    ]
 
 
 def _rounded(value: float | None) -> float | None:

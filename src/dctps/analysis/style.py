@@ -115,11 +115,7 @@ def new_figure(height: float) -> Figure:
 def new_grid(
     count: int, columns: int, height: float, beside: float, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes in lines of at most `columns`.
-
-    A line is `height` inches high, and there are `beside` more; `shared` are `sharex` and `sharey` of
-    `subplots`.
-    """
+    """A figure with `count` axes in lines of `columns`, each `height` inches high, and `beside` more."""
     lines = math.ceil(count / columns)
     figure = new_figure(beside + height * lines)
     grid = figure.subplots(lines, columns, squeeze=False, **shared)
@@ -167,10 +163,10 @@ def say(axes: Axes, text: str, width: float) -> None:
     axes.text(0.5, 0.5, wrapped(text, width), fontsize=SMALL, **place)
 
 
-def named(those: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+def named(some: Iterable[Axes]) -> tuple[list[Any], list[str]]:
     """What some axes name: handles and labels, each label once, in the order of the methods."""
     found: dict[str, Any] = {}
-    for axes in those:
+    for axes in some:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     first = [look.label for look in STYLES.values()]
@@ -218,17 +214,12 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def save(out: Path, stem: str, rows: Sequence[Mapping[str, Any]], figure: Figure | None = None) -> list[Path]:
-    """Write STEM.csv, and STEM.png and STEM.pdf of a figure, into the folder `out`.
-
-    Returns:
-        The files.
-    """
+    """Write STEM.csv, and STEM.png and STEM.pdf of a figure, into the folder `out`; returns these files."""
     content = {"csv": to_csv(rows)}
     if figure is not None:
         content |= {kind: image(figure, kind) for kind in ("png", "pdf")}
     make_folder(out)
-    files = []
-    for kind, data in content.items():
-        files.append(out / f"{stem}.{kind}")
-        write_atomically(files[-1], data)
-    return files
+    files = {out / f"{stem}.{kind}": data for kind, data in content.items()}
+    for file, data in files.items():
+        write_atomically(file, data)
+    return list(files)

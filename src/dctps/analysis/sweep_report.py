@@ -9,7 +9,7 @@ from typing import Any
 
 from dctps.analysis.accuracy import MANY, draw_families, draw_panels
 from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import Panel, make_panels
+from dctps.analysis.curves import Panel, make_panels, panel_of
 from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
 from dctps.analysis.learning import draw_learning, learning_lines
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
@@ -108,14 +108,14 @@ def _results(
                 continue  # nothing was held out, or nothing is finished
             name = f"{quantity.capitalize()}: {_name(panel, label)}"
             parts += [heading(name), paragraph(_TABLE), _panel_table(panel), *_failures(panel)]
-            if len(_densities(panel)) > 1 and not panel.empty:
+            if len(panel.densities) > 1 and not panel.empty:
                 many = len(panel.curves) > MANY
                 figure = draw_families(panel, quantity) if many else draw_panels([panel], quantity)
                 parts.append(picture(image(figure, "png", _DPI), f"{name}, against density"))
     for panel in make_panels(runs, configs, notes, _QUANTITIES["test accuracy"]):
         for quantity in ("validation accuracy", "test accuracy"):
             held_out = quantity == "validation accuracy"
-            own = [run for run in runs if panel.holds(run.config)]
+            own = [run for run in runs if panel_of(run.config) == panel.key]
             lines = learning_lines([run for run in own if (run.config.validation_size > 0) == held_out])
             if any(len(line) > 1 for methods in lines.values() for line in methods.values()):
                 name = f"{quantity.capitalize()} after each epoch: {_name(panel, label)}"
@@ -130,31 +130,24 @@ def _name(panel: Panel, label: str) -> str:
 
 def _panel_table(panel: Panel) -> str:
     """Methods by densities; percent."""
-    densities = _densities(panel)
-    cells = {m: {point.density: point.cell for point in curve} for m, curve in panel.curves.items()}
+    cells = {m: {f"{100 * p.density:g}%": p.cell for p in curve} for m, curve in panel.curves.items()}
+    columns = [f"{100 * density:g}%" for density in panel.densities]
     if panel.dense is not None:
-        densities, cells = [1.0, *densities], {"dense": {1.0: panel.dense}} | cells
-    rows = [[text(style(m).label), *(_cell(row.get(d)) for d in densities)] for m, row in cells.items()]
-    header = ["density", *(f"{100 * density:g}%" for density in densities)]
-    if panel.dense is not None:
-        header[1] = "all"
-    return table(header, rows, numbers=range(1, len(header)))
+        columns, cells = ["all", *columns], {"dense": {"all": panel.dense}} | cells
+    rows = [
+        [text(style(m).label), *(_cell(row.get(column)) for column in columns)] for m, row in cells.items()
+    ]
+    return table(["density", *columns], rows, numbers=range(1, 1 + len(columns)))
 
 
 def _failures(panel: Panel) -> list[str]:
     """Why methods have no value at all."""
-    cells = {method: [point.cell for point in curve] for method, curve in panel.curves.items()}
-    cells |= {} if panel.dense is None else {"dense": [panel.dense]}
     lines = []
-    for method, row in cells.items():
-        notes = dict.fromkeys(cell.note for cell in row if cell.note)
-        if notes and all(cell.missing for cell in row):
+    for method, row in panel.rows.items():
+        notes = dict.fromkeys(point.cell.note for point in row if point.cell.note)
+        if notes and all(point.cell.missing for point in row):
             lines.append(paragraph(f"{style(method).label}: all runs failed: {'; '.join(notes)}"))
     return lines
-
-
-def _densities(panel: Panel) -> list[float]:
-    return sorted({point.density for curve in panel.curves.values() for point in curve}, reverse=True)
 
 
 def _cell(cell: Cell | None) -> str:
@@ -177,25 +170,12 @@ def _run_table(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Map
         if run is None or run.summary is None:
             rows.append([text(name), lacking(_state(run, reasons.get(name))), *numbers, *[""] * 4])
             continue
-        size = run.summary["report"].get("disk_bytes")
-        rows.append(
-            [
-                *(text(name), text("finished"), *numbers),
-                *(text(f"{count:,}") for count in (run.weights_trained, run.numbers_trained)),
-                text("" if size is None else f"{size:,}"),
-                text(f"{run.summary.get('seconds', 0):,.0f}"),
-            ]
-        )
-    header = [
-        "run",
-        "state",
-        "test %",
-        "max. val. %",
-        "weights trained",
-        "numbers trained",
-        "bytes",
-        "seconds",
-    ]
+        counts = run.weights_trained, run.numbers_trained, run.summary["report"].get("disk_bytes")
+        numbers += ["" if count is None else f"{count:,}" for count in counts]
+        numbers.append(f"{run.summary.get('seconds', 0):,.0f}")
+        rows.append([text(name), text("finished"), *map(text, numbers)])
+    header = ["run", "state", "test %", "max. val. %", "weights trained", "numbers trained"]
+    header += ["bytes", "seconds"]
     return table(header, rows, numbers=range(2, len(header)), wide=[0, 1])
 
 
@@ -207,7 +187,7 @@ def _state(run: Run | None, reason: str | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else text(f"{100 * value:.2f}")
+    return "" if value is None else f"{100 * value:.2f}"
 
 
 def _configuration(configs: Sequence[RunConfig]) -> list[str]:
@@ -223,9 +203,7 @@ def _configuration(configs: Sequence[RunConfig]) -> list[str]:
         for name, found in values.items()
         if len(found) > 1
     ]
-    parts = []
-    if varied:
-        parts += [heading("Differs", 3), table(["field", "values"], varied, wide=[1])]
+    parts = [heading("Differs", 3), table(["field", "values"], varied, wide=[1])] if varied else []
     return [*parts, heading("Shared", 3), table(["field", "value"], shared, wide=[1])]
 
 

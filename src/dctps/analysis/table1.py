@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dctps.analysis.aggregate import Cell, over_seeds, setting
-from dctps.analysis.curves import Panel, make_panels
+from dctps.analysis.curves import Panel, make_panels, panel_of
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save, style
 from dctps.benchmarking.costs import MEASURED, read_cost
@@ -56,7 +56,7 @@ def drop(panel: Panel, cell: Cell) -> float | None:
 
 
 def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) -> dict[str, Any]:
-    (panel,) = (p for p in panels if p.holds(config))
+    (panel,) = (p for p in panels if p.key == panel_of(config))
     if config.density is None:
         cell = panel.dense or Cell((), 0)
     else:
@@ -74,14 +74,14 @@ def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) 
         "order_final": final,
         "batch_size": config.batch_size,
         **{name: costs[name].mean for name in MEASURED},
-        "missing": "" if cell.n == cell.wanted else cell.note or "not run yet",
+        "missing": cell.reason,
     }
 
 
 def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardware: Sequence[str]) -> str:
     lines = []
     for panel in panels:
-        densities = sorted({p.density for curve in panel.curves.values() for p in curve}, reverse=True)
+        densities = panel.densities
         lowest = densities[-1] if densities else None
         lines += [
             f"**{panel.title}, {panel.effort}**: test accuracy below the dense network's in points"

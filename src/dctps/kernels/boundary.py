@@ -64,11 +64,6 @@ def start_of(t: Tensor, what: str) -> int:
     return at
 
 
-def own(t: Tensor | None) -> int:
-    """Where the numbers lie of a tensor that was made for the call; 0 for None."""
-    return 0 if t is None else t.data_ptr()
-
-
 def zero_(*grads: Tensor | None) -> None:
     """Fill gradients with zeros, those that are wanted."""
     for grad in grads:

@@ -113,32 +113,17 @@ def _call(
     plan = dct_indices(q, torch.int32, CPU) if q else None
     tables = dct_twiddles(q, torch.float32, CPU) if q else None
     call = CONV.pack(
-        *x.shape,
-        *y.shape[1:],
-        window.groups,
-        *window.shape[2:],
-        *window.stride,
-        *window.padding,
-        *window.dilation,
-        *x.stride(),
-        *y.stride(),
-        *(_NO_STRIDES if grad_x is None else grad_x.stride()),
-        start_of(x, "x"),
-        address(bias, m, "the bias", kept),
-        start_of(y, "y"),
-        0 if grad_x is None else grad_x.data_ptr(),
-        0 if grad_values is None else grad_values.data_ptr(),
+        *x.shape, *y.shape[1:], window.groups,
+        *window.shape[2:], *window.stride, *window.padding, *window.dilation,
+        *x.stride(), *y.stride(), *(_NO_STRIDES if grad_x is None else grad_x.stride()),
+        start_of(x, "x"), address(bias, m, "the bias", kept), start_of(y, "y"),
+        0 if grad_x is None else grad_x.data_ptr(), 0 if grad_values is None else grad_values.data_ptr(),
         0 if grad_alpha is None else grad_alpha.data_ptr(),
-        nnz,
-        address(support, nnz, "the support", kept, torch.int64),
-        address(values, nnz, "the values", kept),
-        address(alpha, 1, "alpha", kept),
-        *mix,
-        0 if plan is None else plan.data_ptr(),
-        0 if tables is None else tables.data_ptr(),
-        cache,
-        threads_for(x.numel() + y.numel()),
-    )
+        nnz, address(support, nnz, "the support", kept, torch.int64),
+        address(values, nnz, "the values", kept), address(alpha, 1, "alpha", kept), *mix,
+        0 if plan is None else plan.data_ptr(), 0 if tables is None else tables.data_ptr(),
+        cache, threads_for(x.numel() + y.numel()),
+    )  # fmt: skip
     if failure := function(name)(call):
         raise_failure(failure, f"a convolution of {tuple(x.shape)} by {window}", math.prod(window.shape))
 

@@ -72,20 +72,13 @@ def _call(
     if weight.shape != window.shape:
         raise ValueError(f"the weight has the shape {tuple(weight.shape)}, not {window.shape}")
     call = DEPTHWISE.pack(
-        *x.shape,
-        *y.shape[2:],
-        *window.shape[2:],
-        *window.stride,
-        *window.padding,
-        *window.dilation,
+        *x.shape, *y.shape[2:],
+        *window.shape[2:], *window.stride, *window.padding, *window.dilation,
         threads_for(x.numel() + y.numel(), _SERIAL),
-        start_of(x, "x"),
-        address(weight, weight.numel(), "the weight", kept),
-        address(bias, window.groups, "the bias", kept),
-        start_of(y, "y"),
-        0 if grad_x is None else grad_x.data_ptr(),
-        0 if grad_weight is None else grad_weight.data_ptr(),
-    )
+        start_of(x, "x"), address(weight, weight.numel(), "the weight", kept),
+        address(bias, window.groups, "the bias", kept), start_of(y, "y"),
+        0 if grad_x is None else grad_x.data_ptr(), 0 if grad_weight is None else grad_weight.data_ptr(),
+    )  # fmt: skip
     if failure := function(name)(call):
         raise_failure(failure, f"a convolution of {tuple(x.shape)} by {window}", weight.numel())
 

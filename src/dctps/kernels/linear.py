@@ -130,33 +130,17 @@ def _call(
         raise ValueError(f"D has {width} signs for {n} inputs")
     grad_x, grad_values, grad_alpha, grad_bias = grads
     call = LINEAR.pack(
-        batch,
-        m,
-        n,
-        nnz,
-        threads_for(batch * (n + m) + nnz, _SERIAL),
-        start_of(x, "x"),
-        x.stride(0),
-        0 if y is None else y.data_ptr(),
-        address(bias, m, "the bias", kept),
-        address(values, nnz, "the values", kept),
-        address(support, nnz, "the support", kept, torch.int64),
-        address(alpha, 1, "alpha", kept),
-        kind,
-        q,
-        offset.rounds,
-        0 if plan is None else plan.data_ptr(),
-        0 if tables is None else tables.data_ptr(),
+        batch, m, n, nnz, threads_for(batch * (n + m) + nnz, _SERIAL),
+        start_of(x, "x"), x.stride(0), 0 if y is None else y.data_ptr(), address(bias, m, "the bias", kept),
+        address(values, nnz, "the values", kept), address(support, nnz, "the support", kept, torch.int64),
+        address(alpha, 1, "alpha", kept), kind, q, offset.rounds,
+        0 if plan is None else plan.data_ptr(), 0 if tables is None else tables.data_ptr(),
         0 if order is None else address(order, m, "the order of D's outputs", kept, torch.int32),
-        0 if signs is None else address(signs, offset.rounds * width, "D's signs", kept, torch.int8),
-        width,
-        0 if g is None else start_of(g, "the gradient of y"),
-        0 if g is None else g.stride(0),
-        0 if grad_x is None else grad_x.data_ptr(),
-        0 if grad_values is None else grad_values.data_ptr(),
-        0 if grad_alpha is None else grad_alpha.data_ptr(),
-        0 if grad_bias is None else grad_bias.data_ptr(),
-    )
+        0 if signs is None else address(signs, offset.rounds * width, "D's signs", kept, torch.int8), width,
+        0 if g is None else start_of(g, "the gradient of y"), 0 if g is None else g.stride(0),
+        0 if grad_x is None else grad_x.data_ptr(), 0 if grad_values is None else grad_values.data_ptr(),
+        0 if grad_alpha is None else grad_alpha.data_ptr(), 0 if grad_bias is None else grad_bias.data_ptr(),
+    )  # fmt: skip
     if failure := function(name, _variant_for(batch))(call):
         raise_failure(failure, f"a {m} x {n} layer", m * n)
 

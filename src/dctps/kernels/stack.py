@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, own, raise_failure, strided
+from dctps.kernels.boundary import CPU, address, raise_failure, strided
 from dctps.kernels.layouts import CHUNK, MOST_OPERATIONS, STACK, STACK_LAYER, STACK_OPERATION, Failure, Kind
 from dctps.kernels.loader import function
 
@@ -146,23 +146,12 @@ class StackKernel:
         loss = torch.empty(count, dtype=torch.float64, device=CPU)
         correct = torch.empty(count, dtype=torch.int64, device=CPU)
         call = STACK.pack(
-            count,
-            len(self._operations),
-            images,
-            chunks,
-            torch.get_num_threads(),
-            backward,
-            last.written[0],
-            self._ops.buffer_info()[0],
-            self._layers.buffer_info()[0],
-            own(blocked),
+            count, len(self._operations), images, chunks, torch.get_num_threads(), backward, last.written[0],
+            self._ops.buffer_info()[0], self._layers.buffer_info()[0], blocked.data_ptr(),
             address(labels, images, "the labels", kept, torch.int64),
-            len(self._offsets),
-            self._offsets.buffer_info()[0],
-            own(self._products),
-            own(loss),
-            own(correct),
-        )
+            len(self._offsets), self._offsets.buffer_info()[0],
+            self._products.data_ptr(), loss.data_ptr(), correct.data_ptr(),
+        )  # fmt: skip
         failure = function("stack")(call)
         if failure == Failure.CHANGED:  # a support moved since the layers were laid out
             self._lay_out()
@@ -186,26 +175,19 @@ class StackKernel:
         readers = torch.stack([order, *(t[order] for t in (row, rows, across))], 1).int()
         offset = _in_place(layer.offset, size, "D")
         return STACK_LAYER.pack(
-            nnz,
-            live,
-            0 if layer.support is None else self._kept(support),
-            self._kept(_starts(row, outputs)),
-            self._kept(op.taps()[entries]),
-            self._kept(_starts((entries // taps)[order], op.read[0])),
-            self._kept(readers),
-            _in_place(values, nnz, "the values"),
-            _in_place(layer.alpha, 1, "alpha"),
-            _in_place(layer.bias, outputs, "the bias"),
-            offset,
+            nnz, live, 0 if layer.support is None else self._kept(support), self._kept(_starts(row, outputs)),
+            self._kept(op.taps()[entries]), self._kept(_starts((entries // taps)[order], op.read[0])),
+            self._kept(readers), _in_place(values, nnz, "the values"), _in_place(layer.alpha, 1, "alpha"),
+            _in_place(layer.bias, outputs, "the bias"), offset,
             _in_place(layer.grad_values, nnz, "the gradient of the values"),
             _in_place(layer.grad_alpha, 1, "the gradient of alpha"),
             _in_place(layer.grad_bias, outputs, "the gradient of the bias"),
             shared.index(offset) if offset in shared else -1,
-        )
+        )  # fmt: skip
 
     def _kept(self, tensor: Tensor) -> int:
         self._alive.append(tensor)
-        return own(tensor)
+        return tensor.data_ptr()
 
 
 def _in_place(t: Tensor | None, size: int, what: str, dtype: torch.dtype = torch.float32) -> int:

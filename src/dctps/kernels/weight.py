@@ -67,20 +67,12 @@ def _call(
     kept: list[Tensor] = []
     table = cosines(length, torch.float32, CPU) if length else None
     call = WEIGHT.pack(
-        m,
-        channels,
-        taps,
-        layout == torch.channels_last or 1 in (channels, taps),
-        threads_for(weight.numel()),
-        *mixing(filters, alpha, m, channels, taps),
-        0 if table is None else table.data_ptr(),
-        address(alpha, 1, "alpha", kept),
-        nnz,
-        address(support, nnz, "the support", kept, torch.int64),
-        address(values, nnz, "the values", kept),
-        start_of(weight, "the weight"),
-        0 if grad_values is None else grad_values.data_ptr(),
+        m, channels, taps, layout == torch.channels_last or 1 in (channels, taps),
+        threads_for(weight.numel()), *mixing(filters, alpha, m, channels, taps),
+        0 if table is None else table.data_ptr(), address(alpha, 1, "alpha", kept), nnz,
+        address(support, nnz, "the support", kept, torch.int64), address(values, nnz, "the values", kept),
+        start_of(weight, "the weight"), 0 if grad_values is None else grad_values.data_ptr(),
         0 if grad_alpha is None else grad_alpha.data_ptr(),
-    )
+    )  # fmt: skip
     if failure := function(name)(call):
         raise_failure(failure, f"a weight of {tuple(weight.shape)}", weight.numel())
