@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dctps.benchmarking.networks import channels_last, images_for
+from dctps.benchmarking.plan import Cell, Plan
 from dctps.benchmarking.timing import Step, measure
 from dctps.models import build_model
 from dctps.nn import DpSConv2d, DpSLinear, dps_conv2d, dps_linear
 from dctps.nn.conversion import convert
 from dctps.product.rule import Backend
 
-Cell = dict[str, Any]
-
+SIZES = (512, 1024, 2048, 4096)
 # batch, channels in and out, side of the image, kernel
 CONVOLUTIONS = (
     (32, 64, 64, 32, 3),
@@ -31,70 +32,57 @@ LAYOUTS = {"channels last": torch.channels_last, "NCHW": torch.contiguous_format
 _SHORTEST_MS = 1.0  # of the layers of networks
 
 
-def linear_cells(
-    sizes: Sequence[int],
-    densities: Sequence[float],
-    nnz_per_row: int | None,
-    batch: int,
-    offsets: Sequence[str],
-    backends: Sequence[Backend],
-    seconds: float,
-) -> Iterator[Cell]:
+def linear_cells(plan: Plan) -> Iterator[Cell]:
     """Square linear layers beside `nn.Linear`, and SparseProp's (S alone) where it is installed."""
-    for n in sizes:
-        for density in densities if nnz_per_row is None else (nnz_per_row / n,):
+    batch = plan.batch or 256
+    for n in plan.sizes or SIZES:
+        densities = plan.densities or (0.001, 0.01, 0.05)
+        for density in (plan.nnz_per_row / n,) if plan.nnz_per_row else densities:
             x = torch.randn(batch, n, requires_grad=True)
             g = torch.randn(batch, n)
             dense = nn.Linear(n, n)
-            layers = {offset: DpSLinear(n, n, offset=offset, density=density) for offset in offsets}
-            steps = {"nn.Linear": layer_step(dense, x, g)} | _steps(layers, backends, x, g)
+            layers = {offset: DpSLinear(n, n, offset=offset, density=density) for offset in plan.offsets}
+            steps = {"nn.Linear": layer_step(dense, x, g)} | _steps(layers, plan.backends, x, g)
             peer = sparseprop_step(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
             if peer is not None:
                 steps["SparseProp"] = peer
-            yield {"n": n, "density": density, "batch": batch, "candidates": measure(steps, seconds)}
+            cell: Cell = {"n": n, "density": density, "batch": batch}
+            yield cell | {"candidates": measure(steps, plan.seconds)}
 
 
-def convolution_cells(
-    channels: Sequence[int],
-    densities: Sequence[float],
-    offsets: Sequence[str],
-    backends: Sequence[Backend],
-    seconds: float,
-) -> Iterator[Cell]:
+def convolution_cells(plan: Plan) -> Iterator[Cell]:
     """The convolutions of `CONVOLUTIONS` beside `nn.Conv2d`, from channels-last and from NCHW tensors."""
-    for batch, inputs, outputs, side, kernel in CONVOLUTIONS:
-        for layout, memory_format in LAYOUTS.items():
-            for density in densities if inputs in channels else ():
-                shape = (inputs, outputs, kernel, 1, kernel // 2)
-                x = torch.randn(batch, inputs, side, side).to(memory_format=memory_format).requires_grad_()
-                g = torch.randn(batch, outputs, side, side).to(memory_format=memory_format)
-                dense = nn.Conv2d(*shape, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
-                layers = {d: DpSConv2d(*shape, bias=False, offset=d, density=density) for d in offsets}
-                steps = {"nn.Conv2d": layer_step(dense, x, g)} | _steps(layers, backends, x, g)
-                cell: Cell = {"batch": batch, "in": inputs, "out": outputs, "side": side, "kernel": kernel}
-                cell |= {"layout": layout, "density": density}
-                yield cell | {"candidates": measure(steps, seconds)}
+    chosen = [c for c in CONVOLUTIONS if plan.sizes is None or c[1] in plan.sizes]
+    for (batch, inputs, outputs, side, kernel), (layout, memory_format), density in product(
+        chosen, LAYOUTS.items(), plan.densities or (0.001, 0.01)
+    ):
+        shape = (inputs, outputs, kernel, 1, kernel // 2)
+        x = torch.randn(batch, inputs, side, side).to(memory_format=memory_format).requires_grad_()
+        g = torch.randn(batch, outputs, side, side).to(memory_format=memory_format)
+        dense = nn.Conv2d(*shape, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
+        layers = {d: DpSConv2d(*shape, bias=False, offset=d, density=density) for d in plan.offsets}
+        steps = {"nn.Conv2d": layer_step(dense, x, g)} | _steps(layers, plan.backends, x, g)
+        cell: Cell = {"batch": batch, "in": inputs, "out": outputs, "side": side, "kernel": kernel}
+        cell |= {"layout": layout, "density": density}
+        yield cell | {"candidates": measure(steps, plan.seconds)}
 
 
-def network_layers(
-    models: Sequence[str], batch: int, densities: Sequence[float], offsets: Sequence[str], seconds: float
-) -> Iterator[Cell]:
+def network_layers(plan: Plan) -> Iterator[Cell]:
     """Every different layer of the networks whose dense forward and backward takes over a millisecond."""
-    for model in models:
-        for name, layer, x in _different_layers(model, batch):
+    for model in plan.models:
+        for name, layer, x in _different_layers(model, plan.batch or 32):
             dense = copy.deepcopy(layer)
             first = not x.requires_grad
             g = torch.randn_like(dense(x).detach())
             steps = {"dense": layer_step(dense, x, g)}
             if measure(steps, 0.0)["dense"]["median_ms"] <= _SHORTEST_MS:
                 continue
-            for offset in offsets:
-                for density in densities:
-                    made = convert(layer, offset=offset, density=density)
-                    steps[f"{offset} {density:g}"] = layer_step(made, x, g)
+            for offset, density in product(plan.offsets, plan.densities or (0.0001, 0.001, 0.01, 0.1, 0.5)):
+                made = convert(layer, offset=offset, density=density)
+                steps[f"{offset} {density:g}"] = layer_step(made, x, g)
             cell = {"model": model, "layer": name, "kind": type(layer).__name__, "first": first}
             cell |= {"weight": list(layer.weight.shape), "input": list(x.shape)}
-            yield cell | {"candidates": measure(steps, seconds)}
+            yield cell | {"candidates": measure(steps, plan.seconds)}
 
 
 def _different_layers(model: str, batch: int) -> list[tuple[str, Any, Tensor]]:

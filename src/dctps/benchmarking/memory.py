@@ -9,24 +9,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dctps.benchmarking.networks import BATCHES, images_for, network_for
-
-Cell = dict[str, Any]
+from dctps.benchmarking.networks import images_for, network_for
+from dctps.benchmarking.plan import BATCHES, Cell, Plan
 
 # Every block above 16 kB is a mapping of its own, which is unmapped when it is freed.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 
 
-def memory_cells(
-    models: Sequence[str], batch: int | None, density: float, offsets: Sequence[str]
-) -> Iterator[Cell]:
+def memory_cells(plan: Plan) -> Iterator[Cell]:
     """Bytes of a training step of each network; `share` is of dense parameters, gradients and Adam's state.
 
     Raises:
@@ -34,11 +30,12 @@ def memory_cells(
     """
     if not Path("/proc/self/clear_refs").exists():
         raise ValueError("memory is read from /proc/self, which only Linux has")
-    for model in models:
-        images = batch or BATCHES.get(model, 32)
+    density = plan.density
+    for model in plan.models:
+        images = plan.batch or BATCHES.get(model, 32)
         activations = saved_bytes(network_for(model, "dense", density), images_for(images))
         state = 16 * sum(p.numel() for p in network_for(model, "dense", density).parameters())
-        for offset in ("dense", *offsets):
+        for offset in ("dense", *plan.offsets):
             peak = _in_a_process(model, offset, density, images)
             above = peak.pop("peak") - activations
             cell = {"model": model, "batch": images, "density": density, "offset": offset}

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from dctps.benchmarking.layers import SIZES
+from dctps.benchmarking.plan import Cell, Plan
 from dctps.benchmarking.timing import Step, measure
 from dctps.kernels import NativeOffset, linear_forward, variant
 from dctps.transforms import dct
 
-Cell = dict[str, Any]
 
-
-def transform_cells(sizes: Sequence[int], batch: int, seconds: float) -> Iterator[Cell]:
+def transform_cells(plan: Plan) -> Iterator[Cell]:
     """The DCT-II of rows beside a real FFT of the same length, a copy, and the installed packages' DCTs."""
-    for n in sizes:
+    batch = plan.batch or 256
+    for n in plan.sizes or SIZES:
         x = torch.randn(batch, n)
         steps: dict[str, Step] = {"torch.fft.rfft": lambda x=x: torch.fft.rfft(x)}  # type: ignore[misc]
         if variant() != "off":
@@ -25,7 +26,7 @@ def transform_cells(sizes: Sequence[int], batch: int, seconds: float) -> Iterato
         steps["dctps on torch"] = lambda x=x: dct(x)  # type: ignore[misc]
         steps["copy"] = lambda x=x: x.clone()  # type: ignore[misc]
         steps |= _packages(x)
-        yield {"n": n, "batch": batch, "candidates": measure(steps, seconds)}
+        yield {"n": n, "batch": batch, "candidates": measure(steps, plan.seconds)}
 
 
 def _native(x: torch.Tensor) -> Step:
