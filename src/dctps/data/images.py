@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,12 +49,10 @@ def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str 
 
     starts = range(0, len(paths), _CHUNK)
     pool = ThreadPoolExecutor(torch.get_num_threads())
-    bar = tqdm(total=len(paths), desc=progress, unit="image", leave=False, disable=None if progress else True)
     try:
-        with bar:
-            # In the order of the files, so that of several bad ones the first is named.
-            for start, _ in zip(starts, pool.map(read, starts), strict=True):
-                bar.update(min(_CHUNK, len(paths) - start))
+        # In the order of the files, so that of several bad ones the first is named.
+        hidden = None if progress else True  # None: where there is no terminal
+        deque(tqdm(pool.map(read, starts), progress, len(starts), leave=False, disable=hidden), maxlen=0)
     finally:
         pool.shutdown(cancel_futures=True)
     return torch.from_numpy(images[:, :1].copy() if grey.all() else images)
@@ -93,10 +92,8 @@ def resize(images: Tensor, image_size: int) -> Tensor:
         raise DataError(f"images of {channels} channels are not resized: leave --image-size (image_size) out")
     resized = _allocate(n, (image_size, image_size))[:, :channels]
     for index, pixels in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
-        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        resized[index] = (
-            np.asarray(fit(image, image_size)).reshape(image_size, image_size, -1).transpose(2, 0, 1)
-        )
+        image = fit(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), image_size)
+        resized[index] = np.asarray(image).reshape(image_size, image_size, -1).transpose(2, 0, 1)
     return torch.from_numpy(resized.copy())
 
 
