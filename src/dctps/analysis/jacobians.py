@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ _SHOWN = 1e-12  # of the largest value in the figure: smaller ones are counted i
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "offset, or random supports": (
-        "dctps", "sdctps", "random-uniform", "random-epl", "random-epf", "random-erk",
+        "dctps", "sdctps", "random-uniform", "random-epl", "random-epf", "random-erk"
     ),
     "scored supports": ("dctps", "magnitude", "snip", "grasp", "synflow", "force", "iter-snip"),
 }  # fmt: skip
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 Key = tuple[str, float, int]  # method, density, steps
 
 
-@dataclass(frozen=True)
+@dataclass
 class Spectra:
     """The spectra of a method at a density after some steps of training, a descending one for each seed.
 
@@ -47,14 +47,9 @@ class Spectra:
 
     config: RunConfig
     steps: int
-    seeds: list[list[float]]
-    wanted: int
+    seeds: list[list[float]] = field(default_factory=list)
+    wanted: int = 0
     note: str = ""
-
-    @property
-    def mean(self) -> list[float]:
-        """Of each singular value over the seeds, by its index."""
-        return [statistics.fmean(values) for values in zip(*self.seeds, strict=True)]
 
     def count(self, least: float = 0.0) -> float | None:
         """How many are above `least` times the largest (0: not exactly 0), on average over the seeds."""
@@ -80,11 +75,12 @@ def collect(
     found: dict[RunConfig, Spectra] = {}
     for config in wanted:
         steps = 0 if name == INITIAL else _steps(config)
-        spectra = found.setdefault(setting(config), Spectra(setting(config), steps, [], 0))
-        examined = read_examined(paths[config], name) if config in paths else None
-        seeds = spectra.seeds + ([examined["spectrum"]] if examined else [])
-        note = "" if examined else notes.get(config, spectra.note)
-        found[setting(config)] = Spectra(spectra.config, steps, seeds, spectra.wanted + 1, note)
+        spectra = found.setdefault(setting(config), Spectra(setting(config), steps))
+        spectra.wanted += 1
+        if examined := read_examined(paths[config], name) if config in paths else None:
+            spectra.seeds.append(examined["spectrum"])
+        else:
+            spectra.note = notes.get(config, spectra.note)
     order = draw.in_order({s.config.method for s in found.values()})
     return sorted(found.values(), key=lambda s: (order.index(s.config.method), -(s.config.density or 1)))
 
@@ -121,12 +117,9 @@ def draw_spectra(summary: Sequence[Row], values: Sequence[Row]) -> Figure:
 
     start = [row for row in summary if not int(row["steps"])]
     trained = {row["method"]: int(row["steps"]) for row in summary if int(row["steps"])}
-    columns = {
-        title: [row for row in start if row["method"] in family] for title, family in COLUMNS.items()
-    } | {
-        f"before and after {steps} steps": [row for row in summary if row["method"] in trained]
-        for steps in dict.fromkeys(trained.values())
-    }
+    columns = {title: [row for row in start if row["method"] in some] for title, some in COLUMNS.items()}
+    for steps in trained.values():
+        columns[f"before and after {steps} steps"] = [row for row in summary if row["method"] in trained]
     columns = {title: members for title, members in columns.items() if members}
     densities = sorted({float(row["density"]) for row in summary}, reverse=True)
     spectra: dict[Key, list[Row]] = {}
@@ -227,7 +220,7 @@ def _steps(config: RunConfig) -> int:
 
 
 def _summary(spectra: Spectra) -> dict[str, Any]:
-    mean = spectra.mean
+    mean = [statistics.fmean(values) for values in zip(*spectra.seeds, strict=True)]
     return {
         **spectra.identity(),
         "values": len(mean) or "",

@@ -29,20 +29,12 @@ def conv_forward(
     *,
     cache: int = _CACHE,
 ) -> Tensor:
-    """The convolution of x with alpha D + S, plus bias.
+    """The convolution of x with alpha D + S, plus bias; channels last where x is.
 
-    Args:
-        x: float32 (batch, channels, height, width), of any strides; none are copied.
-        values: float32 (nnz,).
-        support: int64 (nnz,), sorted flat positions in S.
-        alpha: float32 (1,), or None where there is no D.
-        filters: D.
-        window: of the kernel.
-        bias: float32 (m,), or None.
-        cache: floats of one thread's strips that fit a cache; results depend on it in their last bits.
-
-    Returns:
-        float32 (batch, m, height', width'), channels last where x is.
+    x is float32 (batch, channels, height, width) of any strides, and is not copied. The values are float32
+    (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is
+    no D; the bias is float32 (m,) or None. `cache` floats of one thread's strips fit a cache; results depend
+    on it in their last bits.
 
     Raises:
         TypeError: a tensor of another dtype, or not on the CPU.

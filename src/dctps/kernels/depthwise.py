@@ -15,16 +15,10 @@ _SERIAL = 1 << 15  # numbers below which one thread does it all
 
 
 def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = None) -> Tensor:
-    """Each channel's convolution with its own filter, plus bias.
+    """Each channel's convolution with its own filter, plus bias; channels last.
 
-    Args:
-        x: float32 (batch, m, height, width), copied unless channels last.
-        weight: float32 (m, 1, kh, kw).
-        window: of the kernel, in m groups.
-        bias: float32 (m,), or None.
-
-    Returns:
-        float32 (batch, m, height', width'), channels last.
+    x is float32 (batch, m, height, width), copied unless channels last; the weight float32 (m, 1, kh, kw),
+    its window in m groups; the bias float32 (m,) or None.
 
     Raises:
         TypeError: a tensor of another dtype, or not on the CPU.

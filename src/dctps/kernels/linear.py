@@ -46,19 +46,10 @@ def linear_forward(
     offset: NativeOffset,
     m: int,
 ) -> Tensor:
-    """Y = x (alpha D + S)^T + b.
+    """Y = x (alpha D + S)^T + b, float32 (batch, m), of x, float32 (batch, n).
 
-    Args:
-        x: float32 (batch, n).
-        values: float32 (nnz,).
-        support: int64 (nnz,), sorted flat positions in S.
-        alpha: float32 (1,), or None where there is no D.
-        bias: float32 (m,) or None.
-        offset: D.
-        m: outputs.
-
-    Returns:
-        float32 (batch, m).
+    The values are float32 (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32
+    (1,), None where there is no D; the bias is float32 (m,) or None.
 
     Raises:
         TypeError: a tensor of another dtype, or not on the CPU.
