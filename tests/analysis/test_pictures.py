@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from dctps.analysis import style as style_module
+from dctps.analysis.accuracy import draw_learning
 from dctps.analysis.figure_runs import runs_of_figure
 from dctps.analysis.figures import draw_figure
-from dctps.analysis.learning import draw_learning
 from dctps.analysis.runs import read_runs
 from dctps.analysis.style import STYLES
 from dctps.experiments.config import RunConfig, resolve, to_dict

@@ -7,11 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dctps.analysis.accuracy import MANY, draw_families, draw_panels
+from dctps.analysis.accuracy import MANY, draw_families, draw_learning, draw_panels, learning_lines
 from dctps.analysis.aggregate import Cell
 from dctps.analysis.curves import Panel, make_panels, panel_of
 from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
-from dctps.analysis.learning import draw_learning, learning_lines
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
 from dctps.analysis.style import image, require_matplotlib, style

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 import dctps
+from dctps.benchmarking.memory import peak_resident, reset_peak, resident
 from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.benchmarking.record import processor
-from dctps.benchmarking.resident import peak_resident, reset_peak, resident
 from dctps.benchmarking.trial import take_steps
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder

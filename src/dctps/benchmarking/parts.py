@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dctps.benchmarking.layers import convolution_cells, linear_cells, network_layers
+from dctps.benchmarking.layers import convolution_cells, linear_cells, network_layers, transform_cells
 from dctps.benchmarking.memory import memory_cells
 from dctps.benchmarking.networks import latency_cells, network_cells
 from dctps.benchmarking.plan import Cell, Part, Plan
 from dctps.benchmarking.record import add_run, provenance, read_runs
-from dctps.benchmarking.transform import transform_cells
 from dctps.experiments.settings import torch_settings
 
 PARTS: dict[Part, Callable[[Plan], Iterator[Cell]]] = {

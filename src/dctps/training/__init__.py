@@ -14,13 +14,13 @@ from dctps.training.loop import take_step as take_step
 from dctps.training.loop import train_epoch as train_epoch
 from dctps.training.mixup import Mixup as Mixup
 from dctps.training.optim import build_optimizer as build_optimizer
+from dctps.training.optim import build_schedule as build_schedule
 from dctps.training.optim import parameter_groups as parameter_groups
 from dctps.training.parallel import PeerError as PeerError
 from dctps.training.parallel import PeerLost as PeerLost
 from dctps.training.parallel import Processes as Processes
 from dctps.training.parallel import joined as joined
 from dctps.training.parallel import launched as launched
-from dctps.training.schedule import build_schedule as build_schedule
 
 
 def __getattr__(name: str) -> Any:
