@@ -93,20 +93,12 @@ class Report:
 
     def __str__(self) -> str:
         header = ("layer", "kind", "shape", "weights", "nnz", "density", "offset", "alpha", "left alone")
-        table = [header] + [
-            (
-                row.name or "(root)",
-                row.kind,
-                "x".join(map(str, row.shape)),
-                f"{row.weights:,}",
-                f"{row.nnz:,}",
-                f"{row.density:.4%}",
-                row.offset,
-                "" if row.alpha is None else f"{row.alpha:.4g}",
-                row.reason,
-            )
-            for row in self.rows
-        ]
+        table = [header]
+        for row in self.rows:
+            numbers = f"{row.weights:,}", f"{row.nnz:,}", f"{row.density:.4%}"
+            alpha = "" if row.alpha is None else f"{row.alpha:.4g}"
+            shape = "x".join(map(str, row.shape))
+            table.append((row.name or "(root)", row.kind, shape, *numbers, row.offset, alpha, row.reason))
         lines = aligned(table, right={3, 4, 5, 7})
         left = [row for row in self.rows if row.reason]
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.trainable.items() if n)

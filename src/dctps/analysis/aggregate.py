@@ -82,17 +82,14 @@ def over_seeds(
         wanted: resolved configurations that should be there; a setting without any run is a missing cell.
         notes: of configurations, why their runs are missing.
     """
-    runs, wanted, notes = list(runs), list(wanted), notes or {}
-    configs = dict.fromkeys([*wanted, *(run.config for run in runs)])
+    runs, notes = list(runs), notes or {}
     values = {run.config: found for run in runs if (found := value(run)) is not None}
-    cells: dict[RunConfig, list[RunConfig]] = {}
-    for config in configs:
-        cells.setdefault(setting(config), []).append(config)
-    return {
-        key: Cell(
-            tuple(values[c] for c in sorted(those, key=lambda c: c.seed) if c in values),
-            len(those),
-            next((notes[c] for c in those if c in notes and c not in values), ""),
-        )
-        for key, those in cells.items()
-    }
+    settings: dict[RunConfig, list[RunConfig]] = {}
+    for config in dict.fromkeys([*wanted, *(run.config for run in runs)]):
+        settings.setdefault(setting(config), []).append(config)
+    cells = {}
+    for key, configs in settings.items():
+        own = tuple(values[c] for c in sorted(configs, key=lambda c: c.seed) if c in values)
+        reasons = (notes[c] for c in configs if c in notes and c not in values)
+        cells[key] = Cell(own, len(configs), next(reasons, ""))
+    return cells

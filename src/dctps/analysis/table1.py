@@ -102,19 +102,18 @@ def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardwa
             cost = next((row for row in own if row["density"] in (lowest, None)), own[-1])
             drops = [_drop_text(panel, cells.get(d)) if method != "dense" else "" for d in densities]
             begin, step, final = ORDERS.get(method, ("", "", ""))
-            cost_cells = [
-                begin,
-                _number(cost["begin_cpu_seconds"], 1, 2),
-                _number(cost["begin_peak_bytes"], 1e-6, 0),
-                step,
-                _number(cost["step_cpu_seconds"], 1, 3),
-                _number(cost["train_bytes"], 1e-6, 2),
-                final,
-                _number(cost["final_bytes"], 1e-3, 1),
+            cells_of_costs = [
+                *(
+                    begin,
+                    _number(cost["begin_cpu_seconds"], 1, 2),
+                    _number(cost["begin_peak_bytes"], 1e-6, 0),
+                ),
+                *(step, _number(cost["step_cpu_seconds"], 1, 3), _number(cost["train_bytes"], 1e-6, 2)),
+                *(final, _number(cost["final_bytes"], 1e-3, 1)),
             ]
-            lines.append("| " + " | ".join([style(method).label, *drops, *cost_cells]) + " |")
+            lines.append("| " + " | ".join([style(method).label, *drops, *cells_of_costs]) + " |")
         lines.append("")
-    lines += [f"Measured on {place}." for place in hardware]
+    lines += [f"Measured on {machine}." for machine in hardware]
     return "\n".join(lines) + "\n"
 
 

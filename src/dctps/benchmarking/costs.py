@@ -43,30 +43,26 @@ def measure_cost(
     folder.finished()  # which refuses the folder of another run
     if read_cost(out) is not None:
         return
-    with opened(folder, data_dir=data_dir, device="cpu", threads=threads) as (place, dataset):
-        batches = scoring_batches(config, split(config, dataset, place).train, dataset)
+    with opened(folder, data_dir=data_dir, device="cpu", threads=threads) as (device, dataset):
+        batches = scoring_batches(config, split(config, dataset, device).train, dataset)
         reset_peak()
         before, started, used = resident(), time.perf_counter(), time.process_time()
-        model = build_network(config, dataset.description, place, batches=batches)
+        model = build_network(config, dataset.description, device, batches=batches)
         begin = {
             "begin_seconds": time.perf_counter() - started,
             "begin_cpu_seconds": time.process_time() - used,
             "begin_peak_bytes": peak_resident() - before,
         }
-        session = Session(config, dataset, place, model=model)
+        session = Session(config, dataset, device, model=model)
         steps, seconds, cpu_seconds = take_steps(session)
-        cost = {
-            **begin,
-            "step_seconds": seconds / steps,
-            "step_cpu_seconds": cpu_seconds / steps,
+        step = {"step_seconds": seconds / steps, "step_cpu_seconds": cpu_seconds / steps}
+        size = {
             "batch_size": config.batch_size,
             "train_bytes": _held(session),
             "final_bytes": dctps.report(session.model).disk_bytes,
             "file_bytes": (out / LAST).stat().st_size if (out / LAST).exists() else None,
-            "hardware": processor(),
-            "threads": threads,
         }
-        write_json(out / COST, cost)
+        write_json(out / COST, begin | step | size | {"hardware": processor(), "threads": threads})
 
 
 def read_cost(path: Path) -> dict[str, Any] | None:

@@ -54,13 +54,13 @@ def examine(
     trained = folder.finished() is not None and read_examined(out, TRAINED) is None
     if read_examined(out) is not None and not trained:
         return
-    with opened(folder, data_dir=data_dir, device=device, threads=threads) as (place, dataset):
+    with opened(folder, data_dir=data_dir, device=device, threads=threads) as (where, dataset):
         if read_examined(out) is None:
             if not (out / _NETWORK).exists():
-                folder.save_model(Session(config, dataset, place).model, _NETWORK, 0)
-            write_json(out / INITIAL, _describe(config, out / _NETWORK, dataset, place))
+                folder.save_model(Session(config, dataset, where).model, _NETWORK, 0)
+            write_json(out / INITIAL, _describe(config, out / _NETWORK, dataset, where))
         if trained:
-            write_json(out / TRAINED, _describe(config, out / LAST, dataset, place))
+            write_json(out / TRAINED, _describe(config, out / LAST, dataset, where))
 
 
 def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
@@ -80,10 +80,10 @@ def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
         return None
 
 
-def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, place: torch.device) -> dict[str, Any]:
-    model = restore_network(config, dataset.description, file, place)
+def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    model = restore_network(config, dataset.description, file, device)
     batch = first_of(dataset.train, _STATISTICS, config.data_seed, "spectrum")
-    images = normalize(batch.images.to(place), dataset.mean, dataset.std)
+    images = normalize(batch.images.to(device), dataset.mean, dataset.std)
     values = spectrum(freeze_statistics_(model, images), images[:_IMAGES])
     rows = dctps.report(model).rows
     return {

@@ -29,13 +29,13 @@ def opened(
         DataError: the data files are missing or damaged.
     """
     config = folder.config
-    with torch_settings(device, threads, config.seed) as place, folder.writing():
+    with torch_settings(device, threads, config.seed) as where, folder.writing():
         dataset = data_of(config, data_dir, False, None)
         if folder.finished() is None:
             folder.begin(dataset.to_dict())
         else:
             check_data(folder.path, dataset.to_dict())
-        yield place, dataset
+        yield where, dataset
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from dctps.checkpoint import container
 from dctps.checkpoint.container import Entry
-from dctps.checkpoint.gaps import Bytes
 from dctps.checkpoint.manifest import NORMS, Manifest, Norms, describe
 from dctps.checkpoint.state import STATISTICS, State, cast, folded_names, is_norm, state_of
 from dctps.files import write_atomically
@@ -108,7 +107,8 @@ def _outline(
     if alphas := [(f"{name}.alpha", layer.alpha) for name, layer in layers if layer.alpha is not None]:
         entries["alpha"] = _joined(alphas, None)
     if codes := [bits for _, bits in described.values() if bits is not None]:
-        entries["support"] = _packed(codes)
+        packed = torch.from_numpy(np.packbits(np.concatenate(codes)))
+        entries["support"] = Entry(torch.uint8, tuple(packed.shape), lambda: packed)
     for name, slot in state.slots.items():
         if slot.tensor.layout != torch.strided:
             raise ValueError(f"{name!r} is stored as {slot.tensor.layout}, which a checkpoint cannot hold")
@@ -133,13 +133,6 @@ def _joined(parts: list[tuple[str, nn.Parameter]], dtype: torch.dtype | None) ->
         return torch.cat([cast(name, tensor.detach().cpu(), stored) for name, tensor in parts])
 
     return Entry(stored, (sum(tensor.numel() for _, tensor in parts),), make)
-
-
-def _packed(codes: list[Bytes]) -> Entry:
-    def make() -> Tensor:
-        return torch.from_numpy(np.packbits(np.concatenate(codes)))
-
-    return Entry(torch.uint8, (-(-sum(map(len, codes)) // 8),), make)
 
 
 def _entry(name: str, tensor: Tensor, dtype: torch.dtype) -> Entry:

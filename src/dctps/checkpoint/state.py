@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
@@ -68,7 +68,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             packed |= isinstance(module, Identified) and key == "identity"
             if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
                 continue
-            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            if is_lazy(tensor):
                 raise ValueError(
                     f"module {name!r} is lazy: call the model once, so that its shapes are known"
                 )
@@ -83,15 +83,14 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             f"norms={norms!r} cannot fold the norms of a network on a hyperplane: make it plain with merge_"
         )
 
+    batch_norms = {n: m for n, m in named_modules(model) if isinstance(m, _NormBase) and norms != "full"}
     folded: dict[str, _NormBase] = {}
     dropped: list[Slot] = []
-    if norms != "full":
-        for name, module in named_modules(model):
-            if isinstance(module, _NormBase):
-                dropped += _take(slots, module, ("num_batches_tracked",))
-                if norms.startswith("folded") and _foldable(slots, module):
-                    _take(slots, module, STATISTICS)
-                    folded[name] = module
+    for name, norm in batch_norms.items():
+        dropped += _take(slots, norm, ("num_batches_tracked",))
+        if norms.startswith("folded") and _foldable(slots, norm):
+            _take(slots, norm, STATISTICS)
+            folded[name] = norm
     return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers, projections)
 
 
@@ -117,8 +116,8 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _foldable(slots: Mapping[str, Slot], module: nn.Module) -> bool:
-    own = [slot for slot in slots.values() if slot.owners[0][0] is module and slot.owners[0][1] in STATISTICS]
-    return len(own) == len(STATISTICS) and all(len(slot.owners) == 1 for slot in own)
+    own = [slot for slot in slots.values() if slot.owners in [[(module, key)] for key in STATISTICS]]
+    return len(own) == len(STATISTICS)
 
 
 def _take(slots: dict[str, Slot], module: nn.Module, keys: Collection[str]) -> list[Slot]:
