@@ -107,7 +107,7 @@ def _draw_behind(axes: Axes, curve: Sequence[Point]) -> None:
 
 
 def _notes(curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> list[str]:
-    """What is not in the picture, or stands for fewer runs than it should, a line for each kind."""
+    """What the picture lacks, or shows of fewer runs than wanted, a line for each kind."""
     kinds: dict[str, list[str]] = {}
     rows = {**curves, "dense": [] if dense is None else [Point(1.0, None, dense)]}
     for method, curve in rows.items():

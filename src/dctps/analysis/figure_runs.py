@@ -100,7 +100,7 @@ def for_all(
 
 
 def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:
-    """Write down in a sweep's folder why its runs failed, in the place of what was said of them before."""
+    """Write down in a sweep's folder why its runs failed; this replaces older reasons of these runs."""
     try:
         kept = {name: entry for name, entry in _read(out).items() if name not in runs}
     except ValueError:  # a damaged file is written anew

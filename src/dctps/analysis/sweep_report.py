@@ -80,7 +80,7 @@ def _overview(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapp
 
 
 def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
-    """Configurations that differ in method, density and seed alone, under what tells them from the others."""
+    """Configurations that differ only in method, density and seed, by the fields in which groups differ."""
     cells: dict[tuple[Any, ...], list[RunConfig]] = {}
     for config in configs:
         cells.setdefault(tuple(getattr(config, name) for name in _AXES), []).append(config)

@@ -46,10 +46,10 @@ def time_epoch(
         DataError: the data files are missing or damaged.
     """
     first = configs[0]
-    with torch_settings(device, threads, first.seed) as place:
+    with torch_settings(device, threads, first.seed) as chosen:
         data = dataset or data_of(first, data_dir, False, None)
-        parts = split(first, data, place)
-        sessions = [Session(_quick(config), data, place, parts=parts) for config in configs]
+        parts = split(first, data, chosen)
+        sessions = [Session(_quick(config), data, chosen, parts=parts) for config in configs]
         stack = Stack([session.model for session in sessions]) if len(sessions) > 1 else None
         marks = [seconds for seconds, _ in _marks(lambda between: _train(sessions, stack, between))]
         steps = [after - before for before, after in pairwise(marks)]
@@ -95,13 +95,11 @@ def _train(sessions: list[Session], stack: Stack | None, between: Callable[[], N
 
 def _evaluation(session: Session, stack: Stack | None, part: ImageTensors) -> float:
     """Seconds of the evaluation on all of `part`, from its first batch."""
+    evaluate: Callable[..., object] = session.trainer.evaluate if stack is None else stack.evaluate
     seconds = []
     for batch in islice(session.evaluation_batches(part, lambda: None), 2):
         started = time.perf_counter()
-        if stack is None:
-            session.trainer.evaluate([batch])
-        else:
-            stack.evaluate([batch])
+        evaluate([batch])
         seconds.append((time.perf_counter() - started) / len(batch[1]))
     return len(part) * min(seconds)
 

@@ -121,7 +121,7 @@ def read(path: Path, max_header: int, max_data: int) -> tuple[dict[str, Tensor],
 
 
 def parse_json(text: bytes, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
-    """A JSON object in which no key stands twice and every number is finite; anything else is refused."""
+    """A JSON object of distinct keys and finite numbers; `refuse` is called for anything else."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):

@@ -107,7 +107,7 @@ def parse(values: Mapping[str, Any]) -> Manifest:
     """The inverse of `to_fields`, for values of any origin.
 
     Raises:
-        ValueError: whatever `to_fields` cannot have made; one line.
+        ValueError: `to_fields` cannot have made them; the message is one line.
     """
     if values.get("format") != FORMAT or type(values["format"]) is not int:
         raise ValueError(f"it is of format {shorten(values.get('format'))}, and this dctps reads {FORMAT}")

@@ -27,9 +27,9 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def random_crop_flip(
     images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True
 ) -> Tensor:
-    """Pad with zeros, crop back to size at a random place, and mirror left to right half the time.
+    """Pad with zeros, crop back to size at a random position, and mirror left to right half the time.
 
-    Each image gets a place (row, column) uniform on 0..2 * padding and a fair coin of its own. They are drawn
+    Each image has its own position (row, column), uniform on 0..2 * padding, and its own coin. They are drawn
     on the generator's device: a CPU generator gives the same images wherever they live.
 
     Args:

@@ -239,7 +239,7 @@ def _read_folder(layout: Layout, folder: Path) -> Iterator[tuple[PublishedFile, 
 
 
 def _read_archive(layout: Layout, path: Path) -> Iterator[tuple[PublishedFile, bytes]]:
-    """The files wanted, in the archive's order, in one pass and without writing any to disk."""
+    """The layout's files in the archive's order, in one pass; nothing is unpacked to the disk."""
     wanted = {f"{layout.folder}/{published.name}": published for published in layout.files}
     try:
         with path.open("rb") as file:

@@ -42,7 +42,7 @@ def load_folder(
         flip: whether a mirrored image keeps its label, as of animals and not of letters.
 
     Raises:
-        DataError: the folder is laid out in another way, or a file in it cannot be read; with its path.
+        DataError: the folder has another layout, or a file in it cannot be read; with its path.
     """
     if data_dir is None:
         raise DataError(f"the data set folder needs --data-dir or DCTPS_DATA, with {_LAYOUT}")

@@ -276,7 +276,7 @@ def _order(n: int, data_seed: int, purpose: str) -> Tensor:
 
 
 def _in_two(data: ImageTensors, second: Tensor) -> tuple[ImageTensors, ImageTensors]:
-    """All images but those at `second`, and those."""
+    """The images that are not at `second`, and the images at `second`."""
     in_first = torch.ones(len(data), dtype=torch.bool)
     in_first[second] = False
     return data.select(in_first.nonzero().flatten()), data.select(second.sort().values)

@@ -145,7 +145,7 @@ def uniform(shapes: Mapping[str, Shape], total: int, seed: int = 0) -> dict[str,
 
 
 def check_names(given: Collection[str], layers: Collection[str], start: str, end: str = "") -> None:
-    """ValueError, with the beginning `start`, where names are given that are not just those of the layers."""
+    """Raise a ValueError, from `start` to `end`, unless the names given are exactly those of the layers."""
     missing, unknown = [n for n in layers if n not in given], [n for n in given if n not in layers]
     if missing or unknown:
         raise ValueError(f"{start}: missing {missing}, not layers {unknown}{end}")

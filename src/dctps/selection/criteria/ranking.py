@@ -23,7 +23,7 @@ def groups(counts: Counts, layers: Iterable[str]) -> list[tuple[str, list[str], 
 
 
 def keep_largest(scores: Scores, counts: Counts) -> Masks:
-    """Masks of the largest scores: exactly as many as asked, ties to the earlier layer and position.
+    """Masks of the largest scores, exactly `counts`; of equal scores the earlier layer and position wins.
 
     A score of -inf is never kept.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dctps.selection.criteria.registry import Batches, Layers, Loss
+from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds
 
 Mode = Literal["train", "eval"]
 Weights = Mapping[str, nn.Parameter]
@@ -50,7 +50,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Parameters may be given other data (`p.data = ...`), of another dtype too, gradients and flags; buffers
     may change in place; modes may change; random numbers may be drawn, the same ones at each call. All that
-    is undone. Nothing but buffers is copied; so what must not be done is to change a parameter in place.
+    is undone. Only buffers are copied, so a criterion must not change a parameter in place.
     """
     parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
@@ -103,6 +103,15 @@ def scored_weights(model: nn.Module, layers: Layers, mode: Mode) -> dict[str, nn
     for w in weights.values():
         w.requires_grad_()
     return weights
+
+
+def shrinking(weights: Weights, steps: int, score: Callable[[], dict[str, Tensor]]) -> Rounds:
+    """The rounds of a criterion that scores what is left of the weights; what was pruned never returns."""
+    kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    for step in range(1, steps + 1):
+        kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in score().items()}, step / steps
+        for name, w in weights.items():
+            w.data = w.data * kept[name]
 
 
 def mean_gradients(model: nn.Module, weights: Weights, loss: Loss, batches: Batches) -> dict[str, Tensor]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dctps.arguments import whole
 from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds, register_criterion
-from dctps.selection.criteria.scoring import Mode, mean_gradients, scored_weights
+from dctps.selection.criteria.scoring import Mode, mean_gradients, scored_weights, shrinking
 
 
 @register_criterion("magnitude")
@@ -76,10 +75,9 @@ def iter_snip(
     Reference: de Jorge et al., as for `force`.
     """
     weights = scored_weights(model, layers, mode)
-    kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    for step in range(1, whole("steps", steps, least=1) + 1):
+
+    def score() -> dict[str, Tensor]:
         g = mean_gradients(model, weights, loss, batches)
-        scores = {name: g[name].mul_(w.data).abs_() for name, w in weights.items()}
-        kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in scores.items()}, step / steps
-        for name, w in weights.items():
-            w.data = w.data * kept[name]
+        return {name: g[name].mul_(w.data).abs_() for name, w in weights.items()}
+
+    yield from shrinking(weights, whole("steps", steps, least=1), score)
