@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from markdown_tables import table
 
 from dctps.analysis.accuracy import MANY, draw_families, draw_panels
-from dctps.analysis.curves import panels_of
+from dctps.analysis.aggregate import Cell
+from dctps.analysis.curves import Panel, PanelKey, Point
 from dctps.analysis.jacobians import draw_spectra
 from dctps.analysis.layers import draw_accuracy, draw_layers
 from dctps.analysis.style import image
@@ -99,6 +101,23 @@ def origin(path: Path) -> str:
     return (
         f"`{made['command']}`: {done}, of {made['runs']}; {made['hardware']}, commit `{made['commit'][:10]}`."
     )
+
+
+def panels_of(rows: Sequence[Mapping[str, str]]) -> list[Panel]:
+    """The panels behind the rows of `rows_of` in a file; their values are rounded."""
+    panels: dict[PanelKey, Panel] = {}
+    for row in rows:
+        images, pixels = (int(row[name]) if row[name] else None for name in ("train_images", "image_size"))
+        key = (row["model"], row["dataset"], int(row["epochs"]), images, pixels)
+        panel = panels.setdefault(key, Panel(*key, {}, None))
+        cell = Cell(tuple(map(float, row["values"].split())), int(row["wanted"]), row["missing"])
+        if row["method"] == "dense":
+            panels[key] = replace(panel, dense=cell)
+        else:
+            weights = int(row["weights_trained"]) if row["weights_trained"] else None
+            curve = panel.curves.setdefault(row["method"], [])
+            curve.append(Point(float(row["density"]), weights, cell))
+    return list(panels.values())
 
 
 def draw_figures(results: Path) -> None:

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 import dctps
+from dctps.benchmarking.memory import peak_resident, reset_peak, resident
 from dctps.benchmarking.record import provenance
-from dctps.benchmarking.resident import peak_resident, reset_peak, resident
 from dctps.files import write_atomically
 from dctps.models import build_model
 

@@ -93,20 +93,12 @@ class Report:
 
     def __str__(self) -> str:
         header = ("layer", "kind", "shape", "weights", "nnz", "density", "offset", "alpha", "left alone")
-        table = [header] + [
-            (
-                row.name or "(root)",
-                row.kind,
-                "x".join(map(str, row.shape)),
-                f"{row.weights:,}",
-                f"{row.nnz:,}",
-                f"{row.density:.4%}",
-                row.offset,
-                "" if row.alpha is None else f"{row.alpha:.4g}",
-                row.reason,
-            )
-            for row in self.rows
-        ]
+        table = [header]
+        for row in self.rows:
+            numbers = f"{row.weights:,}", f"{row.nnz:,}", f"{row.density:.4%}"
+            alpha = "" if row.alpha is None else f"{row.alpha:.4g}"
+            shape = "x".join(map(str, row.shape))
+            table.append((row.name or "(root)", row.kind, shape, *numbers, row.offset, alpha, row.reason))
         lines = aligned(table, right={3, 4, 5, 7})
         left = [row for row in self.rows if row.reason]
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in self.trainable.items() if n)
@@ -120,12 +112,9 @@ class Report:
             f"not trained {self.frozen:,} frozen parameters, {self.statistics:,} running statistics of norms",
             f"memory      {self.memory_bytes:,} bytes of parameters, buffers and drawn tables, "
             f"{self.shape_table_bytes:,} bytes of shape tables in this process",
-            "disk        "
-            + (
-                "save_pretrained cannot hold this network"
-                if self.disk_bytes is None
-                else f"{self.disk_bytes:,} bytes in the file of save_pretrained"
-            ),
+            "disk        save_pretrained cannot hold this network"
+            if self.disk_bytes is None
+            else f"disk        {self.disk_bytes:,} bytes in the file of save_pretrained",
         ]
         if self.empty:
             have = "has" if len(self.empty) == 1 else "have"
@@ -147,24 +136,17 @@ def report(model: nn.Module) -> Report:
     """
     modules = dict(named_modules(model))
     left = {found.name: found for found in survey(model)}
-    rows = []
-    for name, module in modules.items():
-        if isinstance(module, DpSLayer):
-            rows.append(_row(name, module))
-        elif isinstance(module, Hyperplane):
-            rows.append(_hyperplane_row(name, module))
-        elif name in left:
-            rows.append(_left_row(left[name]))
+    rows = [
+        _left_row(left[name]) if name in left else _row(name, module)
+        for name, module in modules.items()
+        if isinstance(module, DpSLayer | Hyperplane) or name in left
+    ]
     converted = [row for row in rows if not row.reason]
     weights, nnz = sum(row.weights for row in converted), sum(row.nnz for row in converted)
     trainable = _trainable(modules)
     tensors = _unique([t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)])
-    held = sum(m.offset.held_bytes() for m in modules.values() if isinstance(m, DpSLayer))
-    held += sum(
-        m.projection.held_bytes(m.theta_d.element_size())
-        for m in modules.values()
-        if isinstance(m, Hyperplane)
-    )
+    norms = [module for module in modules.values() if isinstance(module, NORM_LAYERS)]
+    statistics = _unique([buffer for norm in norms for buffer in norm.buffers()])
     return Report(
         weights=weights,
         nnz=nnz,
@@ -173,33 +155,26 @@ def report(model: nn.Module) -> Report:
         left_alone=sum(t.numel() for t in _unique([t for f in left.values() for t in f.matrices])),
         trainable=trainable,
         frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
-        statistics=sum(
-            tensor.numel()
-            for tensor in _unique(
-                [b for m in modules.values() if isinstance(m, NORM_LAYERS) for b in m.buffers()]
-            )
-        ),
-        memory_bytes=sum(map(_bytes, tensors)) + held,
+        statistics=sum(tensor.numel() for tensor in statistics),
+        memory_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        + sum(map(_drawn_bytes, modules.values())),
         shape_table_bytes=table_bytes(),
         disk_bytes=_disk_bytes(model),
         rows=rows,
     )
 
 
-def _row(name: str, layer: DpSLayer) -> LayerRow:
-    offset = layer.offset
-    alpha = None if layer.alpha is None or layer.alpha.is_meta else float(layer.alpha.detach())
-    weights = math.prod(offset.shape)
-    return LayerRow(
-        name, type(layer).__name__, offset.shape, weights, layer.nnz, layer.density, offset.name, alpha
-    )
-
-
-def _hyperplane_row(name: str, plane: Hyperplane) -> LayerRow:
-    p = plane.projection
-    share = p.dimensions / p.size
-    shape = (p.size, p.dimensions)
-    return LayerRow(name, type(plane).__name__, shape, p.size, p.dimensions, share, p.name, None)
+def _row(name: str, module: nn.Module) -> LayerRow:
+    kind = type(module).__name__
+    if isinstance(module, Hyperplane):
+        p = module.projection
+        shape, share = (p.size, p.dimensions), p.dimensions / p.size
+        return LayerRow(name, kind, shape, p.size, p.dimensions, share, p.name, None)
+    assert isinstance(module, DpSLayer)
+    offset, alpha = module.offset, module.alpha
+    now = None if alpha is None or alpha.is_meta else float(alpha.detach())
+    size = math.prod(offset.shape)
+    return LayerRow(name, kind, offset.shape, size, module.nnz, module.density, offset.name, now)
 
 
 def _left_row(found: Found) -> LayerRow:
@@ -246,5 +221,8 @@ def _unique(tensors: list[Tensor]) -> list[Tensor]:
     return list({id(t): t for t in tensors}.values())
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _drawn_bytes(module: nn.Module) -> int:
+    """Of the tables of an offset, or of what a projection holds."""
+    if isinstance(module, Hyperplane):
+        return module.projection.held_bytes(module.theta_d.element_size())
+    return module.offset.held_bytes() if isinstance(module, DpSLayer) else 0

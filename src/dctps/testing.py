@@ -15,6 +15,7 @@ import functools
 import json
 import math
 import pickle
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,22 +25,12 @@ from dctps.offsets import Offset, build_offset
 from dctps.product.rule import Backend
 
 # (shape, groups): m < n, m = n, m > n, single, long, convolutions, grouped, depthwise, with a multiplier
-CASES: list[tuple[tuple[int, ...], int]] = [
-    ((5, 12), 1),
-    ((8, 8), 1),
-    ((13, 4), 1),
-    ((1, 1), 1),
-    ((1, 7), 1),
-    ((7, 1), 1),
-    ((40, 150), 1),
-    ((6, 3, 5, 5), 1),
-    ((64, 3, 3, 3), 1),
-    ((8, 16, 1, 1), 1),
-    ((8, 2, 3, 1), 2),
-    ((60, 2, 1, 2), 3),
-    ((20, 1, 3, 3), 20),
-    ((40, 1, 3, 3), 20),
-]
+Case = tuple[tuple[int, ...], int]
+CASES: list[Case] = [
+    ((5, 12), 1), ((8, 8), 1), ((13, 4), 1), ((1, 1), 1), ((1, 7), 1), ((7, 1), 1), ((40, 150), 1),
+    ((6, 3, 5, 5), 1), ((64, 3, 3, 3), 1), ((8, 16, 1, 1), 1),
+    ((8, 2, 3, 1), 2), ((60, 2, 1, 2), 3), ((20, 1, 3, 3), 20), ((40, 1, 3, 3), 20),
+]  # fmt: skip
 
 
 class OffsetContract:
@@ -53,10 +44,9 @@ class OffsetContract:
 
     def test_apply_is_the_product_with_to_dense(self) -> None:
         """D x by the fast transform equals the dense product, block by block, in float64 and float32."""
-        for shape, groups in CASES:
-            offset = self.build(shape, groups)
+        for offset in self._offsets():
             for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-                x = _draws(3, 2, groups * offset.in_features).to(dtype)
+                x = _draws(3, 2, offset.groups * offset.in_features).to(dtype)
                 expected = _blockwise(offset, x.double())
                 got = offset.apply(x)
                 assert got.dtype == dtype and got.shape == (3, 2, offset.out_features)
@@ -65,17 +55,16 @@ class OffsetContract:
 
     def test_adjoint_is_the_transpose(self) -> None:
         """The dot test: <D x, y> = <x, D^T y>."""
-        for shape, groups in CASES:
-            offset = self.build(shape, groups)
-            x, y = _draws(4, groups * offset.in_features), _draws(4, offset.out_features)
+        for offset in self._offsets():
+            x, y = _draws(4, offset.groups * offset.in_features), _draws(4, offset.out_features)
             left, right = (offset.apply(x) * y).sum(1), (x * offset.adjoint(y)).sum(1)
             scale = 1 + x.norm() * y.norm()
             assert ((left - right).abs() <= 1e-12 * scale).all(), offset
 
     def test_gradients_are_the_adjoint(self) -> None:
         """Through a layer's product, numeric and analytic derivatives in x and alpha agree."""
-        for shape, groups in CASES[:6]:
-            offset = self.build(shape, groups)
+        for offset in self._offsets(CASES[:6]):
+            shape = offset.shape
             support = torch.arange(0, math.prod(shape), 3)
             values, alpha = _draws(len(support)), torch.tensor([0.7], dtype=torch.float64)
             x = _draws(2, offset.in_features)
@@ -86,18 +75,16 @@ class OffsetContract:
 
     def test_precisions_agree(self) -> None:
         """D in float32 is D in float64, rounded."""
-        for shape, groups in CASES:
-            offset = self.build(shape, groups)
+        for offset in self._offsets():
             exact = offset.to_dense(dtype=torch.float64)
-            assert exact.shape == shape and exact.dtype == torch.float64
+            assert exact.shape == offset.shape and exact.dtype == torch.float64
             rounded = offset.to_dense(dtype=torch.float32)
             assert rounded.dtype == torch.float32
             assert (rounded.double() - exact).abs().max() <= 2e-6 * (1 + exact.abs().max()), offset
 
     def test_norm(self) -> None:
         """The norm is the Frobenius norm of D."""
-        for shape, groups in CASES:
-            offset = self.build(shape, groups)
+        for offset in self._offsets():
             exact = float(offset.to_dense(dtype=torch.float64).norm())
             assert math.isclose(offset.norm(), exact, rel_tol=1e-9, abs_tol=1e-12)
 
@@ -113,8 +100,7 @@ class OffsetContract:
 
     def test_is_rebuilt_from_its_spec(self) -> None:
         """Through JSON, pickling and copying it stays the same map."""
-        for shape, groups in CASES:
-            offset = self.build(shape, groups, seed=3, layer="features.0")
+        for offset in self._offsets(seed=3, layer="features.0"):
             dense = offset.to_dense()
             again = build_offset(**json.loads(json.dumps(offset.spec)))
             for other in (again, pickle.loads(pickle.dumps(offset)), copy.deepcopy(offset)):
@@ -122,9 +108,8 @@ class OffsetContract:
 
     def test_empty_batch(self) -> None:
         """No rows in, no rows out."""
-        for shape, groups in CASES:
-            offset = self.build(shape, groups)
-            width = groups * offset.in_features
+        for offset in self._offsets():
+            width = offset.groups * offset.in_features
             assert offset.apply(torch.zeros(0, width)).shape == (0, offset.out_features)
             assert offset.adjoint(torch.zeros(0, offset.out_features)).shape == (0, width)
 
@@ -139,6 +124,9 @@ class OffsetContract:
             dps_linear(x, *s, offset, torch.ones(1), backend=backend).sum().backward()
             assert x.grad is not None
 
+    def _offsets(self, cases: Sequence[Case] = CASES, **draws: object) -> Iterator[Offset]:
+        return (self.build(shape, groups, **draws) for shape, groups in cases)
+
     def _backends(self) -> list[Backend]:
         """The paths that a linear layer under this offset can take."""
         has_transform = math.isfinite(self.build((2, 2)).row_cost)
@@ -152,14 +140,10 @@ def _product(
 
 
 def _blockwise(offset: Offset, x: Tensor) -> Tensor:
-    """The dense product of each group with its own inputs, one output at a time."""
-    dense = offset.to_dense(dtype=torch.float64).reshape(offset.out_features, -1)
-    per_group, n = offset.out_features // offset.groups, offset.in_features
-    outputs = []
-    for o in range(offset.out_features):
-        start = o // per_group * n
-        outputs.append(x[..., start : start + n] @ dense[o])
-    return torch.stack(outputs, -1)
+    """The dense product of each group with its own inputs."""
+    blocks = offset.to_dense(dtype=torch.float64).reshape(offset.groups, -1, offset.in_features)
+    inputs = x.reshape(*x.shape[:-1], offset.groups, offset.in_features)
+    return torch.einsum("...gn,gmn->...gm", inputs, blocks).flatten(-2)
 
 
 def _draws(*shape: int) -> Tensor:

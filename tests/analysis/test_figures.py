@@ -13,9 +13,9 @@ from matplotlib.image import imread
 from dctps.analysis import style as style_module
 from dctps.analysis.accuracy import FAMILIES, draw_families, draw_panels
 from dctps.analysis.curves import make_panels, rows_of
+from dctps.analysis.figure_runs import for_all, keep_failures, read_failures, runs_of_figure
 from dctps.analysis.figures import FIGURES, draw_figure
 from dctps.analysis.runs import read_runs
-from dctps.analysis.study import for_all, keep_failures, make_study, read_failures
 from dctps.analysis.style import STYLES, Style, save, style, to_csv
 from dctps.benchmarking.costs import measure_cost
 from dctps.benchmarking.initial import examine, read_examined
@@ -152,32 +152,32 @@ def test_figure_5_joins_emptied_layers_with_accuracy(tmp_path, write_run):
 def test_every_sweep_file_is_a_sweep():
     for name in FIGURES:
         for scale in ("full", "reduced"):
-            study = make_study(name, scale)
-            assert "sdctps" in {config.method for config in study.runs.values()}
-            assert len(study.runs) >= 10
-    full = make_study("1", "full").trained.values()
+            wanted = runs_of_figure(name, scale)
+            assert "sdctps" in {config.method for config in wanted.runs.values()}
+            assert len(wanted.runs) >= 10
+    full = runs_of_figure("1", "full").trained.values()
     assert {config.method for config in full} == set(METHODS)
-    assert {config.method for config in make_study("1", "reduced").trained.values()} == set(METHODS)
-    panels = {(config.model, config.dataset) for config in make_study("2", "full").trained.values()}
+    assert {config.method for config in runs_of_figure("1", "reduced").trained.values()} == set(METHODS)
+    panels = {(config.model, config.dataset) for config in runs_of_figure("2", "full").trained.values()}
     assert panels == {(m, d) for m in ("resnet50", "vgg19") for d in ("cifar10", "cifar100")}
 
 
 def test_fields_choose_and_replace():
-    study = make_study("1", "reduced", ["method=dctps,imp", "seed=5", "epochs=3", "density=0.1"])
-    assert {(c.method, c.seed, c.epochs, c.density) for c in study.trained.values()} == {
+    wanted = runs_of_figure("1", "reduced", ["method=dctps,imp", "seed=5", "epochs=3", "density=0.1"])
+    assert {(c.method, c.seed, c.epochs, c.density) for c in wanted.trained.values()} == {
         ("dctps", 5, 3, 0.1),
         ("imp", 5, 3, 0.1),
     }
     with pytest.raises(ValueError, match="figure 1 has no method 'dtcps': choose from"):
-        make_study("1", "reduced", ["method=dtcps"])
+        runs_of_figure("1", "reduced", ["method=dtcps"])
     with pytest.raises(ValueError, match="field"):
-        make_study("1", "reduced", ["epoch=3"])
+        runs_of_figure("1", "reduced", ["epoch=3"])
     with pytest.raises(ValueError, match="figure"):
-        make_study("7", "reduced")
+        runs_of_figure("7", "reduced")
 
 
 def test_failures_are_remembered_until_they_are_not(tmp_path):
-    runs = make_study("1", "reduced", ["method=snip,dense"]).trained
+    runs = runs_of_figure("1", "reduced", ["method=snip,dense"]).trained
     first, second = list(runs)[:2]
     keep_failures(tmp_path, runs, {first: "too hot", second: "too cold"})
     assert read_failures(tmp_path, runs) == {runs[first]: "too hot", runs[second]: "too cold"}

@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from dctps.analysis import style as style_module
+from dctps.analysis.accuracy import draw_learning
+from dctps.analysis.figure_runs import runs_of_figure
 from dctps.analysis.figures import draw_figure
-from dctps.analysis.learning import draw_learning
 from dctps.analysis.runs import read_runs
-from dctps.analysis.study import make_study
 from dctps.analysis.style import STYLES
 from dctps.experiments.config import RunConfig, resolve, to_dict
 from dctps.experiments.methods import METHODS
@@ -153,7 +153,7 @@ def examined(root, config, spectrum, layers):
         (root / file).write_text(json.dumps({"spectrum": list(spectrum), "layers": rows}))
 
 
-STATIC = list(make_study("4", "full").runs.values())
+STATIC = list(runs_of_figure("4", "full").runs.values())
 
 
 @pytest.mark.parametrize(

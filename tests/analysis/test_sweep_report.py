@@ -8,7 +8,7 @@ import pytest
 from tests.support.browser import measure
 from tests.support.faults import TINY, train_tiny
 
-from dctps.analysis.study import keep_failures
+from dctps.analysis.figure_runs import keep_failures
 from dctps.analysis.sweep_report import write_report
 from dctps.cli import main
 from dctps.experiments.folder import RunFolderError

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dctps
-from dctps.benchmarking.initial import INITIAL, TRAINED, examine, read_examined
-from dctps.benchmarking.spectra import freeze_statistics_, jacobian_blocks, spectrum
+from dctps.benchmarking.initial import (
+    INITIAL,
+    TRAINED,
+    examine,
+    freeze_statistics_,
+    jacobian_blocks,
+    read_examined,
+    spectrum,
+)
 from dctps.experiments.config import RunConfig
 from dctps.experiments.run import run
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dctps.analysis.figure_runs import runs_of_figure
 from dctps.analysis.figures import draw_figure
 from dctps.analysis.runs import read_runs
-from dctps.analysis.study import make_study
 from dctps.analysis.sweep_report import write_report
 from dctps.benchmarking.costs import COST, measure_cost
 from dctps.benchmarking.initial import INITIAL, TRAINED, examine
@@ -90,7 +90,7 @@ TEXTS = ["config.json", "data.json", "metrics.jsonl", "summary.json", "backends.
 BINARIES = ["model.safetensors", "best.safetensors", "lock"]
 DAMAGES = [(file, kind) for file in TEXTS for kind in ANY | SOUND]
 DAMAGES += [(file, kind) for file in BINARIES for kind in ANY]
-RUNS = make_study("1", "reduced", [*WORDS, f"seed={','.join(map(str, range(len(DAMAGES) + 1)))}"]).runs
+RUNS = runs_of_figure("1", "reduced", [*WORDS, f"seed={','.join(map(str, range(len(DAMAGES) + 1)))}"]).runs
 
 
 @pytest.fixture(scope="module")

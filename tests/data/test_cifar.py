@@ -13,8 +13,8 @@ import torch
 from tests.support.cifar_files import SMALL10, SMALL100, images, published, python2_pickle, tar_gz, write
 
 from dctps.data import DataError, load_dataset
-from dctps.data.cifar import CIFAR10, CIFAR100, load_cifar, parse_binary
-from dctps.data.pickles import read_batch
+from dctps.data.cifar import CIFAR10, CIFAR100, load_cifar
+from dctps.data.pickles import parse_binary, read_batch
 
 
 @pytest.fixture(params=[SMALL10, SMALL100], ids=["cifar10", "cifar100"])

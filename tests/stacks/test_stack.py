@@ -19,9 +19,8 @@ from dctps.experiments.scoring import ScoringBatches
 from dctps.kernels import loader, runnable_variants
 from dctps.models import build_model
 from dctps.stacks import NotAChain, Stack
-from dctps.training import Precision, build_optimizer, parameter_groups
+from dctps.training import Precision, build_optimizer, build_schedule, parameter_groups
 from dctps.training.loop import train_epoch
-from dctps.training.schedule import build_schedule
 
 STATIC = [name for name, method in METHODS.items() if method.dynamics is None]
 

@@ -1,4 +1,4 @@
-"""Accuracy against density, a curve for each method: the pictures of Figures 1, 2 and 3."""
+"""Pictures of accuracy against density (Figures 1, 2 and 3) and after each epoch, a line for each method."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dctps.analysis import style as draw
 from dctps.analysis.aggregate import Cell
 from dctps.analysis.curves import Panel, Point
-from dctps.analysis.style import (
-    GREY,
-    LARGE,
-    PAGE,
-    SMALL,
-    dress,
-    head,
-    key,
-    named,
-    new_figure,
-    say,
-    style,
-    wrapped,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
+
+from dctps.analysis.runs import Run
+
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Figure 1 has too many curves for one panel: each panel has a family, and all others in grey behind it.
@@ -50,82 +43,55 @@ def families_of(methods: Collection[str]) -> dict[str, list[str]]:
 
 
 def draw_families(panel: Panel, quantity: str) -> Figure:
-    """One panel's curves as small ones, a family in each.
-
-    Args:
-        panel: of many methods.
-        quantity: that is drawn, for the axis.
-    """
+    """One panel of many methods as small ones, a family in each; `quantity` is the word at the axis."""
     families = families_of(panel.curves)
-    lines = math.ceil(len(families) / 2)
-    figure = new_figure(0.6 + 2.7 * lines)
-    grid = figure.subplots(lines, 2, sharey=True, squeeze=False)
-    for axes in grid.flat[len(families) :]:
-        axes.remove()
-    for axes, (title, family) in zip(grid.flat, families.items(), strict=False):
+    figure, grid = draw.new_grid(len(families), 2, 2.7, beside=0.6, sharey=True)
+    for axes, (title, family) in zip(grid, families.items(), strict=True):
         for method, curve in panel.curves.items():
             if method not in family:
                 _draw_behind(axes, curve)
         shown = [m for m in dict.fromkeys(["dctps", *family]) if m in panel.curves]
         _draw(axes, {method: panel.curves[method] for method in shown}, panel.dense)
         notes = _notes({method: panel.curves[method] for method in family}, panel.dense)
-        beside = quantity if axes in grid[:, 0] else ""
-        _label(axes, panel, PAGE / 2 - _LEFT, notes, beside)
-        head(axes, title, *named([axes]), columns=2)
+        _label(axes, panel, draw.PAGE / 2 - _LEFT, notes, quantity)
+        draw.head(axes, title, *draw.named([axes]), columns=2)
     behind = "; grey: other methods" if len(families) > 1 else ""
-    title = f"{panel.title}, {panel.effort}\n{_counted([panel])}{behind}"
-    figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
+    draw.entitle(figure, f"{panel.title}, {panel.effort}\n{_counted([panel])}{behind}")
     return figure
 
 
 def draw_panels(panels: Sequence[Panel], quantity: str) -> Figure:
-    """Each panel with all its curves.
-
-    Args:
-        panels: at least one.
-        quantity: that is drawn, for the axis.
-    """
+    """Each panel with all its curves; `quantity` is the word at the axis."""
     columns = min(2, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    figure = new_figure(0.9 + 2.7 * lines)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    width = PAGE / columns - _LEFT
-    for axes in grid.flat[len(panels) :]:
-        axes.remove()
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    figure, grid = draw.new_grid(len(panels), columns, 2.7, beside=0.9, sharey=True)
+    width = draw.PAGE / columns - _LEFT
+    for axes, panel in zip(grid, panels, strict=True):
         _draw(axes, panel.curves, panel.dense)
-        beside = quantity if axes in grid[:, 0] else ""
-        notes = _notes(panel.curves, panel.dense)
-        _label(axes, panel, width, notes, beside)
-        axes.set_title(wrapped(f"{panel.title}\n{panel.effort}", width), fontsize=SMALL)
-    key(figure)
-    figure.suptitle(_counted(panels), fontsize=LARGE)
+        _label(axes, panel, width, _notes(panel.curves, panel.dense), quantity)
+        axes.set_title(draw.wrapped(f"{panel.title}\n{panel.effort}", width), fontsize=draw.SMALL)
+    draw.key(figure)
+    figure.suptitle(_counted(panels), fontsize=draw.LARGE)
     return figure
 
 
 def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> None:
     """Means with bars of one standard deviation, those of one density side by side."""
     step = min(3.0, _spacing({p.density for curve in curves.values() for p in curve})) ** 0.05
-    for place, (method, curve) in enumerate(curves.items()):
-        look = style(method)
+    for i, (method, curve) in enumerate(curves.items()):
+        look = draw.style(method)
         there = [point for point in curve if not point.cell.missing]
         if not there:
             continue
-        axes.errorbar(
-            [p.density * step ** (place - (len(curves) - 1) / 2) for p in there],
-            [100 * (p.cell.mean or 0) for p in there],
-            None if all(p.cell.std is None for p in there) else [100 * (p.cell.std or 0) for p in there],
-            **look.of_line(),
-            capsize=2,
-            markersize=5,
-            linewidth=1.2,
-        )
+        at = [p.density * step ** (i - (len(curves) - 1) / 2) for p in there]
+        means, stds = [100 * (p.cell.mean or 0) for p in there], [100 * (p.cell.std or 0) for p in there]
+        bars = None if all(p.cell.std is None for p in there) else stds
+        axes.errorbar(at, means, bars, **look.of_line(), capsize=2, markersize=5, linewidth=1.2)
         unreached = [p.density for p in curve if p.cell.missing and p.density < there[-1].density]
         if unreached:
             edge = math.sqrt(there[-1].density * max(unreached))
             axes.axvline(edge, color=look.color, linestyle=(0, (2, 2)), linewidth=1)
     if dense is not None and dense.mean is not None:
-        look = style("dense")
+        look = draw.style("dense")
         axes.axhline(
             100 * dense.mean, color=look.color, linestyle=look.line, linewidth=1.3, label=look.label, zorder=1
         )
@@ -137,24 +103,25 @@ def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None)
 def _draw_behind(axes: Axes, curve: Sequence[Point]) -> None:
     there = [(p.density, 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
     if there:
-        axes.plot(*zip(*there, strict=True), color=GREY, linewidth=0.7, zorder=0.5)
+        axes.plot(*zip(*there, strict=True), color=draw.GREY, linewidth=0.7, zorder=0.5)
 
 
 def _notes(curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> list[str]:
-    """What is not in the picture, or stands for fewer runs than it should, a line for each kind."""
+    """What the picture lacks, or shows of fewer runs than wanted, a line for each kind."""
     kinds: dict[str, list[str]] = {}
-    everything = {**curves, "dense": [] if dense is None else [Point(1.0, None, dense)]}
-    for method, curve in everything.items():
+    rows = {**curves, "dense": [] if dense is None else [Point(1.0, None, dense)]}
+    for method, curve in rows.items():
         found: dict[str, list[str]] = {}
         for point in curve:
-            if point.cell.n != point.cell.wanted:
-                few = f"n = {point.cell.n} of {point.cell.wanted}"
-                kind = few if point.cell.n else ("failed" if point.cell.note else "not run yet")
+            cell = point.cell
+            if cell.n != cell.wanted:
+                none = "failed" if cell.note else "not run yet"
+                kind = f"n = {cell.n} of {cell.wanted}" if cell.n else none
                 found.setdefault(kind, []).append(f"{100 * point.density:g}%")
         for kind, densities in found.items():
             at = "" if len(densities) == len(curve) else f" at {', '.join(densities)}"
-            kinds.setdefault(kind, []).append(style(method).label + at)
-    return [f"{kind}: {'; '.join(those)}" for kind, those in kinds.items()]
+            kinds.setdefault(kind, []).append(draw.style(method).label + at)
+    return [f"{kind}: {'; '.join(labels)}" for kind, labels in kinds.items()]
 
 
 def _spacing(densities: Collection[float]) -> float:
@@ -165,18 +132,20 @@ def _spacing(densities: Collection[float]) -> float:
 
 def _label(axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantity: str) -> None:
     """Ticks at the densities, as many with words as there is room for in `width` inches; notes below."""
+    if panel.empty:
+        draw.dress(axes)
+        axes.set_axis_off()
+        draw.say(axes, "\n".join(["no value", *notes]), width)
+        return
+    quantity = quantity if draw.is_leftmost(axes) else ""
     weights: dict[float, int | None] = {}
     for curve in panel.curves.values():
         for point in curve:
             weights[point.density] = weights.get(point.density) or point.weights
-    if panel.empty:
-        dress(axes)
-        say(axes, "\n".join(["no value", *notes]), width)
-        return
     counted = any(count is not None for count in weights.values())
     below = f"density{', and weights trained' if counted else ''}" if weights else ""
-    lines = [wrapped(line, width) for line in (below, *notes) if line]
-    dress(axes, x="\n".join(lines), y=wrapped(f"{quantity} (%)", 1.5) if quantity else "")
+    lines = [draw.wrapped(line, width) for line in (below, *notes) if line]
+    draw.dress(axes, x="\n".join(lines), y=draw.wrapped(f"{quantity} (%)", 1.5) if quantity else "")
     axes.tick_params(labelleft=True)
     if not weights:
         axes.set_xticks([])
@@ -190,7 +159,7 @@ def _label(axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantit
     for density, count in sorted(weights.items()):
         text = f"{100 * density:g}%" + ("" if count is None else f"\n{count:,}")
         at = width * math.log(density) / span
-        half = 0.5 * 0.6 * SMALL / 72 * max(map(len, text.splitlines()))
+        half = 0.5 * 0.6 * draw.SMALL / 72 * max(map(len, text.splitlines()))
         labels.append(text if at - half >= free else "")
         if labels[-1]:
             free = at + half + 0.04
@@ -199,7 +168,58 @@ def _label(axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantit
 
 def _counted(panels: Sequence[Panel]) -> str:
     seeds = sorted({panel.seeds for panel in panels})
-    many = " or ".join(map(str, seeds))
     if seeds == [1]:
         return "one seed (n = 1)"
-    return f"mean ± standard deviation over seeds, n = {many}"
+    return f"mean ± standard deviation over seeds, n = {' or '.join(map(str, seeds))}"
+
+
+Lines = dict[float, dict[str, list[float]]]
+
+
+def learning_lines(runs: Sequence[Run]) -> Lines:
+    """Mean accuracies over the seeds, in percent, by density (1 for dense networks) and method.
+
+    The runs differ in method, density and seed. An accuracy is that on validation, or on test where the run
+    has none. A line ends with the first of its runs, finished or not.
+    """
+    found: dict[float, dict[str, list[list[float]]]] = {}
+    for run in runs:
+        held_out = run.config.validation_size > 0
+        accuracies = (r["val_accuracy" if held_out else "test_accuracy"] for r in run.records)
+        values = [100 * value for value in accuracies if value is not None]  # a share may be of no image
+        density = 1.0 if run.config.density is None else run.config.density
+        if values:
+            found.setdefault(density, {}).setdefault(run.config.method, []).append(values)
+    return {
+        density: {
+            method: [math.fsum(v) / len(v) for v in zip(*seeds, strict=False)] for method, seeds in m.items()
+        }
+        for density, m in found.items()
+    }
+
+
+def draw_learning(lines: Lines, quantity: str) -> Figure:
+    """Draw `learning_lines`: the dense network's line in every plot, many methods by families."""
+    dense = {m: line for methods in lines.values() for m, line in methods.items() if m == "dense"}
+    panels: dict[str, dict[str, list[float]]] = {}
+    for density, methods in sorted(lines.items(), reverse=True):
+        sparse = [method for method in methods if method != "dense"]
+        families = families_of(sparse) if len(sparse) > MANY else {"": sparse} if sparse else {}
+        for family, members in families.items():
+            title = ", ".join(filter(None, [f"density {100 * density:g}%", family]))
+            panels[title] = {method: methods[method] for method in draw.in_order(members)} | dense
+    panels = panels or {"dense": dense}
+    columns = min(2, len(panels))
+    figure, grid = draw.new_grid(len(panels), columns, 2.2, beside=0.9, sharex=True, sharey=True)
+    for axes, (title, methods) in zip(grid, panels.items(), strict=True):
+        for method, line in methods.items():
+            epochs, every = range(1, len(line) + 1), max(1, len(line) // 6)
+            axes.plot(
+                epochs, line, **draw.style(method).of_line(), markersize=4, markevery=every, linewidth=1.2
+            )
+        beside = f"{quantity} (%)" if draw.is_leftmost(axes) else ""
+        draw.dress(axes, title=draw.wrapped(title, draw.PAGE / columns - 0.6), x="epoch", y=beside)
+        axes.tick_params(labelbottom=True)
+        axes.locator_params(axis="x", integer=True)
+    draw.key(figure)
+    return figure

@@ -13,12 +13,9 @@ from dctps.experiments.config import RunConfig
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of runs that differ in the seed alone.
+    """Runs that differ in the seed alone: the values of those that have one, in the order of their seeds.
 
-    Attributes:
-        values: of the runs that have one, in the order of their seeds.
-        wanted: how many runs there should be.
-        note: why some are missing, where it is known.
+    There should be `wanted` of them; `note` says why some are missing, where that is known.
     """
 
     values: tuple[float, ...]
@@ -45,15 +42,18 @@ class Cell:
         """Whether there are none."""
         return not self.values
 
+    @property
+    def reason(self) -> str:
+        """Why there are fewer than wanted; empty where there are not."""
+        return "" if self.n == self.wanted else self.note or "not run yet"
+
     def __str__(self) -> str:
         return self.text()
 
     def text(self, scale: float = 100, digits: int = 1) -> str:
         """For a table: `"68.4 ± 0.3"`, with `(n=2 of 3)` where runs are missing, `"missing"` where all are.
 
-        Args:
-            scale: factor before printing; 100 makes percent of a fraction.
-            digits: after the point.
+        Numbers are multiplied by `scale`: 100 makes percent of a fraction.
         """
         if self.mean is None:
             return "missing"
@@ -74,7 +74,7 @@ def over_seeds(
     wanted: Iterable[RunConfig] = (),
     notes: Mapping[RunConfig, str] | None = None,
 ) -> dict[RunConfig, Cell]:
-    """A cell for each setting, in the order of `wanted`, then of `runs`.
+    """A cell of `value` for each setting, in the order of `wanted`, then of `runs`.
 
     Args:
         runs: at most one of each configuration.
@@ -82,17 +82,14 @@ def over_seeds(
         wanted: resolved configurations that should be there; a setting without any run is a missing cell.
         notes: of configurations, why their runs are missing.
     """
-    runs, wanted, notes = list(runs), list(wanted), notes or {}
-    configs = dict.fromkeys([*wanted, *(run.config for run in runs)])
+    runs, notes = list(runs), notes or {}
     values = {run.config: found for run in runs if (found := value(run)) is not None}
-    cells: dict[RunConfig, list[RunConfig]] = {}
-    for config in configs:
-        cells.setdefault(setting(config), []).append(config)
-    return {
-        key: Cell(
-            tuple(values[c] for c in sorted(those, key=lambda c: c.seed) if c in values),
-            len(those),
-            next((notes[c] for c in those if c in notes and c not in values), ""),
-        )
-        for key, those in cells.items()
-    }
+    settings: dict[RunConfig, list[RunConfig]] = {}
+    for config in dict.fromkeys([*wanted, *(run.config for run in runs)]):
+        settings.setdefault(setting(config), []).append(config)
+    cells = {}
+    for key, configs in settings.items():
+        own = tuple(values[c] for c in sorted(configs, key=lambda c: c.seed) if c in values)
+        reasons = (notes[c] for c in configs if c in notes and c not in values)
+        cells[key] = Cell(own, len(configs), next(reasons, ""))
+    return cells

@@ -12,7 +12,8 @@ from dctps.analysis.style import in_order
 from dctps.experiments.config import RunConfig
 
 Rows = list[dict[str, Any]]
-Place = tuple[str, str, int, int | None, int | None]
+FIELDS = ("model", "dataset", "epochs", "train_images", "image_size")  # that the runs of a panel share
+PanelKey = tuple[str, str, int, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """What runs of one network on one data set, trained for as long, found.
+    """The runs of one network on one data set that train for as long.
 
-    Attributes:
-        model: the network.
-        dataset: the data set.
-        epochs: of every run.
-        images: that every run trains on in an epoch; None for all.
-        pixels: side that images were resized to; None for their own.
-        curves: by method, its points from the densest.
-        dense: the cell of the dense network, if it is wanted.
+    `images` are those that every run trains on in an epoch (None: all), `pixels` is the side that they were
+    resized to (None: their own). Each method has its points from the densest, and `dense` is the cell of the
+    dense network, if that is wanted.
     """
 
     model: str
@@ -52,10 +48,10 @@ class Panel:
         names = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
         return f"{MODELS.get(self.model, self.model)}, {names.get(self.dataset, self.dataset)}"
 
-    def holds(self, config: RunConfig) -> bool:
-        """Whether a run belongs here."""
-        place = (self.model, self.dataset, self.epochs, self.images, self.pixels)
-        return panel_of(config) == place
+    @property
+    def key(self) -> PanelKey:
+        """What its runs have in common, as of `panel_of`."""
+        return self.model, self.dataset, self.epochs, self.images, self.pixels
 
     @property
     def effort(self) -> str:
@@ -70,10 +66,19 @@ class Panel:
         return max(cell.wanted for cell in self.cells)
 
     @property
+    def rows(self) -> dict[str, list[Point]]:
+        """Its curves, and the dense network at the density 1, if that is wanted."""
+        return self.curves | ({} if self.dense is None else {"dense": [Point(1.0, None, self.dense)]})
+
+    @property
     def cells(self) -> list[Cell]:
-        """Of all its points, and of the dense network."""
-        dense = [] if self.dense is None else [self.dense]
-        return [point.cell for curve in self.curves.values() for point in curve] + dense
+        """Of all its rows."""
+        return [point.cell for row in self.rows.values() for point in row]
+
+    @property
+    def densities(self) -> list[float]:
+        """Of its curves, the largest first."""
+        return sorted({point.density for curve in self.curves.values() for point in curve}, reverse=True)
 
     @property
     def empty(self) -> bool:
@@ -92,7 +97,7 @@ def models_of(rows: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(MODELS.get(str(row["model"]), str(row["model"])) for row in rows))
 
 
-def panel_of(config: RunConfig) -> Place:
+def panel_of(config: RunConfig) -> PanelKey:
     """What runs of one panel have in common: the first attributes of `Panel`."""
     return config.model, config.dataset, config.epochs, config.train_images, config.image_size
 
@@ -103,18 +108,11 @@ def make_panels(
     notes: Mapping[RunConfig, str],
     value: Callable[[Run], float | None],
 ) -> list[Panel]:
-    """Group runs by network, data set and effort, and average over their seeds.
-
-    Args:
-        runs: of any networks.
-        wanted: what should be there.
-        notes: why some of it is missing.
-        value: an accuracy of a run, a fraction.
-    """
+    """Group runs, and what is wanted, by network, data set and effort; `value` is averaged over the seeds."""
     cells = over_seeds(runs, value, wanted, notes)
     weights = {setting(run.config): run.weights_trained for run in runs if run.summary is not None}
-    panels: dict[Place, Panel] = {}
-    dense: dict[Place, Cell] = {}
+    panels: dict[PanelKey, Panel] = {}
+    dense: dict[PanelKey, Cell] = {}
     for config, cell in cells.items():
         key = panel_of(config)
         panel = panels.setdefault(key, Panel(*key, {}, None))
@@ -123,59 +121,35 @@ def make_panels(
         else:
             point = Point(config.density, weights.get(config), cell)
             panel.curves.setdefault(config.method, []).append(point)
-    return [replace(panel, curves=_in_order(panel.curves), dense=dense.get(k)) for k, panel in panels.items()]
+    for key, panel in panels.items():
+        # The methods as every figure has them; of each the densest first.
+        curves = {
+            method: sorted(panel.curves[method], key=lambda point: -point.density)
+            for method in in_order(panel.curves)
+        }
+        panels[key] = replace(panel, curves=curves, dense=dense.get(key))
+    return list(panels.values())
 
 
 def rows_of(panels: Sequence[Panel]) -> Rows:
     """The numbers behind a figure, a row for each method at each density."""
-    rows = []
-    for panel in panels:
-        points = [(method, point) for method, curve in panel.curves.items() for point in curve]
-        if panel.dense is not None:
-            points.append(("dense", Point(1.0, None, panel.dense)))
-        for method, point in points:
-            cell = point.cell
-            rows.append(
-                {
-                    "model": panel.model,
-                    "dataset": panel.dataset,
-                    "epochs": panel.epochs,
-                    "train_images": panel.images,
-                    "image_size": panel.pixels,
-                    "method": method,
-                    "density": None if method == "dense" else point.density,
-                    "weights_trained": point.weights,
-                    "mean": _rounded(cell.mean),
-                    "std": _rounded(cell.std),
-                    "n": cell.n,
-                    "wanted": cell.wanted,
-                    "values": " ".join(f"{v:.4f}" for v in cell.values),
-                    "missing": "" if cell.n == cell.wanted else cell.note or "not run yet",
-                }
-            )
-    return rows
-
-
-def panels_of(rows: Sequence[Mapping[str, str]]) -> list[Panel]:
-    """The panels behind `rows_of`, as a file of them has the rows: the inverse, but for rounded values."""
-    panels: dict[Place, Panel] = {}
-    for row in rows:
-        images, pixels = (int(row[name]) if row[name] else None for name in ("train_images", "image_size"))
-        place = (row["model"], row["dataset"], int(row["epochs"]), images, pixels)
-        panel = panels.setdefault(place, Panel(*place, {}, None))
-        cell = Cell(tuple(map(float, row["values"].split())), int(row["wanted"]), row["missing"])
-        if row["method"] == "dense":
-            panels[place] = replace(panel, dense=cell)
-        else:
-            weights = int(row["weights_trained"]) if row["weights_trained"] else None
-            curve = panel.curves.setdefault(row["method"], [])
-            curve.append(Point(float(row["density"]), weights, cell))
-    return list(panels.values())
-
-
-def _in_order(curves: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
-    """The methods as every figure has them; of each the densest first."""
-    return {method: sorted(curves[method], key=lambda point: -point.density) for method in in_order(curves)}
+    return [
+        {
+            **dict(zip(FIELDS, panel.key, strict=True)),
+            "method": method,
+            "density": None if method == "dense" else point.density,
+            "weights_trained": point.weights,
+            "mean": _rounded(point.cell.mean),
+            "std": _rounded(point.cell.std),
+            "n": point.cell.n,
+            "wanted": point.cell.wanted,
+            "values": " ".join(f"{v:.4f}" for v in point.cell.values),
+            "missing": point.cell.reason,
+        }
+        for panel in panels
+        for method, row in panel.rows.items()
+        for point in row
+    ]
 
 
 def _rounded(value: float | None) -> float | None:

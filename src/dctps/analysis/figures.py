@@ -1,76 +1,41 @@
-"""The paper's figures by number: from run folders to pictures and the numbers behind them."""
+"""The paper's figures by number: from run folders to pictures, their numbers, and how they came about."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from dctps.analysis.accuracy import MANY, draw_families, draw_panels
 from dctps.analysis.curves import Panel, make_panels, rows_of
 from dctps.analysis.jacobians import figure4
 from dctps.analysis.layers import figure5
-from dctps.analysis.runs import Run
+from dctps.analysis.runs import Run, read_runs
 from dctps.analysis.style import save
 from dctps.analysis.table1 import table1
+from dctps.benchmarking.initial import read_examined
+from dctps.benchmarking.record import commit, processor
 from dctps.experiments.config import RunConfig
+from dctps.files import write_atomically
+from dctps.sweeps.grid import Runs
 
 Notes = Mapping[RunConfig, str]
+_MACHINE = ("device", "threads", "cpu", "kernels", "versions")  # fields of summary.json
 Draw = Callable[[Sequence[Run], Sequence[RunConfig], Notes, Path], list[Path]]
 
 
-def figure1(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
-    """Largest validation accuracy of any epoch against the number of weights that train."""
-    panels = make_panels(runs, wanted, notes, lambda run: run.max_val_accuracy)
-    return _accuracy("figure1", panels, "maximum validation accuracy", out)
-
-
-def figure2(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
-    """Test accuracy after the last epoch against density: ResNet50 and VGG19."""
-    panels = make_panels(runs, wanted, notes, lambda run: run.test_accuracy)
-    return _accuracy("figure2", panels, "test accuracy", out)
-
-
-def figure3(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
-    """Test accuracy after the last epoch against density: MobileNetV2 and FixupResNet110."""
-    panels = make_panels(runs, wanted, notes, lambda run: run.test_accuracy)
-    return _accuracy("figure3", panels, "test accuracy", out)
-
-
-FIGURES: dict[str, Draw] = {
-    "1": figure1,
-    "2": figure2,
-    "3": figure3,
-    "4": figure4,
-    "5": figure5,
-    "table1": table1,
-}
-
-
-def draw_figure(
-    name: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
+def _accuracy(
+    stem: str, value: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
 ) -> list[Path]:
-    """Draw a figure from its runs, and write it as PNG, PDF and CSV.
+    """Panels of many methods have a picture each, with a plot for each family; the others share one.
 
-    Args:
-        name: of `FIGURES`.
-        runs: from `read_runs`; those that are not wanted are left out.
-        wanted: resolved configurations that the figure is of; without a finished run they are shown missing.
-        notes: why some are missing.
-        out: folder for the files.
-
-    Returns:
-        The files.
-
-    Raises:
-        ValueError: matplotlib is not installed.
+    `value` is the attribute of `Run` that is drawn against density.
     """
-    known = set(wanted)
-    return FIGURES[name]([run for run in runs if run.config in known], wanted, notes, out)
-
-
-def _accuracy(stem: str, panels: Sequence[Panel], quantity: str, out: Path) -> list[Path]:
-    """Panels of many methods have a picture each, with a plot for each family; the others share one."""
+    quantity = {"test_accuracy": "test accuracy", "max_val_accuracy": "maximum validation accuracy"}[value]
+    panels = make_panels(runs, wanted, notes, attrgetter(value))
     many = [panel for panel in panels if len(panel.curves) > MANY]
     files = []
     for panel in many:
@@ -94,3 +59,51 @@ def _only(panel: Panel, others: Sequence[Panel]) -> Panel:
         if method in methods
     }
     return replace(panel, curves=curves)
+
+
+FIGURES: dict[str, Draw] = {
+    "1": partial(_accuracy, "figure1", "max_val_accuracy"),
+    "2": partial(_accuracy, "figure2", "test_accuracy"),
+    "3": partial(_accuracy, "figure3", "test_accuracy"),
+    "4": figure4,
+    "5": figure5,
+    "table1": table1,
+}
+
+
+def draw_figure(
+    name: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
+) -> list[Path]:
+    """Draw a figure of `FIGURES`, and write it as PNG, PDF and CSV into `out`; returns the files.
+
+    The figure is of the resolved configurations that are `wanted`. Those without a finished run are shown as
+    missing, for which `notes` has reasons; `runs` of others are left out.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    known = set(wanted)
+    return FIGURES[name]([run for run in runs if run.config in known], wanted, notes, out)
+
+
+def write_origin(name: str, out: Path, command: str, runs: Runs) -> Path:
+    """Write how figure `name` came about into figureNAME.json, or table1.json, in its folder `out`; its path.
+
+    It holds the command, the commit and the machine that drew, and where the runs in out/runs were trained.
+    """
+    wanted = set(runs.values())
+    readable = read_runs(out / "runs", on_damage=lambda name, reason: None)  # who draws has said so
+    found = [run for run in readable if run.config in wanted]
+    machines = [{key: r.summary.get(key) for key in _MACHINE} for r in found if r.summary is not None]
+    record = {
+        "command": command,
+        "commit": commit(),
+        "hardware": processor(),
+        "runs": len(wanted),
+        "finished": len(machines),
+        "examined": sum(read_examined(run.path) is not None for run in found),
+        "trained_on": [machine for i, machine in enumerate(machines) if machine not in machines[:i]],
+    }
+    path = out / (f"{name}.json" if name.startswith("table") else f"figure{name}.json")
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    return path

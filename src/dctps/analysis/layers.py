@@ -8,23 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dctps.analysis import style as draw
 from dctps.analysis.aggregate import setting
 from dctps.analysis.curves import MODELS, models_of, panel_of
 from dctps.analysis.runs import Run
-from dctps.analysis.style import (
-    BLACK,
-    LARGE,
-    PAGE,
-    SMALL,
-    decades,
-    dress,
-    in_order,
-    key,
-    new_figure,
-    save,
-    style,
-    wrapped,
-)
 from dctps.benchmarking.initial import read_examined
 from dctps.experiments.config import RunConfig
 
@@ -40,13 +27,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Layers:
-    """The weights that train in each layer of a run.
+    """The layers of a run, from the input on, and the weights that train in each.
 
-    Attributes:
-        run: the run.
-        names: of the layers, from the input on.
-        nnz: weights that train in each.
-        emptied: how many layers have neither such a weight nor an offset, so that no signal passes them.
+    `emptied` layers have neither such a weight nor an offset, so that no signal passes them.
     """
 
     run: Run
@@ -72,10 +55,7 @@ def layers_of(run: Run) -> Layers | None:
 def figure5(
     runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], out: Path
 ) -> list[Path]:
-    """Draw the weights per layer, and accuracy against emptied layers of the runs that are trained.
-
-    The trained ones are those among `wanted` with an accuracy; the others are drawn by layer.
-    """
+    """Draw weights per layer, of runs before training; accuracy against emptied layers, of finished runs."""
     by_config = {run.config: run for run in runs}
     sparse = [by_config[c] for c in wanted if c in by_config and c.density is not None]
     found = [layers for run in sparse if (layers := layers_of(run)) is not None]
@@ -84,100 +64,89 @@ def figure5(
     files = []
     if untrained:
         rows = _layer_rows(untrained)
-        places = {panel_of(layers.run.config) for layers in untrained}
-        methods = {c.method for c in wanted if c.density is not None and panel_of(c) in places}
-        files += save(out, "figure5", rows, draw_layers(rows, methods))
+        panels = {panel_of(layers.run.config) for layers in untrained}
+        methods = {c.method for c in wanted if c.density is not None and panel_of(c) in panels}
+        files += draw.save(out, "figure5", rows, draw_layers(rows, methods))
     if trained:
         rows = _accuracy_rows(trained)
-        files += save(out, "figure5-accuracy", rows, draw_accuracy(rows))
+        files += draw.save(out, "figure5-accuracy", rows, draw_accuracy(rows))
     return files
 
 
 def draw_layers(rows: Sequence[Row], wanted: Collection[str] = ()) -> Figure:
     """A map for each density: a line for each method, in it a shade for each layer's number of weights.
 
-    Args:
-        rows: of figure5.csv.
-        wanted: methods that have a line even if no row is of them.
+    `rows` are those of figure5.csv; methods that are `wanted` have a line even if no row is of them.
     """
     from matplotlib import colors  # noqa: PLC0415 (an extra)
 
     densities = sorted({float(row["density"]) for row in rows}, reverse=True)
-    methods = in_order({row["method"] for row in rows} | set(wanted))
+    methods = draw.in_order({row["method"] for row in rows} | set(wanted))
     layers = max(int(row["layer"]) for row in rows)
     columns = min(2, len(densities)) if layers <= _MANY else 1
-    lines = -(-len(densities) // columns)
-    height = 1.1 + (0.6 + 0.17 * len(methods)) * lines
-    figure = new_figure(height)
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    height = 0.6 + 0.17 * len(methods)
+    figure, grid = draw.new_grid(len(densities), columns, height, beside=1.1, sharex=True, sharey=True)
     found = {(float(row["density"]), row["method"], int(row["layer"])): float(row["mean"]) for row in rows}
     trained = [mean for mean in found.values() if mean]
-    norm = colors.LogNorm(*decades(min(trained, default=1), max(trained, default=1)))
-    for axes in grid.flat[len(densities) :]:
-        axes.remove()
-    for axes, density in zip(grid.flat, densities, strict=False):
+    norm = colors.LogNorm(*draw.decades(min(trained, default=1), max(trained, default=1)))
+    for axes, density in zip(grid, densities, strict=True):
         numbers = [[found.get((density, m, i + 1), -1.0) for i in range(layers)] for m in methods]
         shades = _draw(axes, numbers, norm)
         emptied = {r["method"]: float(r["emptied_layers"]) for r in rows if float(r["density"]) == density}
-        dress(axes, title=f"density {100 * density:g}%", x="layer, from the input on")
+        draw.dress(axes, title=f"density {100 * density:g}%", x="layer, from the input on")
         axes.grid(visible=False)
         axes.tick_params(labelbottom=True)
-        axes.set_yticks(range(len(methods)), [style(m).label for m in methods])
-        for place, method in enumerate(methods):
-            axes.axhline(place + 0.5, color=BLACK, linewidth=0.4)
+        axes.set_yticks(range(len(methods)), [draw.style(m).label for m in methods])
+        for line, method in enumerate(methods):
+            axes.axhline(line + 0.5, color=draw.BLACK, linewidth=0.4)
             count = emptied.get(method)
-            told = "no run" if count is None else f"{round(count, 1):g}" if count else ""
-            axes.text(layers + 1, place, told, va="center", fontsize=SMALL, color=BLACK)
-        axes.set_title("empty", fontsize=SMALL, loc="right")
+            text = "no run" if count is None else f"{round(count, 1):g}" if count else ""
+            axes.text(layers + 1, line, text, va="center", fontsize=draw.SMALL, color=draw.BLACK)
+        axes.set_title("empty", fontsize=draw.SMALL, loc="right")
+    height = figure.get_figheight()
     bar = figure.colorbar(
         shades, ax=grid, location="bottom", fraction=0.15 / height, aspect=35, pad=0.1 / height
     )
-    bar.set_label("weights that train in a layer (white: none)", fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label("weights that train in a layer (white: none)", fontsize=draw.SMALL)
+    bar.ax.tick_params(labelsize=draw.SMALL)
     bar.ax.minorticks_off()
     seeds = " or ".join(map(str, sorted({int(row["n"]) for row in rows})))
-    title = (
+    draw.entitle(
+        figure,
         f"{models_of(rows)} at initialisation: weights that train in each layer, mean of n = {seeds}; "
-        "empty: layers with neither such a weight nor an offset"
+        "empty: layers with neither such a weight nor an offset",
     )
-    figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
     return figure
 
 
 def draw_accuracy(rows: Sequence[Row]) -> Figure:
-    """Test accuracy against the number of emptied layers, a mark for each run, larger where it is denser.
+    """Test accuracy against the number of emptied layers, a mark for each row of figure5-accuracy.csv.
 
-    Args:
-        rows: of figure5-accuracy.csv.
+    Marks are larger where the network is denser.
     """
     models = list(dict.fromkeys(row["model"] for row in rows))
+    order = draw.in_order({row["method"] for row in rows})
     densities = sorted({float(row["density"]) for row in rows})
     sizes = {density: 4 + 5 * i / max(1, len(densities) - 1) for i, density in enumerate(densities)}
     columns = min(2, len(models))
-    lines = -(-len(models) // columns)
-    figure = new_figure(1.3 + 2.6 * lines)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(models) :]:
-        axes.remove()
-    for axes, model in zip(grid.flat, models, strict=False):
-        those = [row for row in rows if row["model"] == model]
-        for method in in_order({row["method"] for row in those}):
-            for row in those:
-                if row["method"] == method:
-                    line = style(method).of_line() | {"linestyle": "", "clip_on": False}
-                    at = float(row["emptied_layers"]), 100 * float(row["test_accuracy"])
-                    axes.plot(*at, **line, markersize=sizes[float(row["density"])])
-        for classes in sorted({100 if row["dataset"] == "cifar100" else 10 for row in those}):
-            axes.axhline(100 / classes, color=BLACK, linestyle=":", linewidth=1, label="chance")
+    figure, grid = draw.new_grid(len(models), columns, 2.6, beside=1.3, sharey=True)
+    for axes, model in zip(grid, models, strict=True):
+        own = [row for method in order for row in rows if (row["model"], row["method"]) == (model, method)]
+        for row in own:
+            line = draw.style(row["method"]).of_line() | {"linestyle": "", "clip_on": False}
+            at = float(row["emptied_layers"]), 100 * float(row["test_accuracy"])
+            axes.plot(*at, **line, markersize=sizes[float(row["density"])])
+        for classes in sorted({100 if row["dataset"] == "cifar100" else 10 for row in own}):
+            axes.axhline(100 / classes, color=draw.BLACK, linestyle=":", linewidth=1, label="chance")
         below = "layers with neither a weight that trains nor an offset"
-        beside = "test accuracy (%)" if axes in grid[:, 0] else ""
-        dress(axes, title=MODELS.get(model, model), x=wrapped(below, PAGE / columns - 0.6), y=beside)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    key(figure)
+        beside = "test accuracy (%)" if draw.is_leftmost(axes) else ""
+        draw.dress(
+            axes, title=MODELS.get(model, model), x=draw.wrapped(below, draw.PAGE / columns - 0.6), y=beside
+        )
+        axes.locator_params(axis="x", integer=True)
+    draw.key(figure)
     marks = ", ".join(f"{100 * density:g}%" for density in densities)
-    figure.suptitle(
-        wrapped(f"a mark for each run; from small to large: density {marks}", 0.85 * PAGE), fontsize=LARGE
-    )
+    draw.entitle(figure, f"a mark for each run; from small to large: density {marks}")
     return figure
 
 
@@ -204,27 +173,26 @@ def _layer_rows(found: Sequence[Layers]) -> list[dict[str, Any]]:
             "density": config.density,
             "layer": i + 1,
             "name": name,
-            "mean": statistics.fmean(la.nnz[i] for la in those),
-            "std": statistics.stdev(la.nnz[i] for la in those) if len(those) > 1 else None,
-            "n": len(those),
-            "emptied_layers": statistics.fmean(la.emptied for la in those),
+            "mean": statistics.fmean(run.nnz[i] for run in seeds),
+            "std": statistics.stdev(run.nnz[i] for run in seeds) if len(seeds) > 1 else None,
+            "n": len(seeds),
+            "emptied_layers": statistics.fmean(run.emptied for run in seeds),
         }
-        for config, those in groups.items()
-        for i, name in enumerate(those[0].names)
+        for config, seeds in groups.items()
+        for i, name in enumerate(seeds[0].names)
     ]
 
 
 def _accuracy_rows(found: Sequence[Layers]) -> list[dict[str, Any]]:
     return [
         {
-            "model": la.run.config.model,
-            "dataset": la.run.config.dataset,
-            "method": la.run.config.method,
-            "density": la.run.config.density,
-            "seed": la.run.config.seed,
-            "layers": len(la.nnz),
-            "emptied_layers": la.emptied,
-            "test_accuracy": la.run.test_accuracy,
+            **{
+                name: getattr(layers.run.config, name)
+                for name in ("model", "dataset", "method", "density", "seed")
+            },
+            "layers": len(layers.nnz),
+            "emptied_layers": layers.emptied,
+            "test_accuracy": layers.run.test_accuracy,
         }
-        for la in found
+        for layers in found
     ]

@@ -54,11 +54,8 @@ def table(
 ) -> str:
     """A table, which scrolls by itself where it is wider than the page.
 
-    Args:
-        header: plain text.
-        rows: of cells that are HTML already, from `text` or `lacking`.
-        numbers: indices of the columns that end flush.
-        wide: indices of the columns of prose.
+    The header is plain text, the cells are HTML from `text` or `lacking`. `numbers` are the columns that end
+    flush, `wide` those of prose.
     """
     kinds = dict.fromkeys(numbers, ' class="number"') | dict.fromkeys(wide, ' class="wide"')
     head = "".join(f'<th scope="col"{kinds.get(i, "")}>{text(cell)}</th>' for i, cell in enumerate(header))
@@ -74,9 +71,7 @@ def table(
 def picture(png: bytes, description: str) -> str:
     """A picture within the page, which scrolls by itself where it would become too small to read.
 
-    Args:
-        png: content of a file.
-        description: for readers who do not see it.
+    `description` is for readers who do not see it.
     """
     data = base64.b64encode(png).decode()
     image = f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
@@ -84,12 +79,7 @@ def picture(png: bytes, description: str) -> str:
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """The whole page.
-
-    Args:
-        title: plain text.
-        parts: of its body, from the functions above.
-    """
+    """The whole page: a title of plain text, and the parts of its body from the functions above."""
     body = "\n".join([heading(title, 1), *parts])
     return f"""<!DOCTYPE html>
 <html lang="en">

@@ -22,13 +22,10 @@ from dctps.experiments.records import (
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder.
+    """One run folder: its resolved configuration, what metrics.jsonl says of its epochs, and its summary.
 
-    Attributes:
-        path: the folder.
-        config: resolved.
-        records: of its epochs, as in metrics.jsonl; of imp those of its last level, whose density it is.
-        summary: as in summary.json; None for a run that is not finished.
+    Of imp the records are those of its last level, whose density it is. The summary is None until it is
+    finished.
     """
 
     path: Path
@@ -69,12 +66,8 @@ class Run:
 def read_runs(*folders: Path | str, on_damage: Callable[[str, str], None] | None = None) -> list[Run]:
     """The runs in some folders, each a run folder or a folder of run folders, in the order of their names.
 
-    A run that is found twice is taken once: the one that is finished, else the first.
-
-    Args:
-        folders: to look into.
-        on_damage: called with the name of each run folder that cannot be read, and with the reason; the run
-            is then left out (None: it is an error).
+    A run that is found twice is taken once: the one that is finished, else the first. `on_damage` is called
+    with the name of each run folder that cannot be read, and the reason; without it that is an error.
 
     Raises:
         RunFolderError: there is no such folder, or a run cannot be read; with the path of its file.

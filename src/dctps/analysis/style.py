@@ -35,7 +35,6 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
 GREY = "#C8C8C8"
 
 Line = str | tuple[int, tuple[float, ...]]
-_DASHDOTDOT = (0, (4.0, 1.2, 1.0, 1.2, 1.0, 1.2))
 _LOOSE = (0, (6.0, 2.5))
 
 
@@ -97,28 +96,43 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 
 def require_matplotlib() -> None:
-    """Make sure that figures can be drawn.
-
-    Raises:
-        ValueError: matplotlib is not installed.
-    """
+    """Raise a ValueError if matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise ValueError("figures need matplotlib: pip install 'dctps[figures]'")
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of the page's width, laid out so that nothing overlaps; it needs no display.
+    """An empty figure of the page's width, laid out so that nothing overlaps; `height` in inches.
 
-    Args:
-        height: inches.
-
-    Raises:
-        ValueError: matplotlib is not installed.
+    It needs no display, but matplotlib: without it, that is a ValueError.
     """
     require_matplotlib()
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
 
     return Figure(figsize=(PAGE, height), layout="constrained")
+
+
+def new_grid(
+    count: int, columns: int, height: float, beside: float, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes in lines of `columns`, each `height` inches high, and `beside` more."""
+    lines = math.ceil(count / columns)
+    figure = new_figure(beside + height * lines)
+    grid = figure.subplots(lines, columns, squeeze=False, **shared)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, list(grid.flat[:count])
+
+
+def is_leftmost(axes: Axes) -> bool:
+    """Whether axes stand in the first column of their grid."""
+    place = axes.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """A title above a whole figure."""
+    figure.suptitle(wrapped(title, 0.85 * PAGE), fontsize=LARGE)
 
 
 def wrapped(text: str, width: float) -> str:
@@ -144,17 +158,15 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def say(axes: Axes, text: str, width: float) -> None:
-    """Words in the place of axes in which nothing can be drawn; `width` in inches."""
-    axes.set_axis_off()
-    axes.text(
-        0.5, 0.5, wrapped(text, width), transform=axes.transAxes, ha="center", va="center", fontsize=SMALL
-    )
+    """Words in the middle of axes in which nothing can be drawn; `width` in inches."""
+    place: Any = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, wrapped(text, width), fontsize=SMALL, **place)
 
 
-def named(those: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+def named(some: Iterable[Axes]) -> tuple[list[Any], list[str]]:
     """What some axes name: handles and labels, each label once, in the order of the methods."""
     found: dict[str, Any] = {}
-    for axes in those:
+    for axes in some:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     first = [look.label for look in STYLES.values()]
@@ -183,13 +195,7 @@ def head(axes: Axes, title: str, handles: Sequence[Any], labels: Sequence[str], 
 
 
 def image(figure: Figure, kind: str, dpi: int = 200) -> bytes:
-    """The content of a file of the figure.
-
-    Args:
-        figure: from `new_figure`.
-        kind: `"png"`, `"pdf"`, `"svg"`.
-        dpi: pixels per inch.
-    """
+    """The content of a PNG, PDF or SVG file of the figure, with so many pixels per inch."""
     content = io.BytesIO()
     # Without dates the same runs give the same bytes.
     dated: Mapping[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -208,17 +214,12 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def save(out: Path, stem: str, rows: Sequence[Mapping[str, Any]], figure: Figure | None = None) -> list[Path]:
-    """Write STEM.csv, and STEM.png and STEM.pdf of a figure, into the folder `out`.
-
-    Returns:
-        The files.
-    """
+    """Write STEM.csv, and STEM.png and STEM.pdf of a figure, into the folder `out`; returns these files."""
     content = {"csv": to_csv(rows)}
     if figure is not None:
         content |= {kind: image(figure, kind) for kind in ("png", "pdf")}
     make_folder(out)
-    files = []
-    for kind, data in content.items():
-        files.append(out / f"{stem}.{kind}")
-        write_atomically(files[-1], data)
-    return files
+    files = {out / f"{stem}.{kind}": data for kind, data in content.items()}
+    for file, data in files.items():
+        write_atomically(file, data)
+    return list(files)

@@ -7,13 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dctps.analysis.accuracy import MANY, draw_families, draw_panels
+from dctps.analysis.accuracy import MANY, draw_families, draw_learning, draw_panels, learning_lines
 from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import Panel, make_panels
-from dctps.analysis.learning import draw_learning, learning_lines
+from dctps.analysis.curves import Panel, make_panels, panel_of
+from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
-from dctps.analysis.study import FAILED, read_failed, read_reasons
 from dctps.analysis.style import image, require_matplotlib, style
 from dctps.experiments.config import RunConfig, resolve, to_dict
 from dctps.experiments.records import RunFolderError, read_data
@@ -22,7 +21,7 @@ from dctps.sweeps.grid import Runs
 
 _DPI = 150
 _AXES = ("model", "dataset", "epochs", "train_images", "method", "density", "seed")
-_PLACE = ("device", "threads", "processes", "cpu", "kernels", "versions")
+_MACHINE = ("device", "threads", "processes", "cpu", "kernels", "versions")
 _TABLE = "Percent, mean ± standard deviation over the seeds."
 _QUANTITIES: dict[str, Callable[[Run], float | None]] = {
     "test accuracy": lambda run: run.test_accuracy,
@@ -31,16 +30,13 @@ _QUANTITIES: dict[str, Callable[[Run], float | None]] = {
 
 
 def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
-    """Write the page of a sweep.
+    """Write the page of a sweep, or of a single run, whose `folder` is given, to `file`.
 
-    Args:
-        folder: of the sweep, or of a single run.
-        file: to write.
-        wanted: the runs of the sweep, from `grid`: those that have no folder are then shown as missing.
+    Runs that are `wanted`, from `grid`, and have no folder are shown as missing; of a damaged one the page
+    says so.
 
     Raises:
-        ValueError: matplotlib is missing; as `RunFolderError`, there is no run. Of one that is damaged the
-            page says so.
+        ValueError: matplotlib is missing; as `RunFolderError`, there is no run.
         OSError: the file cannot be written.
     """
     require_matplotlib()
@@ -58,21 +54,13 @@ def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
 
 
 def to_page(title: str, runs: Sequence[Run], wanted: Runs, reasons: Mapping[str, str]) -> str:
-    """The page.
-
-    Args:
-        title: of it.
-        runs: from `read_runs`.
-        wanted: resolved configurations that should be there, by name.
-        reasons: why runs have failed, by name.
-    """
+    """The page, of runs that are there and of runs that are wanted; `reasons` say why some have failed."""
     names = {run.config: run.name for run in runs}
     names = {config: name for name, config in wanted.items()} | names
     notes = {config: reasons[name] for config, name in names.items() if name in reasons}
     parts = [paragraph(_overview(runs, names, reasons))]
     for label, configs in _groups(list(names)).items():
-        those = [run for run in runs if run.config in configs]
-        parts += _results(label, those, list(configs), notes)
+        parts += _results(label, [run for run in runs if run.config in configs], list(configs), notes)
     parts += [heading("Runs"), _run_table(runs, names, reasons)]
     parts += [heading("Configuration"), *_configuration(list(names))]
     parts += [heading("Data"), _data(runs), heading("Environment"), _environments(runs)]
@@ -86,20 +74,20 @@ def _overview(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapp
     missing = set(names.values()) - done - begun - failed
     seconds = sum(run.summary.get("seconds", 0) for run in runs if run.summary is not None)
     counts = {"finished": done, "unfinished": begun - failed, "failed": failed, "missing": missing}
-    told = ", ".join(f"{len(those)} {state}" for state, those in counts.items() if those)
+    states = ", ".join(f"{len(runs)} {state}" for state, runs in counts.items() if runs)
     total = len(done | begun | failed | missing)
-    return f"{total} runs: {told}. The finished ones trained for {seconds / 3600:.2f} hours in all."
+    return f"{total} runs: {states}. The finished ones trained for {seconds / 3600:.2f} hours in all."
 
 
 def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
-    """Configurations that differ in method, density and seed alone, under what tells them from the others."""
+    """Configurations that differ only in method, density and seed, by the fields in which groups differ."""
     cells: dict[tuple[Any, ...], list[RunConfig]] = {}
     for config in configs:
         cells.setdefault(tuple(getattr(config, name) for name in _AXES), []).append(config)
     varied = [
         field.name
         for field in fields(RunConfig)
-        if any(len({getattr(c, field.name) for c in those}) > 1 for those in cells.values())
+        if any(len({getattr(c, field.name) for c in cell}) > 1 for cell in cells.values())
     ]
     groups: dict[str, set[RunConfig]] = {}
     for config in configs:
@@ -119,15 +107,15 @@ def _results(
                 continue  # nothing was held out, or nothing is finished
             name = f"{quantity.capitalize()}: {_name(panel, label)}"
             parts += [heading(name), paragraph(_TABLE), _panel_table(panel), *_failures(panel)]
-            if len(_densities(panel)) > 1 and not panel.empty:
+            if len(panel.densities) > 1 and not panel.empty:
                 many = len(panel.curves) > MANY
                 figure = draw_families(panel, quantity) if many else draw_panels([panel], quantity)
                 parts.append(picture(image(figure, "png", _DPI), f"{name}, against density"))
     for panel in make_panels(runs, configs, notes, _QUANTITIES["test accuracy"]):
         for quantity in ("validation accuracy", "test accuracy"):
             held_out = quantity == "validation accuracy"
-            those = [run for run in runs if panel.holds(run.config)]
-            lines = learning_lines([run for run in those if (run.config.validation_size > 0) == held_out])
+            own = [run for run in runs if panel_of(run.config) == panel.key]
+            lines = learning_lines([run for run in own if (run.config.validation_size > 0) == held_out])
             if any(len(line) > 1 for methods in lines.values() for line in methods.values()):
                 name = f"{quantity.capitalize()} after each epoch: {_name(panel, label)}"
                 figure = draw_learning(lines, quantity)
@@ -141,32 +129,24 @@ def _name(panel: Panel, label: str) -> str:
 
 def _panel_table(panel: Panel) -> str:
     """Methods by densities; percent."""
-    densities = _densities(panel)
-    rows = [] if panel.dense is None else [[text(style("dense").label), _cell(panel.dense)]]
-    for method, curve in panel.curves.items():
-        cells = {point.density: point.cell for point in curve}
-        rows.append([text(style(method).label), "", *(_cell(cells.get(density)) for density in densities)])
-    rows = [[*row, *[""] * (2 + len(densities) - len(row))] for row in rows]
-    header = ["density", "all", *(f"{100 * density:g}%" for density in densities)]
-    if panel.dense is None:
-        header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
-    return table(header, rows, numbers=range(1, len(header)))
+    cells = {m: {f"{100 * p.density:g}%": p.cell for p in curve} for m, curve in panel.curves.items()}
+    columns = [f"{100 * density:g}%" for density in panel.densities]
+    if panel.dense is not None:
+        columns, cells = ["all", *columns], {"dense": {"all": panel.dense}} | cells
+    rows = [
+        [text(style(m).label), *(_cell(row.get(column)) for column in columns)] for m, row in cells.items()
+    ]
+    return table(["density", *columns], rows, numbers=range(1, 1 + len(columns)))
 
 
 def _failures(panel: Panel) -> list[str]:
     """Why methods have no value at all."""
-    cells = {method: [point.cell for point in curve] for method, curve in panel.curves.items()}
-    cells |= {} if panel.dense is None else {"dense": [panel.dense]}
     lines = []
-    for method, those in cells.items():
-        notes = dict.fromkeys(cell.note for cell in those if cell.note)
-        if notes and all(cell.missing for cell in those):
+    for method, row in panel.rows.items():
+        notes = dict.fromkeys(point.cell.note for point in row if point.cell.note)
+        if notes and all(point.cell.missing for point in row):
             lines.append(paragraph(f"{style(method).label}: all runs failed: {'; '.join(notes)}"))
     return lines
-
-
-def _densities(panel: Panel) -> list[float]:
-    return sorted({point.density for curve in panel.curves.values() for point in curve}, reverse=True)
 
 
 def _cell(cell: Cell | None) -> str:
@@ -189,25 +169,12 @@ def _run_table(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Map
         if run is None or run.summary is None:
             rows.append([text(name), lacking(_state(run, reasons.get(name))), *numbers, *[""] * 4])
             continue
-        size = run.summary["report"].get("disk_bytes")
-        rows.append(
-            [
-                *(text(name), text("finished"), *numbers),
-                *(text(f"{count:,}") for count in (run.weights_trained, run.numbers_trained)),
-                text("" if size is None else f"{size:,}"),
-                text(f"{run.summary.get('seconds', 0):,.0f}"),
-            ]
-        )
-    header = [
-        "run",
-        "state",
-        "test %",
-        "max. val. %",
-        "weights trained",
-        "numbers trained",
-        "bytes",
-        "seconds",
-    ]
+        counts = run.weights_trained, run.numbers_trained, run.summary["report"].get("disk_bytes")
+        numbers += ["" if count is None else f"{count:,}" for count in counts]
+        numbers.append(f"{run.summary.get('seconds', 0):,.0f}")
+        rows.append([text(name), text("finished"), *map(text, numbers)])
+    header = ["run", "state", "test %", "max. val. %", "weights trained", "numbers trained"]
+    header += ["bytes", "seconds"]
     return table(header, rows, numbers=range(2, len(header)), wide=[0, 1])
 
 
@@ -219,7 +186,7 @@ def _state(run: Run | None, reason: str | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else text(f"{100 * value:.2f}")
+    return "" if value is None else f"{100 * value:.2f}"
 
 
 def _configuration(configs: Sequence[RunConfig]) -> list[str]:
@@ -229,19 +196,13 @@ def _configuration(configs: Sequence[RunConfig]) -> list[str]:
         for name, value in to_dict(config).items():
             if value not in values.setdefault(name, []):
                 values[name].append(value)
-    shared = [
-        [text(name), text(those[0])]
-        for name, those in values.items()
-        if len(those) == 1 and those[0] is not None
-    ]
+    shared = [[text(name), text(v[0])] for name, v in values.items() if len(v) == 1 and v[0] is not None]
     varied = [
-        [text(name), text(", ".join("none" if value is None else str(value) for value in those))]
-        for name, those in values.items()
-        if len(those) > 1
+        [text(name), text(", ".join("none" if value is None else str(value) for value in found))]
+        for name, found in values.items()
+        if len(found) > 1
     ]
-    parts = []
-    if varied:
-        parts += [heading("Differs", 3), table(["field", "values"], varied, wide=[1])]
+    parts = [heading("Differs", 3), table(["field", "values"], varied, wide=[1])] if varied else []
     return [*parts, heading("Shared", 3), table(["field", "value"], shared, wide=[1])]
 
 
@@ -265,20 +226,18 @@ def _data(runs: Sequence[Run]) -> str:
 
 
 def _environments(runs: Sequence[Run]) -> str:
-    """Where the finished runs were trained, and how many of them in each place."""
+    """On which machines the finished runs were trained, and how many of them on each."""
     counts: dict[tuple[str, ...], int] = {}
     for run in runs:
         if run.summary is not None:
-            places = [*run.summary.get("earlier_environments", []), run.summary]
-            key = tuple(
-                " then ".join(dict.fromkeys(_place(place, name) for place in places)) for name in _PLACE
-            )
+            stages = [*run.summary.get("earlier_environments", []), run.summary]
+            key = tuple(" then ".join(dict.fromkeys(_machine(s, name) for s in stages)) for name in _MACHINE)
             counts[key] = counts.get(key, 0) + 1
     rows = [[*map(text, key), text(count)] for key, count in counts.items()]
-    return table([*_PLACE, "runs"], rows, numbers=[len(_PLACE)])
+    return table([*_MACHINE, "runs"], rows, numbers=[len(_MACHINE)])
 
 
-def _place(environment: Mapping[str, Any], name: str) -> str:
+def _machine(environment: Mapping[str, Any], name: str) -> str:
     if name == "versions":
         return ", ".join(f"{package} {version}" for package, version in environment.get(name, {}).items())
     return str(environment.get(name, ""))

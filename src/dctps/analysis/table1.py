@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dctps.analysis.aggregate import Cell, over_seeds, setting
-from dctps.analysis.curves import Panel, make_panels
+from dctps.analysis.curves import Panel, make_panels, panel_of
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save, style
 from dctps.benchmarking.costs import MEASURED, read_cost
@@ -15,31 +15,16 @@ from dctps.experiments.config import RunConfig
 from dctps.files import write_atomically
 
 # To begin, in a step of training, and when done. N: weights; K: those that train; F: operations of a dense
-# step; T: looks of a criterion; n: inputs of a layer, over whose outputs D costs n log n each time.
+# step; T: rounds of a criterion; n: inputs of a layer, over whose outputs D costs n log n each time.
 _RANDOM = ("O(K)", "O(K)", "O(K)")
-_ONCE = ("O(N + F)", "O(K)", "O(K)")
-_OFTEN = ("O(N + T F)", "O(K)", "O(K)")
-_OFFSET = ("O(K)", "O(K + n log n)", "O(K)")
 ORDERS: dict[str, tuple[str, str, str]] = {
-    "dctps": _OFFSET,
-    "sdctps": _OFFSET,
-    "dctps-rigl": _OFFSET,
-    "sdctps-rigl": _OFFSET,
-    "random-uniform": _RANDOM,
-    "random-epl": _RANDOM,
-    "random-epf": _RANDOM,
-    "random-erk": _RANDOM,
+    **dict.fromkeys(("dctps", "sdctps", "dctps-rigl", "sdctps-rigl"), ("O(K)", "O(K + n log n)", "O(K)")),
+    **dict.fromkeys(("random-uniform", "random-epl", "random-epf", "random-erk"), _RANDOM),
+    **dict.fromkeys(("rigl", "set", "dsr"), _RANDOM),
     "magnitude": ("O(N)", "O(K)", "O(K)"),
-    "snip": _ONCE,
-    "grasp": _ONCE,
-    "synflow": _OFTEN,
-    "force": _OFTEN,
-    "iter-snip": _OFTEN,
-    "rigl": _RANDOM,
-    "set": _RANDOM,
-    "dsr": _RANDOM,
-    "hyperplane": ("O(N)", "O(N)", "O(N)"),
-    "dense": ("O(N)", "O(N)", "O(N)"),
+    **dict.fromkeys(("snip", "grasp"), ("O(N + F)", "O(K)", "O(K)")),
+    **dict.fromkeys(("synflow", "force", "iter-snip"), ("O(N + T F)", "O(K)", "O(K)")),
+    **dict.fromkeys(("hyperplane", "dense"), ("O(N)", "O(N)", "O(N)")),
 }
 
 
@@ -71,17 +56,14 @@ def drop(panel: Panel, cell: Cell) -> float | None:
 
 
 def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) -> dict[str, Any]:
-    (panel,) = (p for p in panels if p.holds(config))
+    (panel,) = (p for p in panels if p.key == panel_of(config))
     if config.density is None:
         cell = panel.dense or Cell((), 0)
     else:
         cell = next(p.cell for p in panel.curves[config.method] if p.density == config.density)
     begin, train, final = ORDERS.get(config.method, ("", "", ""))
     return {
-        "model": config.model,
-        "dataset": config.dataset,
-        "method": config.method,
-        "density": config.density,
+        **{name: getattr(config, name) for name in ("model", "dataset", "method", "density")},
         "test_accuracy_mean": cell.mean,
         "test_accuracy_std": cell.std,
         "n": cell.n,
@@ -92,14 +74,14 @@ def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) 
         "order_final": final,
         "batch_size": config.batch_size,
         **{name: costs[name].mean for name in MEASURED},
-        "missing": "" if cell.n == cell.wanted else cell.note or "not run yet",
+        "missing": cell.reason,
     }
 
 
 def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardware: Sequence[str]) -> str:
     lines = []
     for panel in panels:
-        densities = sorted({p.density for curve in panel.curves.values() for p in curve}, reverse=True)
+        densities = panel.densities
         lowest = densities[-1] if densities else None
         lines += [
             f"**{panel.title}, {panel.effort}**: test accuracy below the dense network's in points"
@@ -111,28 +93,27 @@ def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardwa
             + " | begin | CPU s | peak MB | step | CPU s | MB | final | kB |",
             "| --- |" + " --- |" * (len(densities) + 8),
         ]
-        those = [row for row in rows if (row["model"], row["dataset"]) == (panel.model, panel.dataset)]
         for method in dict.fromkeys([*panel.curves, "dense"]):
             cells = {p.density: p.cell for p in panel.curves.get(method, [])}
-            at = [row for row in those if row["method"] == method]
-            if not at:
+            key = panel.model, panel.dataset, method
+            own = [row for row in rows if (row["model"], row["dataset"], row["method"]) == key]
+            if not own:
                 continue
-            cost = next((row for row in at if row["density"] in (lowest, None)), at[-1])
+            cost = next((row for row in own if row["density"] in (lowest, None)), own[-1])
             drops = [_drop_text(panel, cells.get(d)) if method != "dense" else "" for d in densities]
             begin, step, final = ORDERS.get(method, ("", "", ""))
-            cost_cells = [
-                begin,
-                _number(cost["begin_cpu_seconds"], 1, 2),
-                _number(cost["begin_peak_bytes"], 1e-6, 0),
-                step,
-                _number(cost["step_cpu_seconds"], 1, 3),
-                _number(cost["train_bytes"], 1e-6, 2),
-                final,
-                _number(cost["final_bytes"], 1e-3, 1),
+            cells_of_costs = [
+                *(
+                    begin,
+                    _number(cost["begin_cpu_seconds"], 1, 2),
+                    _number(cost["begin_peak_bytes"], 1e-6, 0),
+                ),
+                *(step, _number(cost["step_cpu_seconds"], 1, 3), _number(cost["train_bytes"], 1e-6, 2)),
+                *(final, _number(cost["final_bytes"], 1e-3, 1)),
             ]
-            lines.append("| " + " | ".join([style(method).label, *drops, *cost_cells]) + " |")
+            lines.append("| " + " | ".join([style(method).label, *drops, *cells_of_costs]) + " |")
         lines.append("")
-    lines += [f"Measured on {place}." for place in hardware]
+    lines += [f"Measured on {machine}." for machine in hardware]
     return "\n".join(lines) + "\n"
 
 

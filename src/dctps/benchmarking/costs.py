@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 from torch import Tensor
 
 import dctps
-from dctps.benchmarking.opened import opened
+from dctps.benchmarking.memory import peak_resident, reset_peak, resident
+from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.benchmarking.record import processor
-from dctps.benchmarking.resident import peak_resident, reset_peak, resident
 from dctps.benchmarking.trial import take_steps
 from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import scoring_batches, split
-from dctps.experiments.records import RunFolderError, parse_object, read_text
 from dctps.experiments.session import Session
-from dctps.files import write_atomically
 
 COST = "cost.json"
 MEASURED = (
@@ -31,19 +28,11 @@ MEASURED = (
 
 
 def measure_cost(
-    config: RunConfig,
-    out: Path,
-    *,
-    data_dir: Path | str | None = None,
-    threads: int | None = None,
+    config: RunConfig, out: Path, *, data_dir: Path | str | None = None, threads: int | None = None
 ) -> None:
     """Write cost.json into a run's folder, if it is not there or of no use; on the CPU, and on Linux alone.
 
-    Args:
-        config: of the run.
-        out: its folder, made where it is missing.
-        data_dir: as for `dctps.experiments.run.run`.
-        threads: as for `dctps.experiments.run.run`.
+    The arguments are those of `dctps.experiments.run.run`.
 
     Raises:
         ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
@@ -54,45 +43,36 @@ def measure_cost(
     folder.finished()  # which refuses the folder of another run
     if read_cost(out) is not None:
         return
-    with opened(folder, data_dir=data_dir, device="cpu", threads=threads) as (place, dataset):
-        batches = scoring_batches(config, split(config, dataset, place).train, dataset)
+    with opened(folder, data_dir=data_dir, device="cpu", threads=threads) as (device, dataset):
+        batches = scoring_batches(config, split(config, dataset, device).train, dataset)
         reset_peak()
         before, started, used = resident(), time.perf_counter(), time.process_time()
-        model = build_network(config, dataset.description, place, batches=batches)
+        model = build_network(config, dataset.description, device, batches=batches)
         begin = {
             "begin_seconds": time.perf_counter() - started,
             "begin_cpu_seconds": time.process_time() - used,
             "begin_peak_bytes": peak_resident() - before,
         }
-        session = Session(config, dataset, place, model=model)
+        session = Session(config, dataset, device, model=model)
         steps, seconds, cpu_seconds = take_steps(session)
-        cost = {
-            **begin,
-            "step_seconds": seconds / steps,
-            "step_cpu_seconds": cpu_seconds / steps,
+        step = {"step_seconds": seconds / steps, "step_cpu_seconds": cpu_seconds / steps}
+        size = {
             "batch_size": config.batch_size,
             "train_bytes": _held(session),
             "final_bytes": dctps.report(session.model).disk_bytes,
             "file_bytes": (out / LAST).stat().st_size if (out / LAST).exists() else None,
-            "hardware": processor(),
-            "threads": threads,
         }
-        write_atomically(out / COST, (json.dumps(cost, indent=1) + "\n").encode())
+        write_json(out / COST, begin | step | size | {"hardware": processor(), "threads": threads})
 
 
 def read_cost(path: Path) -> dict[str, Any] | None:
     """What `measure_cost` wrote into the run folder `path`; None if it has not, or the file is of no use.
 
-    Returns:
-        `begin_seconds`, `begin_cpu_seconds` and `begin_peak_bytes`: of building the network and choosing its
-        weights, memory above what was there before; `step_seconds` and `step_cpu_seconds` of a training step
-        at `batch_size`; `train_bytes`: parameters, gradients, the optimizer's state, buffers and tables;
-        `final_bytes`: the file of `save_pretrained`; `hardware` and `threads`.
+    `begin_*` is of building the network and choosing its weights, memory above what was there before;
+    `step_*` of a training step at `batch_size`; `train_bytes` of parameters, gradients, the optimizer's
+    state, buffers and tables; `final_bytes` of the file of `save_pretrained`.
     """
-    try:
-        found = parse_object(path / COST, read_text(path / COST) or "")
-    except RunFolderError:
-        return None
+    found = read_json(path / COST)
     numbers = (found.get(name, "") for name in MEASURED)
     whole = all(n is None or (isinstance(n, int | float) and math.isfinite(n)) for n in numbers)
     return found if whole and {"hardware", "threads"} <= found.keys() else None

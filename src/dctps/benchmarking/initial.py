@@ -2,27 +2,28 @@
 
 A run folder gets initial.safetensors, the network with the support that was chosen, so that no criterion is
 asked twice; initial.json, its layers and its spectrum; and trained.json, the same of model.safetensors.
+
+With batch norms at fixed statistics no image's outputs depend on another image, and the Jacobian of a batch
+is block diagonal: its singular values are those of the images' blocks, classes x inputs each, all together.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import dctps
-from dctps.benchmarking.opened import opened
-from dctps.benchmarking.spectra import freeze_statistics_, spectrum
+from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.data import Dataset, first_of, normalize
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.folder import LAST, RunFolder
 from dctps.experiments.network import restore_network
-from dctps.experiments.records import RunFolderError, parse_object, read_text
 from dctps.experiments.session import Session
-from dctps.files import write_atomically
 
 INITIAL = "initial.json"
 TRAINED = "trained.json"
@@ -42,14 +43,7 @@ def examine(
 
     What is in the folder already is left, and what is damaged is made anew. The batch norms have the
     statistics of 128 training images, the same for all runs of a data set and data seed; the spectrum is of
-    the first 16 of them.
-
-    Args:
-        config: of the run.
-        out: its folder, made where it is missing.
-        data_dir: as for `dctps.experiments.run.run`.
-        device: as for `dctps.experiments.run.run`.
-        threads: as for `dctps.experiments.run.run`.
+    the first 16 of them. The arguments are those of `dctps.experiments.run.run`.
 
     Raises:
         ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
@@ -60,13 +54,13 @@ def examine(
     trained = folder.finished() is not None and read_examined(out, TRAINED) is None
     if read_examined(out) is not None and not trained:
         return
-    with opened(folder, data_dir=data_dir, device=device, threads=threads) as (place, dataset):
+    with opened(folder, data_dir=data_dir, device=device, threads=threads) as (where, dataset):
         if read_examined(out) is None:
             if not (out / _NETWORK).exists():
-                folder.save_model(Session(config, dataset, place).model, _NETWORK, 0)
-            _write(out / INITIAL, _describe(config, out / _NETWORK, dataset, place))
+                folder.save_model(Session(config, dataset, where).model, _NETWORK, 0)
+            write_json(out / INITIAL, _describe(config, out / _NETWORK, dataset, where))
         if trained:
-            _write(out / TRAINED, _describe(config, out / LAST, dataset, place))
+            write_json(out / TRAINED, _describe(config, out / LAST, dataset, where))
 
 
 def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
@@ -75,21 +69,21 @@ def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
     Returns:
         `spectrum`: singular values, descending; `layers`: dicts with name, weights, nnz and offset.
     """
+    found = read_json(path / name)
     try:
-        found = parse_object(path / name, read_text(path / name) or "")
         layers = [{**row, "nnz": int(row["nnz"]), "name": str(row["name"])} for row in found["layers"]]
         values = [float(s) for s in found["spectrum"]]
         if not all("offset" in row for row in layers) or not all(map(math.isfinite, values)):
             return None
         return {**found, "spectrum": values, "layers": layers}
-    except (RunFolderError, ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
-def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, place: torch.device) -> dict[str, Any]:
-    model = restore_network(config, dataset.description, file, place)
+def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    model = restore_network(config, dataset.description, file, device)
     batch = first_of(dataset.train, _STATISTICS, config.data_seed, "spectrum")
-    images = normalize(batch.images.to(place), dataset.mean, dataset.std)
+    images = normalize(batch.images.to(device), dataset.mean, dataset.std)
     values = spectrum(freeze_statistics_(model, images), images[:_IMAGES])
     rows = dctps.report(model).rows
     return {
@@ -102,5 +96,51 @@ def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, place: torch
     }
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(record) + "\n").encode())
+@torch.no_grad()
+def freeze_statistics_(model: nn.Module, images: Tensor) -> nn.Module:
+    """Give every batch norm these images' mean and (unbiased) variance; the model comes back in eval mode."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+        model.train()
+        model(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+    return model
+
+
+def jacobian_blocks(model: nn.Module, images: Tensor) -> Tensor:
+    """dy_c / dx of each image, (n, classes, numbers in an image): a backward pass for each output.
+
+    The model is in eval mode and gives (n, classes); no image's outputs depend on another image.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in trained:
+            p.requires_grad_(False)  # their gradients are not wanted
+        x = images.detach().requires_grad_()
+        y = model(x) + 0 * x.sum()  # there may be no path from the inputs
+        rows = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0].flatten(1) for column in y.T]
+    finally:
+        for p in trained:
+            p.requires_grad_()
+    return torch.stack(rows, dim=1)
+
+
+def spectrum(model: nn.Module, images: Tensor) -> Tensor:
+    """All singular values of the Jacobian of the batch, n * min(classes, inputs) of them, descending.
+
+    They are float64, and exactly 0 where a block of `jacobian_blocks` is.
+
+    Raises:
+        ValueError: the Jacobian is not finite.
+    """
+    blocks = jacobian_blocks(model, images).double().cpu()
+    if not blocks.isfinite().all():
+        raise ValueError("the Jacobian is not finite: the network's outputs overflow")
+    values: Tensor = torch.linalg.svdvals(blocks)
+    return values.flatten().sort(descending=True).values

@@ -1,32 +1,36 @@
-"""Peak resident memory of a training step, above its activations.
+"""Peak resident memory of a training step, above its activations, measured in a process of its own.
 
 Activations are what the dense network saves for backward, parameters and statistics apart, each tensor once.
+In the process two training steps are taken, everything is dropped, and the same is done again: what torch
+keeps for good (code that was loaded, oneDNN's kernels) is then in the level before. The shape tables and the
+native kernel's scratch are not: they are dropped in between.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dctps.benchmarking.networks import BATCHES, images_for, network_for
-
-Cell = dict[str, Any]
+from dctps.benchmarking.networks import images_for, network_for, training_step
+from dctps.benchmarking.plan import BATCHES, Cell, Plan
+from dctps.kernels import release_scratch, scratch_bytes
+from dctps.transforms import table_bytes
+from dctps.transforms.tables import clear_tables
 
 # Every block above 16 kB is a mapping of its own, which is unmapped when it is freed.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 
 
-def memory_cells(
-    models: Sequence[str], batch: int | None, density: float, offsets: Sequence[str]
-) -> Iterator[Cell]:
+def memory_cells(plan: Plan) -> Iterator[Cell]:
     """Bytes of a training step of each network; `share` is of dense parameters, gradients and Adam's state.
 
     Raises:
@@ -34,11 +38,12 @@ def memory_cells(
     """
     if not Path("/proc/self/clear_refs").exists():
         raise ValueError("memory is read from /proc/self, which only Linux has")
-    for model in models:
-        images = batch or BATCHES.get(model, 32)
+    density = plan.density
+    for model in plan.models:
+        images = plan.batch or BATCHES.get(model, 32)
         activations = saved_bytes(network_for(model, "dense", density), images_for(images))
         state = 16 * sum(p.numel() for p in network_for(model, "dense", density).parameters())
-        for offset in ("dense", *offsets):
+        for offset in ("dense", *plan.offsets):
             peak = _in_a_process(model, offset, density, images)
             above = peak.pop("peak") - activations
             cell = {"model": model, "batch": images, "density": density, "offset": offset}
@@ -72,7 +77,8 @@ def saved_bytes(network: nn.Module, images: Tensor) -> int:
 
 def _in_a_process(model: str, offset: str, density: float, batch: int) -> dict[str, int]:
     arguments = (model, offset, repr(density), str(batch), str(torch.get_num_threads()))
-    command = [sys.executable, "-m", "dctps.benchmarking.resident", *arguments]
+    program = "from dctps.benchmarking.memory import print_peak; print_peak()"
+    command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(
         command, env=os.environ | _ALLOCATOR, stdout=subprocess.PIPE, text=True, check=False
     )
@@ -80,3 +86,45 @@ def _in_a_process(model: str, offset: str, density: float, batch: int) -> dict[s
         raise ValueError(f"the process that trains {model} under {offset} ended with {done.returncode}")
     found: dict[str, int] = json.loads(done.stdout)
     return found
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def reset_peak() -> None:
+    """Let the system count the peak from now on."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_resident() -> int:
+    """The largest number of resident bytes since then."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def _peak(model: str, offset: str, density: float, batch: int) -> dict[str, int]:
+    images = images_for(batch)
+    _two_steps(model, offset, density, images)
+    gc.collect()
+    clear_tables()
+    release_scratch()
+    before = resident()
+    reset_peak()
+    _two_steps(model, offset, density, images)
+    return {"peak": peak_resident() - before, "scratch": scratch_bytes(), "tables": table_bytes()}
+
+
+def _two_steps(model: str, offset: str, density: float, images: Tensor) -> None:
+    step = training_step(network_for(model, offset, density), images)
+    step()
+    step()
+
+
+def print_peak() -> None:
+    """Print the peak as JSON, of the network and the batch that the command line names."""
+    model, offset, density, batch, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    torch.manual_seed(0)
+    print(json.dumps(_peak(model, offset, float(density), int(batch))))

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from dctps.benchmarking.plan import BATCHES, Cell, Plan
 from dctps.benchmarking.timing import Step, measure
 from dctps.models import build_model
 from dctps.selection import sparsify_
 from dctps.training import build_optimizer, parameter_groups
 
-Cell = dict[str, Any]
-
-BATCHES = {"vgg19": 32, "resnet50": 16, "mobilenetv2": 32, "lenet5": 128}
 _CLASSES, _RATE = 10, 1e-4
 
 
-def network_cells(
-    models: Sequence[str], batch: int | None, density: float, offsets: Sequence[str], seconds: float
-) -> Iterator[Cell]:
+def network_cells(plan: Plan) -> Iterator[Cell]:
     """A training step (forward, backward, Adam) and a forward pass of each network beside the dense one."""
-    for model in models:
-        images = images_for(batch or BATCHES.get(model, 32))
-        networks = candidates(model, density, offsets)
-        cell = {"model": model, "batch": len(images), "density": density}
-        steps = {name: training_step(network, images) for name, network in networks.items()}
-        yield cell | {"what": "training step", "candidates": measure(steps, seconds)}
-        forwards = {name: forward_pass(network, images) for name, network in networks.items()}
-        yield cell | {"what": "forward pass", "candidates": measure(forwards, seconds)}
+    for model in plan.models:
+        networks = candidates(model, plan)
+        yield _cell(model, plan.batch or BATCHES.get(model, 32), "training step", networks, plan)
+        yield _cell(model, plan.batch or BATCHES.get(model, 32), "forward pass", networks, plan)
 
 
-def latency_cells(
-    models: Sequence[str], density: float, offsets: Sequence[str], seconds: float
-) -> Iterator[Cell]:
+def latency_cells(plan: Plan) -> Iterator[Cell]:
     """The forward pass of a single image."""
-    for model in models:
-        networks = candidates(model, density, offsets)
-        steps = {name: forward_pass(network, images_for(1)) for name, network in networks.items()}
-        cell = {"model": model, "batch": 1, "density": density, "what": "forward pass"}
-        yield cell | {"candidates": measure(steps, seconds)}
+    for model in plan.models:
+        yield _cell(model, 1, "forward pass", candidates(model, plan), plan)
 
 
-def candidates(model: str, density: float, offsets: Sequence[str]) -> dict[str, nn.Module]:
+def _cell(model: str, batch: int, what: str, networks: dict[str, nn.Module], plan: Plan) -> Cell:
+    make, images = {"training step": training_step, "forward pass": forward_pass}[what], images_for(batch)
+    times = measure({name: make(network, images) for name, network in networks.items()}, plan.seconds)
+    return {"model": model, "batch": batch, "density": plan.density, "what": what, "candidates": times}
+
+
+def candidates(model: str, plan: Plan) -> dict[str, nn.Module]:
     """The dense network, and one for each offset."""
-    return {name: network_for(model, name, density) for name in ("dense", *offsets)}
+    return {name: network_for(model, name, plan.density) for name in ("dense", *plan.offsets)}
 
 
 def network_for(model: str, offset: str, density: float) -> nn.Module:

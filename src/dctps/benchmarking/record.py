@@ -61,7 +61,7 @@ def provenance(command: str, threads: int) -> dict[str, Any]:
 
 
 def add_run(path: Path, run: dict[str, Any]) -> None:
-    """Put a run into a result file, in the place of an older one of the same command.
+    """Put a run into a result file; it replaces an older one of the same command.
 
     Raises:
         ValueError: the file holds something else.

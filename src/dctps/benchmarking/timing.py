@@ -15,12 +15,8 @@ ROUNDS = 5
 def measure(steps: Mapping[str, Step], seconds: float) -> Times:
     """Time every candidate once in each round, after an untimed call.
 
-    Args:
-        steps: by the candidate's name.
-        seconds: after which no round begins, once there were `ROUNDS`.
-
-    Returns:
-        By name: `median_ms`, `p10_ms` (10th percentile) and the number of `rounds`.
+    No round begins after `seconds`, once there were `ROUNDS`. By name, `median_ms`, `p10_ms` (10th
+    percentile) and the number of `rounds` come back.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     end = time.perf_counter() + seconds

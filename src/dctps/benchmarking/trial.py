@@ -25,7 +25,7 @@ _STEPS = 4  # the first one warms up
 
 
 class _Enough(Exception):  # noqa: N818
-    """The trial has seen all its steps."""
+    """Ends an epoch once all steps of the trial are made."""
 
 
 def time_epoch(
@@ -38,64 +38,46 @@ def time_epoch(
     """Seconds that an epoch takes, training and evaluation, from steps that are made and thrown away.
 
     What a criterion takes before the first step is not counted: random supports stand for those that it would
-    choose, and the dense network for those of imp's levels.
-
-    Args:
-        configs: of runs; several are trained together, as one stack.
-        data_dir: as for `dctps.experiments.run.run`.
-        device: as for `dctps.experiments.run.run`.
-        threads: as for `dctps.experiments.run.run`.
-        dataset: of the first, where it is loaded already.
+    choose, and the dense network for those of imp's levels. Several runs are trained together, as one stack.
+    `dataset` is that of the first where it is loaded already; other arguments are those of `run`.
 
     Raises:
         ValueError: a choice in a configuration that does not fit.
         DataError: the data files are missing or damaged.
     """
     first = configs[0]
-    with torch_settings(device, threads, first.seed) as place:
+    with torch_settings(device, threads, first.seed) as chosen:
         data = dataset or data_of(first, data_dir, False, None)
-        parts = split(first, data, place)
-        sessions = [Session(_quick(config), data, place, parts=parts) for config in configs]
+        parts = split(first, data, chosen)
+        sessions = [Session(_quick(config), data, chosen, parts=parts) for config in configs]
         stack = Stack([session.model for session in sessions]) if len(sessions) > 1 else None
-        marks = _marks(lambda between: _train(sessions, stack, between))
-        step = (
-            statistics.median(b - a for a, b in pairwise(marks[1:]))
-            if len(marks) > 2
-            else marks[-1] - marks[0]
-        )
+        marks = [seconds for seconds, _ in _marks(lambda between: _train(sessions, stack, between))]
+        steps = [after - before for before, after in pairwise(marks)]
+        seconds = sessions[0].steps_per_epoch * statistics.median(steps[1:] or steps)
         judged = [part for part in (parts.validation, parts.test) if len(part)]
-        return sessions[0].steps_per_epoch * step + sum(
-            _evaluation(sessions[0], stack, part) for part in judged
-        )
+        return seconds + sum(_evaluation(sessions[0], stack, part) for part in judged)
 
 
 def take_steps(session: Session) -> tuple[int, float, float]:
     """Make some steps of training: how many after the first, their seconds, and their seconds of the CPU."""
-    used: list[float] = []
-
-    def train(between: Callable[[], None]) -> None:
-        def both() -> None:
-            used.append(time.process_time())
-            between()
-
-        session.train_epoch(progress=False, between=both)
-
-    marks = _marks(train)
-    return max(len(marks) - 2, 1), marks[-1] - marks[1], used[-1] - used[1]
+    marks = _marks(lambda between: session.train_epoch(progress=False, between=between))
+    begin = 1 if len(marks) > 2 else 0
+    (seconds, cpu), (last_seconds, last_cpu) = marks[begin], marks[-1]
+    return len(marks) - 1 - begin, last_seconds - seconds, last_cpu - cpu
 
 
-def _marks(train: Callable[[Callable[[], None]], None]) -> list[float]:
-    """The times at the beginnings of the steps of `train`, and after the last."""
-    marks: list[float] = []
+def _marks(train: Callable[[Callable[[], None]], object]) -> list[tuple[float, float]]:
+    """Seconds, and seconds of the CPU, at the beginnings of the steps of `train` and after the last."""
+    marks: list[tuple[float, float]] = []
 
     def between() -> None:
-        marks.append(time.perf_counter())
+        marks.append((time.perf_counter(), time.process_time()))
         if len(marks) > _STEPS:
             raise _Enough
 
     with contextlib.suppress(_Enough):
         train(between)
-        marks.append(time.perf_counter())
+        between()
     return marks
 
 
@@ -106,21 +88,18 @@ def _train(sessions: list[Session], stack: Stack | None, between: Callable[[], N
         return
     for images, labels in sessions[0].training_batches(between):
         losses = stack.step(images, labels)
-        for session, loss, correct in zip(
-            sessions, losses.loss.tolist(), losses.correct.tolist(), strict=True
-        ):
+        sums = zip(sessions, losses.loss.tolist(), losses.correct.tolist(), strict=True)
+        for session, loss, correct in sums:
             session.take_step(loss, correct, len(labels))
 
 
 def _evaluation(session: Session, stack: Stack | None, part: ImageTensors) -> float:
     """Seconds of the evaluation on all of `part`, from its first batch."""
+    evaluate: Callable[..., object] = session.trainer.evaluate if stack is None else stack.evaluate
     seconds = []
     for batch in islice(session.evaluation_batches(part, lambda: None), 2):
         started = time.perf_counter()
-        if stack is None:
-            session.trainer.evaluate([batch])
-        else:
-            stack.evaluate([batch])
+        evaluate([batch])
         seconds.append((time.perf_counter() - started) / len(batch[1]))
     return len(part) * min(seconds)
 
@@ -140,9 +119,10 @@ def timed(data_dir: Path | str | None, device: str, threads: int) -> Callable[..
     data: dict[tuple[Any, ...], Dataset] = {}
 
     def trial(*configs: ResolvedConfig) -> float:
-        if images_of(configs[0]) not in data:
+        key = images_of(configs[0])
+        if key not in data:
             data.clear()  # one data set at a time is held
-            data[images_of(configs[0])] = data_of(configs[0], data_dir, False, None)
-        return time_epoch(*configs, device=device, threads=threads, dataset=data[images_of(configs[0])])
+            data[key] = data_of(configs[0], data_dir, False, None)
+        return time_epoch(*configs, device=device, threads=threads, dataset=data[key])
 
     return trial

@@ -27,12 +27,7 @@ _CHUNK = 1 << 16  # remainders unpacked at once: a bit takes a byte while it is 
 
 
 def encode(support: Ints, size: int) -> tuple[int, Bytes]:
-    """The best Rice parameter k, and the support's bits, one in each byte.
-
-    Args:
-        support: sorted positions in 0..size-1, each once.
-        size: number of weights.
-    """
+    """The best Rice parameter k of a sorted support within 0..size-1, and its bits, one in each byte."""
     coded = support if 2 * len(support) <= size else _complement(support, size)
     gaps = np.diff(coded, prepend=-1) - 1
     k = _best_parameter(gaps)
@@ -48,14 +43,9 @@ def encode(support: Ints, size: int) -> tuple[int, Bytes]:
 def decode(packed: Bytes, start: int, size: int, nnz: int, k: int) -> tuple[Ints, int]:
     """The support whose code starts at bit `start` of `packed`, and the bit after its code.
 
-    Time and memory are O(nnz + bits left in `packed`), whatever the arguments claim.
-
-    Args:
-        packed: bytes of eight bits each, the most significant first.
-        start: first bit of the code.
-        size: number of weights, at most 2^53.
-        nnz: of the support, in 0..size.
-        k: Rice parameter, with 2^k <= size.
+    `packed` has eight bits in a byte, the most significant first. `size` is at most 2^53, `nnz` within
+    0..size, and 2^k at most `size`. Time and memory are O(nnz + bits left in `packed`), whatever the
+    arguments claim.
 
     Raises:
         ValueError: the bits end early, or give a position that is out of range.

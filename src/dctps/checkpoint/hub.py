@@ -40,31 +40,13 @@ class DpSHubMixin(
         save_pretrained(_as_module(self), save_directory)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **model_kwargs: Any,
-    ) -> Self:
-        if Path(model_id).is_dir():
-            folder = Path(model_id)
-        else:
-            downloaded = hf_hub_download(
-                model_id,
-                FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-            folder = Path(downloaded).parent
-        model = cls(**model_kwargs)
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Self:
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        of_download = {name: options.pop(name) for name in names if name in options}
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(hf_hub_download(model_id, FILE, **of_download)).parent
+        model = cls(**options)
         load_pretrained_(_as_module(model), folder)
         return model
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,8 @@ def load_pretrained_(
 def load_state(model: nn.Module, path: Path | str) -> dict[str, Any]:
     """Fill `model` from a file of `save_state`, and return its metadata.
 
-    Args:
-        model: as for `load_pretrained_`, and no single plain layer that would have to be replaced.
-        path: of the file.
-
-    Raises:
-        CheckpointError: as for `load_pretrained_`.
-        ValueError: as for `load_pretrained_`.
+    Arguments and errors are those of `load_pretrained_`; `model` is no single plain layer, which would have
+    to be replaced.
     """
     loaded, metadata = _load(model, Path(path), None)
     if loaded is not model:
@@ -73,12 +67,9 @@ class _MismatchError(ValueError):
     """The file is sound, and of another model."""
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """A tensor that is ready for its places: of their shape and dtype."""
-
-    slot: Slot
-    tensor: Tensor
+_Expected = dict[str, tuple[torch.dtype, tuple[int, ...] | None]]
+# Tensors that are ready for their owners: of the right shape and dtype.
+_Placements = list[tuple[Slot, Tensor]]
 
 
 def _load(
@@ -137,8 +128,8 @@ def _load_expanded(
         )
     # From here on nothing is refused.
     with torch.no_grad():
-        for placement in placements:
-            _place(placement, replacements, device)
+        for slot, tensor in placements:
+            _place(slot, tensor, replacements, device)
         for record in notes.layers:
             layer: Any = replacements.get(targets[record.name], targets[record.name])
             layer.seed, layer._given_support = record.seed, record.rice is not None
@@ -184,9 +175,9 @@ def _target(modules: Mapping[str, nn.Module], shared: Collection[int], record: L
     return module  # type: ignore[no-any-return]
 
 
-def _expected(state: State, notes: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...] | None]]:
+def _expected(state: State, notes: Manifest) -> _Expected:
     """Dtype and shape of each tensor of the file; no shape where the content decides."""
-    expected: dict[str, tuple[torch.dtype, tuple[int, ...] | None]] = {
+    expected: _Expected = {
         name: (slot.tensor.dtype, tuple(slot.tensor.shape)) for name, slot in state.slots.items()
     }
     for name, norm in state.folded.items():
@@ -201,9 +192,7 @@ def _expected(state: State, notes: Manifest) -> dict[str, tuple[torch.dtype, tup
     return expected
 
 
-def _compare(
-    expected: Mapping[str, tuple[torch.dtype, tuple[int, ...] | None]], tensors: Mapping[str, Tensor]
-) -> None:
+def _compare(expected: _Expected, tensors: Mapping[str, Tensor]) -> None:
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             where = "the model and not in the file" if name in expected else "the file and not in the model"
@@ -227,18 +216,17 @@ def _layers(
     supports: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     device: torch.device | str | None,
-) -> tuple[dict[nn.Module, nn.Module], list[_Placement]]:
-    """New layers for plain ones, filled but for the bias, and what is to be placed in converted ones."""
+) -> tuple[dict[nn.Module, nn.Module], _Placements]:
+    """New layers for plain ones, and what is to be placed in these and in converted ones."""
     replacements: dict[nn.Module, nn.Module] = {}
-    placements: list[_Placement] = []
-    at = at_alpha = 0
+    placements: _Placements = []
+    values = iter(tensors["values"].split([record.nnz for record in notes.layers]) if notes.layers else ())
+    alphas = iter(tensors["alpha"].split(1) if "alpha" in tensors else ())
     for record in notes.layers:
         target: Any = targets[record.name]
-        parts = {"support": supports[record.name], "values": tensors["values"][at : at + record.nnz]}
-        at += record.nnz
+        parts = {"support": supports[record.name], "values": next(values)}
         if _has_alpha(record):
-            parts["alpha"] = tensors["alpha"][at_alpha : at_alpha + 1]
-            at_alpha += 1
+            parts["alpha"] = next(alphas)
         if isinstance(target, DpSLayer):
             layer = target
         else:
@@ -256,47 +244,37 @@ def _layers(
             replacements[target] = layer
         for key, part in parts.items():
             old = getattr(layer, key)
-            placements.append(_Placement(Slot(old, [(layer, key)]), cast(record.name, part, old.dtype)))
+            placements.append((Slot(old, [(layer, key)]), cast(record.name, part, old.dtype)))
     return replacements, placements
 
 
-def _placements(state: State, tensors: Mapping[str, Tensor]) -> list[_Placement]:
+def _placements(state: State, tensors: Mapping[str, Tensor]) -> _Placements:
     """What is to be placed beside S and alpha."""
-    placements = [
-        _Placement(slot, cast(name, tensors[name], slot.tensor.dtype)) for name, slot in state.slots.items()
-    ]
+    placements = [(slot, cast(name, tensors[name], slot.tensor.dtype)) for name, slot in state.slots.items()]
     for name, norm in state.folded.items():
         scale, shift = (tensors[path] for path in folded_names(name))
         # With this variance the norm divides by sqrt(1 - eps + eps).
-        parts = (
-            scale,
-            shift,
-            torch.zeros_like(shift),
-            torch.full_like(scale, 1 - norm.eps, dtype=torch.float64),
-        )
+        variance = torch.full_like(scale, 1 - norm.eps, dtype=torch.float64)
+        parts = (scale, shift, torch.zeros_like(shift), variance)
         for key, part in zip(STATISTICS, parts, strict=True):
             old = getattr(norm, key)
-            placements.append(_Placement(Slot(old, [(norm, key)]), cast(name, part, old.dtype)))
-    placements += [
-        _Placement(slot, torch.zeros(slot.tensor.shape, dtype=slot.tensor.dtype, device="cpu"))
-        for slot in state.dropped
-        if slot.tensor.is_meta
-    ]
-    return placements
+            placements.append((Slot(old, [(norm, key)]), cast(name, part, old.dtype)))
+    unmade = [slot for slot in state.dropped if slot.tensor.is_meta]
+    return placements + [(slot, torch.zeros_like(slot.tensor, device="cpu")) for slot in unmade]
 
 
 def _place(
-    placement: _Placement, replacements: Mapping[nn.Module, nn.Module], device: torch.device | str | None
+    slot: Slot, tensor: Tensor, replacements: Mapping[nn.Module, nn.Module], device: torch.device | str | None
 ) -> None:
     made: Tensor | None = None
-    for owner, key in placement.slot.owners:
+    for owner, key in slot.owners:
         home = replacements.get(owner, owner)
         old = getattr(home, key)
         if not old.is_meta:
-            old.copy_(placement.tensor)
+            old.copy_(tensor)
             continue
         if made is None:  # one tensor for all its owners
-            made = torch.empty_like(placement.tensor, device=device or "cpu").copy_(placement.tensor)
+            made = torch.empty_like(tensor, device=device or "cpu").copy_(tensor)
             if isinstance(old, nn.Parameter):
                 made = nn.Parameter(made, old.requires_grad)
         setattr(home, key, made)

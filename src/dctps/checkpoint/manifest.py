@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,20 +28,7 @@ _NOT_COMMON = ("name", "shape", "nnz")  # these differ from layer to layer
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One DpS layer.
-
-    Attributes:
-        name: qualified, without wrappers' prefixes.
-        shape: of W.
-        nnz: number of values.
-        groups: of a convolution.
-        offset: registered name of D.
-        seed: of the layer.
-        offset_seed: of D, where it is another (None: `seed`).
-        draws: the name that keys the layer's draws, where it is another (None: `name`).
-        alpha_trainable: whether alpha trains.
-        rice: parameter of the support's code; None for a support that the seed gives.
-    """
+    """One DpS layer: its name without wrappers' prefixes, the shape of W, the registered name of D, ..."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,10 +36,10 @@ class LayerRecord:
     groups: int
     offset: str
     seed: int
-    offset_seed: int | None
-    draws: str | None
+    offset_seed: int | None  # of D, where it is another than `seed`
+    draws: str | None  # the name that keys the layer's draws, where it is another than `name`
     alpha_trainable: bool
-    rice: int | None
+    rice: int | None  # parameter of the support's code; None for a support that the seed gives
 
     @property
     def size(self) -> int:
@@ -60,11 +47,7 @@ class LayerRecord:
         return math.prod(self.shape)
 
     def build_offset(self) -> Offset:
-        """D.
-
-        Raises:
-            ValueError: a name that is not registered here, or a shape that does not fit it.
-        """
+        """D; ValueError for a name that is not registered here, or a shape that does not fit it."""
         seed = self.seed if self.offset_seed is None else self.offset_seed
         return build_offset(self.offset, self.shape, groups=self.groups, seed=seed, layer=self._draws)
 
@@ -79,13 +62,9 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All metadata of a file but its checksum.
+    """All metadata of a file except its checksum: its layers, in the order of their values, and more.
 
-    Attributes:
-        layers: in the order of their values.
-        norms: how normalisation layers are stored.
-        user: whatever the caller added.
-        projections: the specs of hyperplanes' projections, by the names of their modules.
+    `user` is whatever the caller added; `projections` are the specs of hyperplanes' projections, by module.
     """
 
     layers: list[LayerRecord]
@@ -128,7 +107,7 @@ def parse(values: Mapping[str, Any]) -> Manifest:
     """The inverse of `to_fields`, for values of any origin.
 
     Raises:
-        ValueError: whatever `to_fields` cannot have made; one line.
+        ValueError: `to_fields` cannot have made them; the message is one line.
     """
     if values.get("format") != FORMAT or type(values["format"]) is not int:
         raise ValueError(f"it is of format {shorten(values.get('format'))}, and this dctps reads {FORMAT}")
@@ -149,27 +128,24 @@ def parse(values: Mapping[str, Any]) -> Manifest:
 def _record(common: dict[str, Any], values: object) -> LayerRecord:
     if not isinstance(values, dict) or set(merged := {**common, **values}) != set(_KEYS):
         raise ValueError("a layer's record lacks a field or has one too many")
-    shape = merged["shape"]
-    if not (_is_text(merged["name"]) and _is_text(merged["offset"])):
-        raise ValueError("a layer has no name or no offset")
-    where = f"layer {shorten(merged['name'])}"
-    if not isinstance(shape, list) or len(shape) not in (2, 4) or not all(_is_count(v, 1) for v in shape):
-        raise ValueError(f"{where} has the shape {shorten(shape)}")
-    size = math.prod(shape)
-    if size > MAX_NUMBERS:
-        raise ValueError(f"{where} has {size} weights")
-    if not _is_count(merged["nnz"], 0, size):
-        raise ValueError(f"{where} has {shorten(merged['nnz'])} values for {size} weights")
-    if not _is_count(merged["groups"], 1, shape[0]):
-        raise ValueError(f"{where} has {shorten(merged['groups'])} groups")
-    if not _is_seed(merged["seed"]) or not (merged["offset_seed"] is None or _is_seed(merged["offset_seed"])):
-        raise ValueError(f"{where} has a seed that is no integer of at most {_MAX_SEED_BITS} bits")
-    if not (merged["draws"] is None or _is_text(merged["draws"])):
-        raise ValueError(f"{where} has draws under {shorten(merged['draws'])}")
-    if type(merged["alpha_trainable"]) is not bool:
-        raise ValueError(f"{where} has alpha_trainable {shorten(merged['alpha_trainable'])}")
-    if not (merged["rice"] is None or _is_count(merged["rice"], 0, size.bit_length() - 1)):
-        raise ValueError(f"{where} has the Rice parameter {shorten(merged['rice'])}")
+    name, shape = merged["name"], merged["shape"]
+
+    def need(field: str, sound: bool) -> None:
+        if not sound:
+            raise ValueError(f"layer {shorten(name)} has the {field} {shorten(merged[field])}")
+
+    need("name", _is_text(name))
+    need("offset", _is_text(merged["offset"]))
+    sizes = shape if isinstance(shape, list) and len(shape) in (2, 4) else [0]
+    need("shape", all(_is_count(size, 1) for size in sizes) and math.prod(sizes) <= MAX_NUMBERS)
+    size = math.prod(sizes)
+    need("nnz", _is_count(merged["nnz"], 0, size))
+    need("groups", _is_count(merged["groups"], 1, sizes[0]))
+    need("seed", _is_seed(merged["seed"]))
+    need("offset_seed", merged["offset_seed"] is None or _is_seed(merged["offset_seed"]))
+    need("draws", merged["draws"] is None or _is_text(merged["draws"]))
+    need("alpha_trainable", type(merged["alpha_trainable"]) is bool)
+    need("rice", merged["rice"] is None or _is_count(merged["rice"], 0, size.bit_length() - 1))
     return LayerRecord(**{**merged, "shape": tuple(shape)})
 
 
@@ -182,18 +158,11 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
         ValueError: an offset that a file cannot name, or a support that is none.
     """
     offset, seed = layer.offset, layer.seed
-    record = LayerRecord(
-        name=name,
-        shape=offset.shape,
-        nnz=layer.nnz,
-        groups=offset.groups,
-        offset=offset.name,
-        seed=seed,
-        offset_seed=None if offset.seed == seed else offset.seed,
-        draws=None if offset.layer == name else offset.layer,
-        alpha_trainable=layer.alpha is None or layer.alpha.requires_grad,
-        rice=None,
-    )
+    offset_seed = None if offset.seed == seed else offset.seed
+    draws = None if offset.layer == name else offset.layer
+    trains = layer.alpha is None or layer.alpha.requires_grad
+    where = name, offset.shape, layer.nnz, offset.groups, offset.name
+    record = LayerRecord(*where, seed, offset_seed, draws, trains, rice=None)
     if not all(_is_seed(number) for number in (seed, offset.seed)):
         raise ValueError(
             f"layer {name!r} has a seed of more than {_MAX_SEED_BITS} bits: choose a smaller one"
@@ -212,15 +181,11 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
     if torch.equal(support, record.draw_support()):
         return record, None
     k, bits = gaps.encode(support.numpy(), record.size)
-    return LayerRecord(**{**record.__dict__, "rice": k}), bits
+    return replace(record, rice=k), bits
 
 
 def read_supports(manifest: Manifest, packed: Tensor | None) -> dict[str, Tensor]:
-    """Each layer's support, int64 (nnz,).
-
-    Args:
-        manifest: of the file.
-        packed: its tensor of packed supports, uint8; None where it has none.
+    """Each layer's support, int64 (nnz,), from the file's packed ones, uint8 (None: it has none).
 
     Raises:
         ValueError: `packed` is not exactly the code of supports of these layers.

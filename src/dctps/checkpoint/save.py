@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from dctps.checkpoint import container
 from dctps.checkpoint.container import Entry
-from dctps.checkpoint.gaps import Bytes
 from dctps.checkpoint.manifest import NORMS, Manifest, Norms, describe
 from dctps.checkpoint.state import STATISTICS, State, cast, folded_names, is_norm, state_of
 from dctps.files import write_atomically
@@ -53,24 +52,17 @@ def save_pretrained(
         OSError: the file cannot be written; one that was there is as it was.
     """
     folder = Path(folder)
-    content = _encode(model, values_dtype, norms, metadata)
+    content = container.write(*_outline(model, values_dtype, norms, metadata))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FILE, content)
 
 
 def save_state(model: nn.Module, path: Path | str, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write `model` to the file `path`, atomically, bit for bit.
+    """Write `model` to the file `path`, whose folder exists, atomically and bit for bit.
 
-    Args:
-        model: as for `save_pretrained`.
-        path: of the file; its folder exists.
-        metadata: as for `save_pretrained`.
-
-    Raises:
-        ValueError: as for `save_pretrained`.
-        OSError: as for `save_pretrained`.
+    The other arguments and the errors are those of `save_pretrained`.
     """
-    write_atomically(Path(path), _encode(model, None, "full", metadata))
+    write_atomically(Path(path), container.write(*_outline(model, None, "full", metadata)))
 
 
 def file_size(
@@ -82,10 +74,7 @@ def file_size(
 ) -> int:
     """Bytes of the file that `save_pretrained` writes with the same arguments, without making its tensors.
 
-    On the meta device supports are taken as drawn from their seeds.
-
-    Raises:
-        ValueError: as for `save_pretrained`.
+    On the meta device supports are taken as drawn from their seeds. Errors are those of `save_pretrained`.
     """
     entries, fields = _outline(model, values_dtype, norms, metadata)
     return len(container.header(entries, fields)) + sum(entry.nbytes for entry in entries.values())
@@ -96,12 +85,6 @@ def max_header(state: State) -> int:
     names = [*state.slots, *state.folded, *state.layers]
     # A layer has S and alpha in a record where a dense one has its weight: twice covers either.
     return _HEADER_BASE + 2 * sum(_HEADER_PER_TENSOR + _HEADER_PER_LETTER * len(name) for name in names)
-
-
-def _encode(
-    model: nn.Module, values_dtype: torch.dtype | None, norms: Norms, metadata: Mapping[str, Any] | None
-) -> bytes:
-    return container.write(*_outline(model, values_dtype, norms, metadata))
 
 
 def _outline(
@@ -118,14 +101,14 @@ def _outline(
     fields = Manifest(records, norms, dict(metadata or {}), state.projections).to_fields()
 
     entries = {}
-    layers = list(state.layers.items())
-    if layers:
-        values = [(f"{name}.values", layer.values) for name, layer in layers]
+    layers = state.layers.items()
+    if values := [(f"{name}.values", layer.values) for name, layer in layers]:
         entries["values"] = _joined(values, values_dtype)
     if alphas := [(f"{name}.alpha", layer.alpha) for name, layer in layers if layer.alpha is not None]:
         entries["alpha"] = _joined(alphas, None)
     if codes := [bits for _, bits in described.values() if bits is not None]:
-        entries["support"] = _packed(codes)
+        packed = torch.from_numpy(np.packbits(np.concatenate(codes)))
+        entries["support"] = Entry(torch.uint8, tuple(packed.shape), lambda: packed)
     for name, slot in state.slots.items():
         if slot.tensor.layout != torch.strided:
             raise ValueError(f"{name!r} is stored as {slot.tensor.layout}, which a checkpoint cannot hold")
@@ -150,13 +133,6 @@ def _joined(parts: list[tuple[str, nn.Parameter]], dtype: torch.dtype | None) ->
         return torch.cat([cast(name, tensor.detach().cpu(), stored) for name, tensor in parts])
 
     return Entry(stored, (sum(tensor.numel() for _, tensor in parts),), make)
-
-
-def _packed(codes: list[Bytes]) -> Entry:
-    def make() -> Tensor:
-        return torch.from_numpy(np.packbits(np.concatenate(codes)))
-
-    return Entry(torch.uint8, (-(-sum(map(len, codes)) // 8),), make)
 
 
 def _entry(name: str, tensor: Tensor, dtype: torch.dtype) -> Entry:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from dctps.checkpoint.container import shorten
 from dctps.checkpoint.manifest import Norms
@@ -26,12 +26,7 @@ _PACKED = ("values", "support", "alpha")
 
 @dataclass
 class Slot:
-    """One parameter or persistent buffer, and every place where it stands.
-
-    Attributes:
-        tensor: what the model holds now.
-        owners: (module, attribute), more than one where the tensor is shared.
-    """
+    """A parameter or persistent buffer, and its owners (module, attribute): several where it is shared."""
 
     tensor: Tensor
     owners: list[tuple[nn.Module, str]] = field(default_factory=list)
@@ -41,12 +36,8 @@ class Slot:
 class State:
     """The tensors that a file of this model holds beside S and alpha.
 
-    Attributes:
-        slots: stored as they are, by name in the file.
-        folded: batch norms of which only scale and shift are stored, by name.
-        dropped: what inference does not need: the counters of batch norms.
-        layers: DpS layers by name.
-        projections: specs of hyperplanes' projections, by name.
+    `slots` are stored as they are, by name in the file; of `folded` batch norms only scale and shift are.
+    `dropped` are counters of batch norms, which inference does not need; `projections` are specs, by module.
     """
 
     slots: dict[str, Slot]
@@ -57,12 +48,7 @@ class State:
 
 
 def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] = ()) -> State:
-    """What a file holds of `model`; what stands in several places once, under its first name.
-
-    Args:
-        model: any module.
-        norms: how the file has its normalisation layers.
-        skip: tensors to leave out, by identity.
+    """What a file with such `norms` holds of `model`, without the tensors `skip`; a shared one once.
 
     Raises:
         ValueError: state that is no tensor, or two tensors of one name.
@@ -82,7 +68,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             packed |= isinstance(module, Identified) and key == "identity"
             if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
                 continue
-            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            if is_lazy(tensor):
                 raise ValueError(
                     f"module {name!r} is lazy: call the model once, so that its shapes are known"
                 )
@@ -97,15 +83,14 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             f"norms={norms!r} cannot fold the norms of a network on a hyperplane: make it plain with merge_"
         )
 
+    batch_norms = {n: m for n, m in named_modules(model) if isinstance(m, _NormBase) and norms != "full"}
     folded: dict[str, _NormBase] = {}
     dropped: list[Slot] = []
-    if norms != "full":
-        for name, module in named_modules(model):
-            if isinstance(module, _NormBase):
-                dropped += _take(slots, module, ("num_batches_tracked",))
-                if norms.startswith("folded") and _foldable(slots, module):
-                    _take(slots, module, STATISTICS)
-                    folded[name] = module
+    for name, norm in batch_norms.items():
+        dropped += _take(slots, norm, ("num_batches_tracked",))
+        if norms.startswith("folded") and _foldable(slots, norm):
+            _take(slots, norm, STATISTICS)
+            folded[name] = norm
     return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers, projections)
 
 
@@ -122,11 +107,7 @@ def is_norm(slot: Slot) -> bool:
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in another dtype.
-
-    Raises:
-        ValueError: a number that is finite and would not be so in `dtype`.
-    """
+    """The tensor in another dtype; ValueError where a number is finite and would not be so in that."""
     cast = tensor.to(dtype)
     if dtype != tensor.dtype and not torch.equal(cast.isfinite(), tensor.isfinite()):
         largest = float(tensor[tensor.isfinite()].abs().max())
@@ -135,8 +116,8 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _foldable(slots: Mapping[str, Slot], module: nn.Module) -> bool:
-    own = [slot for slot in slots.values() if slot.owners[0][0] is module and slot.owners[0][1] in STATISTICS]
-    return len(own) == len(STATISTICS) and all(len(slot.owners) == 1 for slot in own)
+    own = [slot for slot in slots.values() if slot.owners in [[(module, key)] for key in STATISTICS]]
+    return len(own) == len(STATISTICS)
 
 
 def _take(slots: dict[str, Slot], module: nn.Module, keys: Collection[str]) -> list[Slot]:

@@ -15,7 +15,7 @@ from dctps.cli.common import USAGE_ERROR, print_note
 from dctps.cli.sweep import Crew
 
 if TYPE_CHECKING:
-    from dctps.analysis.study import Study
+    from dctps.analysis.figure_runs import FigureRuns
 
 
 @dataclass(frozen=True)
@@ -45,26 +45,25 @@ class Figure:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the figure's sweep, and draw."""
-        from dctps.analysis.figures import draw_figure  # noqa: PLC0415
-        from dctps.analysis.origin import write_origin  # noqa: PLC0415
+        from dctps.analysis.figure_runs import read_failures, runs_of_figure  # noqa: PLC0415
+        from dctps.analysis.figures import draw_figure, write_origin  # noqa: PLC0415
         from dctps.analysis.runs import read_runs  # noqa: PLC0415
-        from dctps.analysis.study import make_study, read_failures  # noqa: PLC0415
         from dctps.analysis.style import require_matplotlib  # noqa: PLC0415
 
         require_matplotlib()  # better now than after the sweep
-        study, folder = make_study(self.name, self.scale, self.fields), self.out / "runs"
+        wanted, folder = runs_of_figure(self.name, self.scale, self.fields), self.out / "runs"
         if self.crew.preview:
-            self.crew.look_ahead(study.trained, folder)
+            self.crew.look_ahead(wanted.trained, folder)
             return 0
-        failed = {} if self.draw_only else self._work(study, folder)
+        failed = {} if self.draw_only else self._work(wanted, folder)
         try:
-            notes = read_failures(folder, study.runs)
+            notes = read_failures(folder, wanted.runs)
         except ValueError as error:
             print_note(str(error))
             notes = {}
         runs = read_runs(folder, on_damage=lambda name, reason: print_note(f"{name} is left out: {reason}"))
-        files = draw_figure(self.name, runs, list(study.runs.values()), notes, self.out)
-        files.append(write_origin(self.name, self.out, self._command(), study.runs))
+        files = draw_figure(self.name, runs, list(wanted.runs.values()), notes, self.out)
+        files.append(write_origin(self.name, self.out, self._command(), wanted.runs))
         print(*files, sep="\n")
         return USAGE_ERROR if failed else 0
 
@@ -72,21 +71,21 @@ class Figure:
         """The command without what says where: that makes the same figure elsewhere."""
         return shlex.join(["dctps", "figure", self.name, *self.fields, "--scale", self.scale])
 
-    def _work(self, study: Study, folder: Path) -> dict[str, str]:
+    def _work(self, wanted: FigureRuns, folder: Path) -> dict[str, str]:
         """Train and examine what is left, and write down what failed."""
-        from dctps.analysis.study import for_all, keep_failures  # noqa: PLC0415
+        from dctps.analysis.figure_runs import for_all, keep_failures  # noqa: PLC0415
         from dctps.benchmarking.costs import measure_cost  # noqa: PLC0415
         from dctps.benchmarking.initial import examine  # noqa: PLC0415
 
         machine = self.crew.machine
         failed: dict[str, str] = {}
-        if study.trained:
-            failed |= self.crew.train(study.trained, folder).failed
+        if wanted.trained:
+            failed |= self.crew.train(wanted.trained, folder).failed
         place = {"data_dir": machine.data_dir, "threads": machine.threads}
-        missed = for_all(examine, study.examined, folder, print_note, device=machine.device, **place)
-        missed |= for_all(measure_cost, study.costed, folder, print_note, **place)
+        missed = for_all(examine, wanted.examined, folder, print_note, device=machine.device, **place)
+        missed |= for_all(measure_cost, wanted.costed, folder, print_note, **place)
         for name, message in missed.items():
             print(f"dctps: error: {name}: {message}", file=sys.stderr)
         failed |= missed
-        keep_failures(folder, study.runs, failed)
+        keep_failures(folder, wanted.runs, failed)
         return failed

@@ -123,7 +123,7 @@ class Sweep:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
-        from dctps.analysis.study import FAILED, keep_failures  # noqa: PLC0415
+        from dctps.analysis.figure_runs import FAILED, keep_failures  # noqa: PLC0415
         from dctps.sweeps.grid import grid, parse_fields, read_tables  # noqa: PLC0415
 
         if self.file is None and not self.fields:

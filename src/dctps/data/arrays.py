@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dctps.data.files import TEST_SHARE
 from dctps.data.registry import register_dataset
-from dctps.data.statistics import channel_statistics
-from dctps.data.tensors import DataError, Dataset, ImageTensors, split_test
+from dctps.data.tensors import TEST_SHARE, DataError, Dataset, ImageTensors, split_test
 
+_NAMES = ("images", "labels", "test_images", "test_labels")
 _WANTED = "images and labels, and perhaps test_images and test_labels"
 _LAYOUT = f"an .npz file that holds {_WANTED}, or a folder with an .npy file for each"
 _MOST_CHANNELS = 4
@@ -40,13 +39,15 @@ def load_arrays(data_dir: Path | None, download: bool = False, *, data_seed: int
     if data_dir is None:
         raise DataError(f"the data set arrays needs --data-dir or DCTPS_DATA: {_LAYOUT}")
     arrays = _read(data_dir)
-    pairs = [(arrays.get(f"{part}images"), arrays.get(f"{part}labels")) for part in ("", "test_")]
-    if pairs[0][0] is None or pairs[0][1] is None or (pairs[1][0] is None) != (pairs[1][1] is None):
+    if set(arrays) not in (set(_NAMES), set(_NAMES[:2])):
         raise DataError(
             f"{data_dir} holds {', '.join(sorted(arrays)) or 'nothing'}, where {_WANTED} are wanted"
         )
+    parts = [arrays[name] for name in _NAMES if name in arrays]
     try:
-        return from_arrays(pairs[0], None if pairs[1][0] is None else pairs[1], data_seed=data_seed)
+        return from_arrays(
+            (parts[0], parts[1]), (parts[2], parts[3]) if parts[2:] else None, data_seed=data_seed
+        )
     except DataError as error:
         raise DataError(f"{data_dir}: {error}") from error
 
@@ -83,9 +84,8 @@ def from_arrays(
         training, testing = split_test(training, TEST_SHARE, data_seed)
     else:
         testing = _labelled("the test part", *test)
-    mean, std = channel_statistics(training.images)
     try:
-        return Dataset(name, training, testing, len(counts), mean, std, flip, class_names)
+        return Dataset.measured(name, training, testing, flip, class_names)
     except ValueError as error:
         raise DataError(str(error)) from error
 
@@ -107,7 +107,10 @@ def _labelled(part: str, images: Any, labels: Any) -> ImageTensors:
         raise DataError(
             f"the labels of {part} run from {classes.min()} to {classes.max()}: they must be 0, 1, 2, ..."
         )
-    return ImageTensors(_tensor(pixels), _tensor(classes.astype(np.int64)))
+    # Copies: the caller's arrays may change, or be read-only.
+    return ImageTensors(
+        torch.from_numpy(pixels.copy(order="C")), torch.from_numpy(classes.astype(np.int64, copy=True))
+    )
 
 
 def _array(what: str, values: Any) -> NDArray[Any]:
@@ -119,35 +122,27 @@ def _array(what: str, values: Any) -> NDArray[Any]:
 
 def _channels_first(part: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     shape = pixels.shape
-    if pixels.ndim == 3 and min(shape[1:]) > 0:
+    if len(shape) == 3 and 0 not in shape[1:]:
         return pixels[:, None]
-    if pixels.ndim == 4 and min(shape[1:]) > 0:
+    if len(shape) == 4 and 0 not in shape[1:]:
         first, last = shape[1] <= _MOST_CHANNELS, shape[3] <= _MOST_CHANNELS
-        if first and not last:
-            return pixels
-        if last and not first:
-            return pixels.transpose(0, 3, 1, 2)
+        if first != last:
+            return pixels if first else pixels.transpose(0, 3, 1, 2)
     raise DataError(
         f"the images of {part} have the shape {shape}: (n, height, width), (n, channels, height, width) or "
         f"(n, height, width, channels) is wanted, with at most {_MOST_CHANNELS} channels and larger sides"
     )
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
-    # Memory of its own: the caller's arrays may change, or be read-only.
-    return torch.from_numpy(array.copy(order="C"))
-
-
 def _read(path: Path) -> Mapping[str, NDArray[Any]]:
     if not path.exists():
         raise DataError(f"there is no {path}: point --data-dir at {_LAYOUT}")
-    names = [f"{part}{kind}" for part in ("", "test_") for kind in ("images", "labels")]
     try:
         if path.is_dir():
-            files = {name: path / f"{name}.npy" for name in names}
+            files = {name: path / f"{name}.npy" for name in _NAMES}
             return {name: np.load(file, allow_pickle=False) for name, file in files.items() if file.exists()}
         with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
-            return {name: npz[name] for name in names if name in npz}
+            return {name: npz[name] for name in _NAMES if name in npz}
     # NumPy answers damaged files with nearly every kind of exception.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -19,18 +19,17 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: one number per channel, pixels scaled to [0, 1].
         std: likewise.
     """
-    scale = images.new_tensor([1 / (255 * s) for s in std], dtype=torch.float32).view(-1, 1, 1)
-    shifts = [-m / s for m, s in zip(mean, std, strict=True)]
-    shift = images.new_tensor(shifts, dtype=torch.float32).view(-1, 1, 1)
+    rows = [(1 / (255 * s), -m / s) for m, s in zip(mean, std, strict=True)]
+    scale, shift = images.new_tensor(rows, dtype=torch.float32).T[..., None, None]
     return images.to(torch.float32).mul_(scale).add_(shift)
 
 
 def random_crop_flip(
     images: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True
 ) -> Tensor:
-    """Pad with zeros, crop back to size at a random place, and mirror left to right half the time.
+    """Pad with zeros, crop back to size at a random position, and mirror left to right half the time.
 
-    Each image gets a place (row, column) uniform on 0..2 * padding and a fair coin of its own. They are drawn
+    Each image has its own position (row, column), uniform on 0..2 * padding, and its own coin. They are drawn
     on the generator's device: a CPU generator gives the same images wherever they live.
 
     Args:
@@ -96,21 +95,18 @@ def batches(
         raise ValueError(f"batch size must be at least 1, got {batch_size}")
     if (shuffle or augment) and generator is None:
         raise ValueError("shuffle and augment draw random numbers: pass a torch.Generator")
-    stop = len(data) - len(data) % batch_size if drop_last else len(data)
-    shuffled_by, augmented_by = generator if shuffle else None, generator if augment else None
 
     # A generator function of its own, so that wrong arguments are reported at the call.
     def produce() -> Iterator[tuple[Tensor, Tensor]]:
-        if shuffled_by is None:
-            order = torch.arange(len(data), device="cpu")
-        else:
-            order = torch.randperm(len(data), generator=shuffled_by, device=shuffled_by.device)
-        order = order.to(data.images.device)
-        for start in range(0, stop, batch_size):
+        order = torch.arange(len(data), device="cpu")
+        if shuffle and generator is not None:
+            order = torch.randperm(len(data), generator=generator, device=generator.device)
+        order = order[: len(data) - len(data) % batch_size] if drop_last else order
+        for start in range(0, len(order), batch_size):
             batch = data.select(order[start : start + batch_size])
             images = batch.images
-            if augmented_by is not None:
-                images = random_crop_flip(images, augmented_by, flip=flip)
+            if augment and generator is not None:
+                images = random_crop_flip(images, generator, flip=flip)
             yield normalize(images, mean, std), batch.labels
 
     return produce()

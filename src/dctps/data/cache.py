@@ -21,17 +21,12 @@ _TENSOR = "images"
 
 
 def cached(folder: Path, paths: Sequence[Path], image_size: int | None, read: Callable[[], Tensor]) -> Tensor:
-    """What `read` makes of the files `paths`, from `.dctps-images-<size>.safetensors` if that is valid.
+    """What `read` makes of the files `paths`, or what an earlier call has kept of it.
 
-    It is valid if it was made of files of the same names, sizes and times of change in the same order, by the
-    same version of Pillow, and if its SHA-256 is right. Otherwise it is written anew, whole or not at all;
-    where the folder cannot be written there is none, and every call decodes.
-
-    Args:
-        folder: of the data set, where the cache is.
-        paths: files within `folder`.
-        image_size: that `read` resizes to.
-        read: decodes the files to uint8 images (n, channels, height, width).
+    It is kept in `.dctps-images-<size>.safetensors` in `folder`. That file is valid if it was made of files
+    of the same names, sizes and times of change in the same order, by the same version of Pillow, and if its
+    SHA-256 is right. Otherwise it is written again, whole or not at all. Where the folder cannot be written
+    there is no cache, and every call decodes.
 
     Raises:
         OSError: a file of `paths` cannot be looked at.

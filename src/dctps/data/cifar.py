@@ -1,9 +1,9 @@
 """CIFAR-10 and CIFAR-100 from their published files, unpacked or still in their archives.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; files from
-https://www.cs.toronto.edu/~kriz/cifar.html. Both the "python version" and the "binary version" are read;
-the pickles of the former may name arrays alone (see `pickles`). A file is read up to its published size, then
-its MD5 is compared, and only then is anything parsed; an archive as a whole first, then each file in it.
+https://www.cs.toronto.edu/~kriz/cifar.html, in the "python version" or the "binary version". A file is read
+up to its published size, then its MD5 is compared, and only then is anything parsed; an archive is checked as
+a whole first, then each file in it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dctps.data.download import download as download_file
-from dctps.data.pickles import read_batch
+from dctps.data.pickles import PIXELS, parse_binary, read_batch
 from dctps.data.registry import register_dataset
 from dctps.data.tensors import DataError, Dataset, Description, ImageTensors
 
 BASE_URL = "https://www.cs.toronto.edu/~kriz/"
 
-_SHAPE = (3, 32, 32)
-_PIXELS = 3 * 32 * 32
 _REMEDY = "point --data-dir or DCTPS_DATA at the folder that holds it, or add --download to fetch it there"
 _REPLACE = "delete it and fetch it again (--download)"
 
 _md5 = partial(hashlib.md5, usedforsecurity=False)
-
-# Pixels (uint8, (n, 3072)) and labels (any integers, (n,)) from the bytes of one file.
-Parser = Callable[[bytes], tuple[NDArray[np.uint8], NDArray[np.integer]]]
 
 
 @dataclass(frozen=True)
@@ -49,16 +44,38 @@ class PublishedFile:
     md5: str
     images: int = 0
 
+    def check(self, size: int, digest: Callable[[], str], where: str) -> None:
+        """Compare the size, then the MD5, of what was read at `where`.
+
+        Raises:
+            DataError: it is another file, or a part of this one.
+        """
+        if size < self.size:
+            raise DataError(f"{where} is cut off, {size} of {self.size} bytes: {_REPLACE}")
+        if size > self.size:
+            raise DataError(f"{where} is longer than the published {self.size} bytes: {_REPLACE}")
+        if (md5 := digest()) != self.md5:
+            raise DataError(f"{where} is damaged, its MD5 is {md5} instead of {self.md5}: {_REPLACE}")
+
+    def read(self, file: IO[bytes], where: str) -> bytes:
+        """All of the file, but never more than one byte past its published size; errors as of `check`."""
+        data = file.read(self.size + 1)
+        self.check(len(data), _md5(data).hexdigest, where)
+        return data
+
 
 @dataclass(frozen=True)
 class Layout:
-    """One published version: the folder, the archive that unpacks to it, its files and how to parse them."""
+    """One published version: its folder, the archive that unpacks to it, its files, and how to parse one.
+
+    `parse` turns the bytes of a file into pixels (n, 3072) and labels (n,).
+    """
 
     folder: str
     archive: PublishedFile
     train: tuple[PublishedFile, ...]
     test: tuple[PublishedFile, ...]
-    parse: Parser
+    parse: Callable[[bytes], tuple[NDArray[Any], NDArray[Any]]]
 
     @property
     def files(self) -> tuple[PublishedFile, ...]:
@@ -81,27 +98,19 @@ class Cifar:
     layouts: tuple[Layout, ...]
 
 
-def parse_binary(data: bytes, label_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-    """Records of `label_bytes` labels (the last is the one used: CIFAR-100's fine label) and 3,072 pixels."""
-    if len(data) % (label_bytes + _PIXELS):
-        raise DataError(f"{len(data)} bytes are no whole number of {label_bytes + _PIXELS}-byte records")
-    records = np.frombuffer(data, np.uint8).reshape(-1, label_bytes + _PIXELS)
-    return records[:, label_bytes:], records[:, label_bytes - 1]
-
-
 # Checksums: of the archives, from the source's page; of the python version's files, those that torchvision
 # checks; of CIFAR-10's .bin files and CIFAR-100's test.bin, computed from the python files, which fix every
 # byte; of CIFAR-100's train.bin, from the public Go package rai-project/dldataset, whose checksum of test.bin
 # is the computed one.
 CIFAR10 = Cifar(
-    name="cifar10",
-    classes=10,
+    "cifar10",
+    10,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
     layouts=(
         Layout(
-            folder="cifar-10-batches-py",
-            archive=PublishedFile("cifar-10-python.tar.gz", 170498071, "c58f30108f718f92721af3b95e74349a"),
+            "cifar-10-batches-py",
+            PublishedFile("cifar-10-python.tar.gz", 170498071, "c58f30108f718f92721af3b95e74349a"),
             train=(
                 PublishedFile("data_batch_1", 31035704, "c99cafc152244af753f735de768cd75f", 10000),
                 PublishedFile("data_batch_2", 31035320, "d4bba439e000b95fd0a9bffe97cbabec", 10000),
@@ -113,8 +122,8 @@ CIFAR10 = Cifar(
             parse=partial(read_batch, label_key=b"labels"),
         ),
         Layout(
-            folder="cifar-10-batches-bin",
-            archive=PublishedFile("cifar-10-binary.tar.gz", 170052171, "c32a1d4ab5d03f1284b67883e8d87530"),
+            "cifar-10-batches-bin",
+            PublishedFile("cifar-10-binary.tar.gz", 170052171, "c32a1d4ab5d03f1284b67883e8d87530"),
             train=(
                 PublishedFile("data_batch_1.bin", 30730000, "5dd7e06a14cb22eb9f671a540d1b7c25", 10000),
                 PublishedFile("data_batch_2.bin", 30730000, "5ea93a67294ea407fff1d09f752e9692", 10000),
@@ -129,21 +138,21 @@ CIFAR10 = Cifar(
 )
 
 CIFAR100 = Cifar(
-    name="cifar100",
-    classes=100,
+    "cifar100",
+    100,
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
     layouts=(
         Layout(
-            folder="cifar-100-python",
-            archive=PublishedFile("cifar-100-python.tar.gz", 169001437, "eb9058c3a382ffc7106e4002c42a8d85"),
+            "cifar-100-python",
+            PublishedFile("cifar-100-python.tar.gz", 169001437, "eb9058c3a382ffc7106e4002c42a8d85"),
             train=(PublishedFile("train", 155249918, "16019d7e3df5f24257cddd939b257f8d", 50000),),
             test=(PublishedFile("test", 31049707, "f0ef6b0ae62326f3e7ffdfab6717acfc", 10000),),
             parse=partial(read_batch, label_key=b"fine_labels"),
         ),
         Layout(
-            folder="cifar-100-binary",
-            archive=PublishedFile("cifar-100-binary.tar.gz", 168513733, "03b5dce01913d631647c71ecec9e9cb8"),
+            "cifar-100-binary",
+            PublishedFile("cifar-100-binary.tar.gz", 168513733, "03b5dce01913d631647c71ecec9e9cb8"),
             train=(PublishedFile("train.bin", 153700000, "6172c7755cfe09b2fe270c85cebc1b15", 50000),),
             test=(PublishedFile("test.bin", 30740000, "4499cfba6c016c1be1438163640a0898", 10000),),
             parse=partial(parse_binary, label_bytes=2),
@@ -224,25 +233,25 @@ def _read_folder(layout: Layout, folder: Path) -> Iterator[tuple[PublishedFile, 
         path = folder / published.name
         try:
             with path.open("rb") as file:
-                yield published, _read_checked(file, published, str(path))
+                yield published, published.read(file, str(path))
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _read_archive(layout: Layout, path: Path) -> Iterator[tuple[PublishedFile, bytes]]:
-    """The files wanted, in the archive's order, in one pass and without writing any to disk."""
+    """The layout's files in the archive's order, in one pass; nothing is unpacked to the disk."""
     wanted = {f"{layout.folder}/{published.name}": published for published in layout.files}
     try:
         with path.open("rb") as file:
-            _check_size(layout.archive, os.fstat(file.fileno()).st_size, str(path))
-            _check_md5(layout.archive, hashlib.file_digest(file, _md5).hexdigest(), str(path))
+            size = os.fstat(file.fileno()).st_size
+            layout.archive.check(size, lambda: hashlib.file_digest(file, _md5).hexdigest(), str(path))
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r|gz") as tar:
                 for member in tar:
                     content = tar.extractfile(member) if member.name in wanted else None
                     if content is not None:
                         published = wanted.pop(member.name)
-                        yield published, _read_checked(content, published, f"{member.name} in {path}")
+                        yield published, published.read(content, f"{member.name} in {path}")
                     if not wanted:
                         break
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
@@ -251,61 +260,34 @@ def _read_archive(layout: Layout, path: Path) -> Iterator[tuple[PublishedFile, b
         raise DataError(f"{path} lacks {', '.join(wanted)}: {_REPLACE}")
 
 
-def _read_checked(file: IO[bytes], published: PublishedFile, where: str) -> bytes:
-    """All of a file, but never more than one byte past its published size."""
-    data = file.read(published.size + 1)
-    _check_size(published, len(data), where)
-    _check_md5(published, _md5(data).hexdigest(), where)
-    return data
-
-
-def _check_size(published: PublishedFile, size: int, where: str) -> None:
-    if size < published.size:
-        raise DataError(f"{where} is cut off, {size} of {published.size} bytes: {_REPLACE}")
-    if size > published.size:
-        raise DataError(f"{where} is longer than the published {published.size} bytes: {_REPLACE}")
-
-
-def _check_md5(published: PublishedFile, md5: str, where: str) -> None:
-    if md5 != published.md5:
-        raise DataError(f"{where} is damaged, its MD5 is {md5} instead of {published.md5}: {_REPLACE}")
-
-
 def _assemble(spec: Cifar, layout: Layout, contents: Iterator[tuple[PublishedFile, bytes]]) -> Dataset:
-    total = sum(published.images for published in layout.files)
-    pixels = np.empty((total, *_SHAPE), np.uint8)
-    labels = np.empty(total, np.int64)
-    starts = np.cumsum([0, *(published.images for published in layout.files)])
-    part = {published.name: slice(*starts[i : i + 2]) for i, published in enumerate(layout.files)}
-    for published, data in contents:
-        file_pixels, file_labels = _parse(spec, layout, published, data)
-        pixels[part[published.name]] = file_pixels.reshape(-1, *_SHAPE)
-        labels[part[published.name]] = file_labels
-    everything = ImageTensors(torch.from_numpy(pixels), torch.from_numpy(labels))
-    training = sum(published.images for published in layout.train)
-    return Dataset(
-        name=spec.name,
-        train=ImageTensors(everything.images[:training], everything.labels[:training]),
-        test=ImageTensors(everything.images[training:], everything.labels[training:]),
-        classes=spec.classes,
-        mean=spec.mean,
-        std=spec.std,
-        flip=True,
-    )
+    parsed = {published.name: _parse(spec, layout, published, data) for published, data in contents}
+
+    def joined(files: tuple[PublishedFile, ...]) -> ImageTensors:
+        pixels, labels = (
+            np.concatenate(parts) for parts in zip(*(parsed[f.name] for f in files), strict=True)
+        )
+        return ImageTensors(
+            torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels.astype(np.int64))
+        )
+
+    train, test = joined(layout.train), joined(layout.test)
+    return Dataset(spec.name, train, test, spec.classes, spec.mean, spec.std, flip=True)
 
 
 def _parse(
     spec: Cifar, layout: Layout, published: PublishedFile, data: bytes
-) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    where = f"{published.name} of {spec.name}"
     try:
         pixels, labels = layout.parse(data)
     except DataError as error:
-        raise DataError(f"{published.name} of {spec.name}: {error}") from error
-    if pixels.shape != (published.images, _PIXELS) or labels.shape != (published.images,):
+        raise DataError(f"{where}: {error}") from error
+    n = published.images
+    if pixels.shape != (n, PIXELS) or labels.shape != (n,):
         raise DataError(
-            f"{published.name} of {spec.name} holds pixels {pixels.shape} and labels {labels.shape} "
-            f"instead of {published.images} images"
+            f"{where} holds pixels {pixels.shape} and labels {labels.shape} instead of {n} images"
         )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < spec.classes:
-        raise DataError(f"{published.name} of {spec.name} has labels outside 0..{spec.classes - 1}")
+    if not 0 <= labels.min() <= labels.max() < spec.classes:
+        raise DataError(f"{where} has labels outside 0..{spec.classes - 1}")
     return pixels, labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -41,16 +40,17 @@ def download(
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("xb")
+        file = part.open("x+b")
     except OSError as error:
         raise DataError(
             f"cannot write to {path.parent} ({error.strerror}): choose another data folder"
         ) from error
     try:
         with file:
-            digest = _fetch(url, file, size, progress, timeout)
-            file.flush()
+            _fetch(url, file, size, progress, timeout)
             os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if digest != md5:
             raise DataError(f"{url} has MD5 {digest} instead of {md5}: damaged, or not the published file")
         part.replace(path)
@@ -61,14 +61,12 @@ def download(
         reason = getattr(error, "reason", None) or error
         raise DataError(f"cannot download {url} ({reason}): try again, or {_BY_HAND}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
-def _fetch(url: str, file: BinaryIO, size: int | None, progress: bool, timeout: float) -> str:
-    """Copy the body of `url` into `file` and return its MD5."""
+def _fetch(url: str, file: BinaryIO, size: int | None, progress: bool, timeout: float) -> None:
+    """Copy the body of `url` into `file`."""
     request = urllib.request.Request(url, headers={"User-Agent": "dctps"})
-    digest = hashlib.md5(usedforsecurity=False)
     with urllib.request.urlopen(request, timeout=timeout) as response:
         announced = response.headers.get("Content-Length")
         total = int(announced) if announced else size
@@ -76,17 +74,11 @@ def _fetch(url: str, file: BinaryIO, size: int | None, progress: bool, timeout: 
             raise DataError(
                 f"{url} announces {total} bytes instead of {size}: not the published file; {_BY_HAND}"
             )
-        received = 0
-        with tqdm(
-            total=total, desc=url.rpartition("/")[2], unit="B", unit_scale=True, disable=not progress
-        ) as bar:
-            while chunk := response.read(_CHUNK):
+        name = url.rpartition("/")[2]
+        with tqdm.wrapattr(response, "read", total=total, desc=name, disable=not progress) as body:
+            # Of an endless answer one byte more than announced is enough to refuse it.
+            while (total is None or file.tell() <= total) and (chunk := body.read(_CHUNK)):
                 file.write(chunk)
-                digest.update(chunk)
-                received += len(chunk)
-                bar.update(len(chunk))
-                if total is not None and received > total:
-                    break
-    if total is not None and received != total:
-        raise DataError(f"{url} was cut off at {received} of {total} bytes: try again, or {_BY_HAND}")
-    return digest.hexdigest()
+    file.flush()
+    if total is not None and file.tell() != total:
+        raise DataError(f"{url} was cut off at {file.tell()} of {total} bytes: try again, or {_BY_HAND}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +24,8 @@ _CHUNK = 64  # files that a thread takes at a time
 def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str = "") -> Tensor:
     """Decode image files into one tensor, on as many threads as torch has.
 
-    Args:
-        paths: at least one.
-        image_size: side of the square that `fit` makes of each; None leaves them as they are, if all are of
-            one size.
-        progress: what the bar is called that a terminal shows; empty for none.
+    `image_size` is the side of the square that `fit` makes of each; with None they must be of one size.
+    `progress` is the name of the bar that a terminal shows; empty for none.
 
     Returns:
         uint8, (n, 3, height, width), or (n, 1, height, width) where every image is a grey one.
@@ -51,28 +49,19 @@ def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str 
 
     starts = range(0, len(paths), _CHUNK)
     pool = ThreadPoolExecutor(torch.get_num_threads())
-    bar = tqdm(total=len(paths), desc=progress, unit="image", leave=False, disable=None if progress else True)
     try:
-        with bar:
-            # In the order of the files, so that of several bad ones the first is named.
-            for start, _ in zip(starts, pool.map(read, starts), strict=True):
-                bar.update(min(_CHUNK, len(paths) - start))
+        # In the order of the files, so that of several bad ones the first is named.
+        hidden = None if progress else True  # None: where there is no terminal
+        deque(tqdm(pool.map(read, starts), progress, len(starts), leave=False, disable=hidden), maxlen=0)
     finally:
         pool.shutdown(cancel_futures=True)
     return torch.from_numpy(images[:, :1].copy() if grey.all() else images)
 
 
 def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
-    """One image, upright, as red, green and blue.
+    """One image, upright, as red, green and blue, uint8 (height, width, 3), and whether it is a grey one.
 
     Rotated as its EXIF says; of an animation the first frame; CMYK converted; transparency over white.
-
-    Args:
-        path: of the file.
-        image_size: for `fit`, or None.
-
-    Returns:
-        uint8, (height, width, 3), and whether it is a grey one.
 
     Raises:
         DataError: it is no image, cut off, damaged, or of more than 8 bits per channel.
@@ -97,24 +86,14 @@ def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:
-    """`fit` of every image.
-
-    Args:
-        images: uint8, (n, 1 or 3, height, width).
-        image_size: side of the results.
-
-    Returns:
-        uint8, (n, channels, image_size, image_size).
-    """
+    """`fit` of every image, uint8 (n, 1 or 3, height, width)."""
     n, channels = images.shape[:2]
     if channels not in (1, 3):
         raise DataError(f"images of {channels} channels are not resized: leave --image-size (image_size) out")
     resized = _allocate(n, (image_size, image_size))[:, :channels]
     for index, pixels in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
-        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        resized[index] = (
-            np.asarray(fit(image, image_size)).reshape(image_size, image_size, -1).transpose(2, 0, 1)
-        )
+        image = fit(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), image_size)
+        resized[index] = np.asarray(image).reshape(image_size, image_size, -1).transpose(2, 0, 1)
     return torch.from_numpy(resized.copy())
 
 

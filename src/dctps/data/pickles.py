@@ -1,6 +1,7 @@
-"""Read the published CIFAR pickles: of all that a file may name, only what makes a NumPy array is looked up.
+"""From the bytes of a published CIFAR file, of the pickled or the binary version, to pixels and labels.
 
-Whoever calls this has compared the file with its published checksum before.
+The caller has compared the file with its published checksum before. Of all that a pickle may name, only what
+makes a NumPy array is looked up.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dctps.data.tensors import DataError
+
+PIXELS = 3 * 32 * 32
 
 # By the names that Python 2 wrote. The first is numpy's function for empty arrays, wherever that is today.
 _KNOWN: dict[tuple[str, str], Any] = {
@@ -29,26 +32,24 @@ class _ArraysOnly(pickle.Unpickler):
         return _KNOWN[module, name]
 
 
-def read_batch(data: bytes, label_key: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels and labels of one batch file of the CIFAR "python version".
+def read_batch(data: bytes, label_key: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Pixels (n, 3072) and labels (n,) of one batch file of the CIFAR "python version".
 
-    Args:
-        data: the file, a protocol 2 pickle of a dictionary as Python 2 wrote it.
-        label_key: b"labels" or b"fine_labels".
-
-    Returns:
-        Pixels, uint8, (n, row length); labels, int64, (n,).
+    It is a protocol 2 pickle of a dictionary, with its labels under b"labels" or b"fine_labels".
 
     Raises:
         DataError: it is no such pickle.
     """
     try:
         batch = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
-        pixels, labels = batch[b"data"], batch[label_key]
+        return np.asarray(batch[b"data"]), np.asarray(batch[label_key])
     except Exception as error:  # a broken pickle raises anything at all
         raise DataError(f"not the pickle of a CIFAR batch ({type(error).__name__}: {error})") from error
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise DataError("not the pickle of a CIFAR batch ('data' is no 2-D array of uint8)")
-    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
-        raise DataError("not the pickle of a CIFAR batch (the labels are no list of integers)")
-    return pixels, np.array(labels, np.int64)
+
+
+def parse_binary(data: bytes, label_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Records of `label_bytes` labels (the last is the one used: CIFAR-100's fine label) and 3,072 pixels."""
+    if len(data) % (label_bytes + PIXELS):
+        raise DataError(f"{len(data)} bytes are no whole number of {label_bytes + PIXELS}-byte records")
+    records = np.frombuffer(data, np.uint8).reshape(-1, label_bytes + PIXELS)
+    return records[:, label_bytes:], records[:, label_bytes - 1]

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from dctps.data.statistics import channel_statistics
-from dctps.data.tensors import DataError, Dataset, Description, ImageTensors
+from dctps.data.tensors import DataError, Dataset, Description, ImageTensors, channel_statistics
 from dctps.names import Registry
 
 Loader = Callable[..., Dataset]
@@ -105,9 +104,9 @@ def load_dataset(
         path = None if folder is None else Path(folder).expanduser()
     except RuntimeError as error:
         raise DataError(f"the data folder {folder} begins with the name of no user here") from error
-    wanted = inspect.signature(loader).parameters
     options = {"image_size": image_size, "data_seed": data_seed}
-    dataset = loader(path, download, **{key: value for key, value in options.items() if key in wanted})
+    takes = inspect.signature(loader).parameters
+    dataset = loader(path, download, **{key: value for key, value in options.items() if key in takes})
     return dataset if image_size is None else resized(dataset, image_size)
 
 
@@ -127,8 +126,7 @@ def resized(dataset: Dataset, image_size: int) -> Dataset:
         from dctps.data.images import resize  # noqa: PLC0415 (an extra)
     except ImportError as error:
         raise DataError("images are resized by Pillow: pip install 'dctps[images]'") from error
-    train, test = (
-        ImageTensors(resize(part.images, image_size), part.labels) for part in (dataset.train, dataset.test)
-    )
+    parts = dataset.train, dataset.test
+    train, test = (ImageTensors(resize(part.images, image_size), part.labels) for part in parts)
     mean, std = channel_statistics(train.images)
     return replace(dataset, train=train, test=test, mean=mean, std=std)

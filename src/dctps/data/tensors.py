@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 from dctps import counter
+
+TEST_SHARE = 0.2  # of the images that come without a test set
+_CHUNK = 1024  # images whose pixels are counted at a time: about a million pixels
 
 
 class DataError(Exception):
@@ -124,9 +128,21 @@ class Dataset:
                     f"which is not within 0..{self.classes - 1}"
                 )
 
+    @classmethod
+    def measured(
+        cls, name: str, train: ImageTensors, test: ImageTensors, flip: bool, class_names: tuple[str, ...] = ()
+    ) -> Dataset:
+        """A data set with the training images' own mean and deviation, and as many classes as labels.
+
+        Raises:
+            ValueError: the parts do not fit each other.
+        """
+        classes = int(train.labels.max()) + 1
+        return cls(name, train, test, classes, *channel_statistics(train.images), flip, class_names)
+
     @property
     def description(self) -> Description:
-        """What a network needs to know.
+        """What a network needs to know of it.
 
         Raises:
             DataError: the images are not square.
@@ -158,6 +174,29 @@ class Dataset:
         }
 
 
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation of each channel, pixels scaled to [0, 1].
+
+    They come from integer sums over a histogram of the 256 values, so that they depend on nothing but the
+    pixels: neither on the machine nor on the order of the images.
+
+    Args:
+        images: uint8, (n, channels, height, width), n >= 1.
+
+    Returns:
+        The means, and the deviations; 1 for a constant channel, so that it can be divided by.
+    """
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = torch.zeros(256, dtype=torch.int64, device="cpu")
+        for chunk in images.split(_CHUNK):
+            counts += torch.bincount(chunk[:, channel].reshape(-1), minlength=256).cpu()
+        n, total, squares = (sum(v**power * k for v, k in enumerate(counts.tolist())) for power in range(3))
+        means.append(total / (255 * n))
+        deviations.append(math.sqrt(n * squares - total**2) / (255 * n) or 1.0)
+    return tuple(means), tuple(deviations)
+
+
 def split_validation(
     train: ImageTensors, validation_size: int, data_seed: int
 ) -> tuple[ImageTensors, ImageTensors]:
@@ -180,9 +219,8 @@ def split_validation(
     n = len(train)
     if not 0 <= validation_size < n:
         raise ValueError(f"validation size {validation_size} is not within 0..{n - 1} of {n} training images")
-    order = counter.permutation(counter.derive_key(data_seed, "", "split"), n)
-    validation, rest = order[:validation_size], order[validation_size:]
-    return train.select(rest.sort().values), train.select(validation.sort().values)
+    order = _order(n, data_seed, "split")
+    return _in_two(train, order[:validation_size])
 
 
 def first_of(data: ImageTensors, count: int | None, data_seed: int, purpose: str) -> ImageTensors:
@@ -199,8 +237,7 @@ def first_of(data: ImageTensors, count: int | None, data_seed: int, purpose: str
     """
     if count is None or count >= len(data):
         return data
-    order = counter.permutation(counter.derive_key(data_seed, "", purpose), len(data))
-    return data.select(order[:count].sort().values)
+    return data.select(_order(len(data), data_seed, purpose)[:count].sort().values)
 
 
 def split_test(data: ImageTensors, share: float, data_seed: int) -> tuple[ImageTensors, ImageTensors]:
@@ -220,7 +257,7 @@ def split_test(data: ImageTensors, share: float, data_seed: int) -> tuple[ImageT
     Raises:
         DataError: a class has a single image.
     """
-    order = counter.permutation(counter.derive_key(data_seed, "", "test"), len(data))
+    order = _order(len(data), data_seed, "test")
     labels = data.labels[order]
     chosen = []
     for label, count in enumerate(torch.bincount(labels).tolist()):
@@ -229,10 +266,17 @@ def split_test(data: ImageTensors, share: float, data_seed: int) -> tuple[ImageT
                 f"class {label} has a single image, which cannot be both for training and for the test: "
                 f"add images, or give a test set of its own"
             )
-        if count:
-            size = min(max(round(share * count), 1), count - 1)
-            chosen.append(order[labels == label][:size])
-    test = torch.cat(chosen)
-    rest = torch.ones(len(data), dtype=torch.bool)
-    rest[test] = False
-    return data.select(rest.nonzero().flatten()), data.select(test.sort().values)
+        size = min(max(round(share * count), 1), count - 1) if count else 0
+        chosen.append(order[labels == label][:size])
+    return _in_two(data, torch.cat(chosen))
+
+
+def _order(n: int, data_seed: int, purpose: str) -> Tensor:
+    return counter.permutation(counter.derive_key(data_seed, "", purpose), n)
+
+
+def _in_two(data: ImageTensors, second: Tensor) -> tuple[ImageTensors, ImageTensors]:
+    """The images that are not at `second`, and the images at `second`."""
+    in_first = torch.ones(len(data), dtype=torch.bool)
+    in_first[second] = False
+    return data.select(in_first.nonzero().flatten()), data.select(second.sort().values)

@@ -5,9 +5,10 @@ Source: Stanford CS231n, http://cs231n.stanford.edu/tiny-imagenet-200.zip, a par
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
-from dctps.data.files import Labelled, image_files, load_files, reading
+from dctps.data.folder import LabelledFiles, image_files, load_files, named_errors
 from dctps.data.registry import register_dataset
 from dctps.data.tensors import DataError, Dataset, Description
 
@@ -40,69 +41,54 @@ def load_tiny_imagenet(
     folder = data_dir if (data_dir / "wnids.txt").is_file() else data_dir / _FOLDER
     if not folder.is_dir():
         raise DataError(f"tinyimagenet is not in {data_dir}: {_REMEDY}")
-    with reading(folder):
-        wnids = [line for line in _lines(folder / "wnids.txt") if line]
-        return load_files(
-            "tinyimagenet",
-            folder,
-            _train(folder, wnids),
-            _validation(folder, wnids),
-            _names(folder, wnids),
-            image_size=image_size,
-            flip=True,
-            data_seed=0,
-        )
+    with named_errors(folder):
+        labels = {row[0]: label for label, row in enumerate(_table(folder / "wnids.txt"))}
+        words = folder / "words.txt"
+        meanings = {row[0]: row[1] for row in _table(words) if len(row) > 1} if words.is_file() else {}
+        names = [meanings.get(wnid, wnid) for wnid in labels]
+        train = [
+            pair for wnid, label in labels.items() for pair in _train_files(folder / "train" / wnid, label)
+        ]
+        test = _test_files(folder / "val", labels)
+        return load_files("tinyimagenet", folder, train, test, names, image_size, flip=True)
 
 
-def _train(folder: Path, wnids: list[str]) -> Labelled:
-    train = Labelled()
-    for label, wnid in enumerate(wnids):
-        images = folder / "train" / wnid / "images"
-        files = image_files(images)
-        boxes = images.parent / f"{wnid}_boxes.txt"
-        named = [line.split("\t")[0] for line in _lines(boxes) if line] if boxes.is_file() else []
-        _refuse_missing({path.name for path in files}, named, images, boxes)
-        if not files:
-            raise DataError(f"{images} holds no image: {_REPLACE}")
-        train.add(files, label)
-    return train
+def _train_files(folder: Path, label: int) -> LabelledFiles:
+    boxes = folder / f"{folder.name}_boxes.txt"
+    named = [row[0] for row in _table(boxes)] if boxes.is_file() else []
+    return [(file, label) for file in _complete(folder / "images", named, boxes)]
 
 
-def _validation(folder: Path, wnids: list[str]) -> Labelled:
-    images, annotations = folder / "val" / "images", folder / "val" / "val_annotations.txt"
-    files = {path.name: path for path in image_files(images)}
-    labels = {wnid: label for label, wnid in enumerate(wnids)}
-    rows = [line.split("\t") for line in _lines(annotations) if line]
-    for number, row in enumerate(rows, 1):
+def _test_files(folder: Path, labels: dict[str, int]) -> LabelledFiles:
+    annotations = folder / "val_annotations.txt"
+    label_of = {}
+    for number, row in enumerate(_table(annotations), 1):
         if len(row) < 2 or row[1] not in labels:
             raise DataError(f"line {number} of {annotations} names no class of wnids.txt: {_REPLACE}")
-    of_file = {row[0]: labels[row[1]] for row in rows}
-    _refuse_missing(set(files), list(of_file), images, annotations)
-    if unnamed := sorted(files.keys() - of_file.keys()):
+        label_of[row[0]] = labels[row[1]]
+    files = _complete(folder / "images", label_of, annotations)
+    if unnamed := [file.name for file in files if file.name not in label_of]:
         raise DataError(f"{annotations} does not name the image {unnamed[0]}: {_REPLACE}")
-    if not files:
-        raise DataError(f"{images} holds no image: {_REPLACE}")
-    return Labelled(list(files.values()), [of_file[name] for name in files])
+    return [(file, label_of[file.name]) for file in files]
 
 
-def _refuse_missing(there: set[str], named: list[str], images: Path, listing: Path) -> None:
-    missing = [name for name in named if name not in there]
-    if missing:
+def _complete(folder: Path, named: Collection[str], listing: Path) -> list[Path]:
+    """The images in `folder`, once all that `listing` names are among them."""
+    files = image_files(folder)
+    names = {file.name for file in files}
+    if missing := [name for name in named if name not in names]:
         raise DataError(
-            f"{images} lacks {len(missing)} of the {len(named)} images that {listing} names, such as "
+            f"{folder} lacks {len(missing)} of the {len(named)} images that {listing} names, such as "
             f"{missing[0]}: {_REPLACE}"
         )
+    if not files:
+        raise DataError(f"{folder} holds no image: {_REPLACE}")
+    return files
 
 
-def _names(folder: Path, wnids: list[str]) -> list[str]:
-    words = folder / "words.txt"
-    rows = [line.split("\t") for line in _lines(words)] if words.is_file() else []
-    meant = {row[0]: row[1] for row in rows if len(row) > 1}
-    return [meant.get(wnid, wnid) for wnid in wnids]
-
-
-def _lines(path: Path) -> list[str]:
+def _table(path: Path) -> list[list[str]]:
+    """The lines of a file that are not empty, at their tabs."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text: {_REPLACE}") from error

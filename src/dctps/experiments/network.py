@@ -29,7 +29,7 @@ from dctps.reporting import Report
 from dctps.selection.allocation import list_allocations
 from dctps.selection.criteria.registry import CRITERIA, list_criteria
 from dctps.training import Precision, Processes
-from dctps.training.schedule import SCHEDULES
+from dctps.training.optim import SCHEDULES
 
 
 def is_scored(config: ResolvedConfig) -> bool:

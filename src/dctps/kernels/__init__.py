@@ -1,12 +1,12 @@
 """Native code behind the layers, in C without torch's or Python's ABI; else torch operations serve."""
 
 from dctps.kernels.boundary import SupportError as SupportError
-from dctps.kernels.conv import Window as Window
 from dctps.kernels.conv import conv_backward as conv_backward
 from dctps.kernels.conv import conv_forward as conv_forward
 from dctps.kernels.depthwise import depthwise_backward as depthwise_backward
 from dctps.kernels.depthwise import depthwise_forward as depthwise_forward
 from dctps.kernels.filters import Filters as Filters
+from dctps.kernels.filters import Window as Window
 from dctps.kernels.filters import depthwise_filters as depthwise_filters
 from dctps.kernels.linear import NativeOffset as NativeOffset
 from dctps.kernels.linear import linear_backward as linear_backward

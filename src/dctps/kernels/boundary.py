@@ -15,7 +15,6 @@ from torch import Tensor
 from dctps.kernels.layouts import Failure
 
 CPU = torch.device("cpu")
-SERIAL = 1 << 15  # numbers below which one thread does it all
 
 
 class SupportError(ValueError):
@@ -27,12 +26,8 @@ def address(
 ) -> int:
     """Where the numbers of a tensor lie, once it is what C takes it for; 0 for None.
 
-    Args:
-        t: on the CPU.
-        size: how many numbers C will take it to have.
-        what: it is, for the error.
-        kept: where a contiguous copy is kept until the call is over, if it takes one.
-        dtype: that C will take it to have.
+    C takes it for `size` contiguous numbers of `dtype`. Where that takes a copy, `kept` holds it until the
+    call is over; `what` names the tensor in the error.
 
     Raises:
         TypeError: another dtype, device or layout.
@@ -53,14 +48,9 @@ def address(
 def strided(t: Tensor, dims: int, what: str) -> Tensor:
     """A float32 tensor on the CPU, of any strides, whose numbers are what lies in memory.
 
-    Args:
-        t: any.
-        dims: how many it has to have.
-        what: it is, for the error.
-
     Raises:
         TypeError: another dtype, device or layout.
-        ValueError: another number of dimensions.
+        ValueError: another number of dimensions than `dims`.
     """
     if t.dtype is not torch.float32 or not t.is_cpu or t.layout is not torch.strided or t.dim() != dims:
         raise _refusal(t, what, f"numbers in {dims} dimensions", torch.float32)
@@ -68,45 +58,26 @@ def strided(t: Tensor, dims: int, what: str) -> Tensor:
 
 
 def start_of(t: Tensor, what: str) -> int:
-    """Where the numbers of a tensor that is not empty lie.
-
-    Raises:
-        ValueError: nowhere, as those of torch's symbolic zeros.
-    """
-    at = t.data_ptr()
-    if not at:
+    """Where the numbers of a tensor that is not empty lie; ValueError for torch's symbolic zeros."""
+    if not (at := t.data_ptr()):
         raise _refusal(t, what, "numbers in memory", t.dtype)
     return at
 
 
-def own(t: Tensor | None) -> int:
-    """Where the numbers lie of a tensor that was made for the call; 0 for None."""
-    return 0 if t is None else t.data_ptr()
+def zero_(*grads: Tensor | None) -> None:
+    """Fill gradients with zeros, those that are wanted."""
+    for grad in grads:
+        if grad is not None:
+            grad.zero_()
 
 
-def check_shape(t: Tensor, shape: tuple[int, ...], what: str) -> None:
-    """Compare a tensor's shape.
-
-    Raises:
-        ValueError: it has another.
-    """
-    if t.shape != shape:
-        raise ValueError(f"{what} has the shape {tuple(t.shape)}, not {shape}")
-
-
-def threads_for(numbers: int, serial: int = SERIAL) -> int:
-    """How many threads share out a call that reads and writes so many numbers."""
+def threads_for(numbers: int, serial: int = 1 << 15) -> int:
+    """How many threads share out a call that reads and writes so many numbers: one for at most `serial`."""
     return torch.get_num_threads() if numbers > serial else 1
 
 
 def raise_failure(failure: int, what: str, size: int) -> NoReturn:
-    """Raise the exception that a kernel's return stands for.
-
-    Args:
-        failure: not 0.
-        what: was computed.
-        size: of the weight.
-    """
+    """Raise the exception that a kernel's return stands for; `what` was computed, `size` is the weight's."""
     if failure == Failure.NO_MEMORY:
         raise MemoryError(f"no memory for the scratch of {what}")
     if failure == Failure.BAD_SUPPORT:

@@ -25,11 +25,9 @@ LIBRARY = Path(__file__).parent / "libdctps.so"
 
 _FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 _FLAGS += ["-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi"]
-_X86 = {
-    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"],
-    "avx2": ["-mavx2", "-mfma"],
-}
-_X86["avx512"].append("-mprefer-vector-width=512")
+_AVX2 = ["-mavx2", "-mfma"]
+_AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", *_AVX2, "-mprefer-vector-width=512"]
+_X86 = {"avx512": _AVX512, "avx2": _AVX2}
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}
 _NARROWER = (4, 8)  # lanes of further variants of the linear kernel, for few rows: `avx512x4` and so on
 
@@ -39,14 +37,9 @@ class CompileError(RuntimeError):
 
 
 def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> Path:
-    """Compile all sources.
+    """Compile all sources into the shared object `target`, and return that.
 
-    Args:
-        target: where the shared object goes.
-        flags: further ones for compiler and linker, such as `-fsanitize=address`.
-
-    Returns:
-        target
+    `flags` are further ones for compiler and linker, such as `-fsanitize=address`.
 
     Raises:
         CompileError: no C compiler was found (`CC` names one), or it failed; with its output.
@@ -100,12 +93,10 @@ def platform_tag() -> str:
 
 
 def _compiler() -> list[str]:
-    named = os.environ.get("CC")
-    if named:
+    if named := os.environ.get("CC"):
         return shlex.split(named)
-    for name in ("cc", "gcc", "clang"):
-        if shutil.which(name):
-            return [name]
+    if found := next(filter(shutil.which, ("cc", "gcc", "clang")), None):
+        return [found]
     raise CompileError("no C compiler: install gcc or clang, or name one in CC")
 
 

@@ -5,35 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import (
-    CPU,
-    SERIAL,
-    address,
-    check_shape,
-    raise_failure,
-    start_of,
-    strided,
-    threads_for,
-)
-from dctps.kernels.conv import Window
+from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for, zero_
+from dctps.kernels.filters import Window
 from dctps.kernels.layouts import DEPTHWISE
 from dctps.kernels.loader import function
 
 _LAST = torch.channels_last
-_SERIAL = SERIAL
+_SERIAL = 1 << 15  # numbers below which one thread does it all
 
 
 def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = None) -> Tensor:
-    """Each channel's convolution with its own filter, plus bias.
+    """Each channel's convolution with its own filter, plus bias; channels last.
 
-    Args:
-        x: float32 (batch, m, height, width), copied unless channels last.
-        weight: float32 (m, 1, kh, kw).
-        window: of the kernel, in m groups.
-        bias: float32 (m,), or None.
-
-    Returns:
-        float32 (batch, m, height', width'), channels last.
+    x is float32 (batch, m, height, width), copied unless channels last; the weight float32 (m, 1, kh, kw),
+    its window in m groups; the bias float32 (m,) or None.
 
     Raises:
         TypeError: a tensor of another dtype, or not on the CPU.
@@ -49,18 +34,10 @@ def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | 
 def depthwise_backward(
     g: Tensor, x: Tensor, weight: Tensor, window: Window, *, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The derivatives of `depthwise_forward` in x and weight, as needed; arguments and errors alike.
+    """The derivatives of `depthwise_forward` in x (channels last) and weight: float32, or None.
 
-    Args:
-        g: float32, the result's gradient, copied unless channels last.
-        x: as for `depthwise_forward`, and so are `weight` and `window`.
-        weight: see `x`.
-        window: see `x`.
-        needs_x: whether x's is.
-        needs_weight: whether the weight's is.
-
-    Returns:
-        x's, channels last; the weight's: float32, or None where not needed.
+    Arguments and errors are those of `depthwise_forward`; `g` is the gradient of its result, float32, copied
+    unless channels last.
     """
     x = _images(x, window)
     g = strided(g, 4, "the gradient of y").contiguous(memory_format=_LAST)
@@ -70,9 +47,7 @@ def depthwise_backward(
     if g.numel():
         _call("depthwise_backward", x, g, weight, window, None, grad_x, grad_weight)
     else:
-        for grad in (grad_x, grad_weight):
-            if grad is not None:
-                grad.zero_()
+        zero_(grad_x, grad_weight)
     return grad_x, grad_weight
 
 
@@ -88,22 +63,16 @@ def _call(
 ) -> None:
     """The checked arguments, and the call, during which all tensors are alive."""
     kept: list[Tensor] = []
-    check_shape(weight, window.shape, "the weight")
+    if weight.shape != window.shape:
+        raise ValueError(f"the weight has the shape {tuple(weight.shape)}, not {window.shape}")
     call = DEPTHWISE.pack(
-        *x.shape,
-        *y.shape[2:],
-        *window.shape[2:],
-        *window.stride,
-        *window.padding,
-        *window.dilation,
+        *x.shape, *y.shape[2:],
+        *window.shape[2:], *window.stride, *window.padding, *window.dilation,
         threads_for(x.numel() + y.numel(), _SERIAL),
-        start_of(x, "x"),
-        address(weight, weight.numel(), "the weight", kept),
-        address(bias, window.groups, "the bias", kept),
-        start_of(y, "y"),
-        0 if grad_x is None else grad_x.data_ptr(),
-        0 if grad_weight is None else grad_weight.data_ptr(),
-    )
+        start_of(x, "x"), address(weight, weight.numel(), "the weight", kept),
+        address(bias, window.groups, "the bias", kept), start_of(y, "y"),
+        0 if grad_x is None else grad_x.data_ptr(), 0 if grad_weight is None else grad_weight.data_ptr(),
+    )  # fmt: skip
     if failure := function(name)(call):
         raise_failure(failure, f"a convolution of {tuple(x.shape)} by {window}", weight.numel())
 

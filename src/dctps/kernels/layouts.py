@@ -13,43 +13,16 @@ CHUNK = 64  # images of stacked networks that are side by side in memory
 MOST_OPERATIONS = 64  # of a stacked network
 
 
-class Failure(IntEnum):
-    """What a kernel returns."""
-
-    DONE = 0
-    NO_MEMORY = 1
-    BAD_SUPPORT = 2
-    BAD_TABLE = 3
-    TOO_LARGE = 4
-    BAD_LABEL = 5
-    CHANGED = 6
-    BAD_WINDOW = 7
-
-
-class Mix(IntEnum):
-    """How D mixes the channels of a pixel."""
-
-    MIX_NONE = 0
-    MIX_PLAIN = 1
-    MIX_PRODUCT = 2
-    MIX_COSINE = 3
-    MIX_ROWS = 4
-
-
-class Transform(IntEnum):
-    """What makes D of a linear layer."""
-
-    NO_TRANSFORM = 0
-    DCT = 1
-    HADAMARD = 2
-
-
-class Kind(IntEnum):
-    """What an operation of a stacked network does; `RELU` follows a weighted one."""
-
-    WEIGHTED = 0
-    RELU = 1
-    POOL = 2
+# What a kernel returns.
+Failure = IntEnum(
+    "Failure", "DONE NO_MEMORY BAD_SUPPORT BAD_TABLE TOO_LARGE BAD_LABEL CHANGED BAD_WINDOW", start=0
+)
+# How D mixes the channels of a pixel.
+Mix = IntEnum("Mix", "MIX_NONE MIX_PLAIN MIX_PRODUCT MIX_COSINE MIX_ROWS", start=0)
+# What makes D of a linear layer.
+Transform = IntEnum("Transform", "NO_TRANSFORM DCT HADAMARD", start=0)
+# What an operation of a stacked network does; RELU follows a weighted one.
+Kind = IntEnum("Kind", "WEIGHTED RELU POOL", start=0)
 
 
 class Layout:
@@ -102,13 +75,9 @@ STACK_LAYER = Layout(
 
 
 def check_layouts(exported: str) -> None:
-    """Compare the definitions here with those of the library.
+    """Compare the definitions here with those of the library; RuntimeError where they differ.
 
-    Args:
-        exported: the library's, a line for each: its name, and the names of its fields or words in order.
-
-    Raises:
-        RuntimeError: they differ.
+    `exported` has a line for each: its name, and the names of its fields or words in order.
     """
     lines = dict(line.split(" ", 1) for line in exported.splitlines())
     layouts = [name for name, found in globals().items() if isinstance(found, Layout)]

@@ -8,15 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import (
-    CPU,
-    address,
-    check_shape,
-    raise_failure,
-    start_of,
-    strided,
-    threads_for,
-)
+from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for, zero_
 from dctps.kernels.build import LANES
 from dctps.kernels.layouts import LINEAR, Transform
 from dctps.kernels.loader import function, variant
@@ -54,19 +46,10 @@ def linear_forward(
     offset: NativeOffset,
     m: int,
 ) -> Tensor:
-    """Y = x (alpha D + S)^T + b.
+    """Y = x (alpha D + S)^T + b, float32 (batch, m), of x, float32 (batch, n).
 
-    Args:
-        x: float32 (batch, n).
-        values: float32 (nnz,).
-        support: int64 (nnz,), sorted flat positions in S.
-        alpha: float32 (1,), or None where there is no D.
-        bias: float32 (m,) or None.
-        offset: D.
-        m: outputs.
-
-    Returns:
-        float32 (batch, m).
+    The values are float32 (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32
+    (1,), None where there is no D; the bias is float32 (m,) or None.
 
     Raises:
         TypeError: a tensor of another dtype, or not on the CPU.
@@ -88,20 +71,14 @@ def linear_backward(
     offset: NativeOffset,
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives in x, values, alpha and bias, those that are needed; errors as `linear_forward`.
+    """The derivatives of `linear_forward` in x, values, alpha and bias: float32, or None if not needed.
 
-    Args:
-        g: float32 (batch, m).
-        x: float32 (batch, n).
-        values: float32 (nnz,).
-        support: int64 (nnz,), sorted flat positions in S.
-        alpha: float32 (1,), or None where there is no D.
-        offset: D.
-        needs: which.
+    Arguments and errors are those of `linear_forward`; `g` is the gradient of its result, float32 (batch, m).
     """
     g, x = _rows(g, "the gradient of y"), _rows(x, "x")
     (batch, n), m = x.shape, g.shape[1]
-    check_shape(g, (batch, m), "the gradient of y")
+    if len(g) != batch:
+        raise ValueError(f"the gradient of y has {len(g)} rows, and x has {batch}")
     grad_x = x.new_empty(batch, n) if needs[0] else None
     grad_values = x.new_empty(values.shape) if needs[1] else None
     grad_alpha = x.new_empty(1) if needs[2] and alpha is not None else None
@@ -110,9 +87,7 @@ def linear_backward(
     if batch:
         _call("linear_backward", x, values, support, alpha, offset, m, g=g, grads=grads)
     else:
-        for grad in grads[1:]:
-            if grad is not None:
-                grad.zero_()
+        zero_(*grads[1:])
     return grads
 
 
@@ -146,33 +121,17 @@ def _call(
         raise ValueError(f"D has {width} signs for {n} inputs")
     grad_x, grad_values, grad_alpha, grad_bias = grads
     call = LINEAR.pack(
-        batch,
-        m,
-        n,
-        nnz,
-        threads_for(batch * (n + m) + nnz, _SERIAL),
-        start_of(x, "x"),
-        x.stride(0),
-        0 if y is None else y.data_ptr(),
-        address(bias, m, "the bias", kept),
-        address(values, nnz, "the values", kept),
-        address(support, nnz, "the support", kept, torch.int64),
-        address(alpha, 1, "alpha", kept),
-        kind,
-        q,
-        offset.rounds,
-        0 if plan is None else plan.data_ptr(),
-        0 if tables is None else tables.data_ptr(),
+        batch, m, n, nnz, threads_for(batch * (n + m) + nnz, _SERIAL),
+        start_of(x, "x"), x.stride(0), 0 if y is None else y.data_ptr(), address(bias, m, "the bias", kept),
+        address(values, nnz, "the values", kept), address(support, nnz, "the support", kept, torch.int64),
+        address(alpha, 1, "alpha", kept), kind, q, offset.rounds,
+        0 if plan is None else plan.data_ptr(), 0 if tables is None else tables.data_ptr(),
         0 if order is None else address(order, m, "the order of D's outputs", kept, torch.int32),
-        0 if signs is None else address(signs, offset.rounds * width, "D's signs", kept, torch.int8),
-        width,
-        0 if g is None else start_of(g, "the gradient of y"),
-        0 if g is None else g.stride(0),
-        0 if grad_x is None else grad_x.data_ptr(),
-        0 if grad_values is None else grad_values.data_ptr(),
-        0 if grad_alpha is None else grad_alpha.data_ptr(),
-        0 if grad_bias is None else grad_bias.data_ptr(),
-    )
+        0 if signs is None else address(signs, offset.rounds * width, "D's signs", kept, torch.int8), width,
+        0 if g is None else start_of(g, "the gradient of y"), 0 if g is None else g.stride(0),
+        0 if grad_x is None else grad_x.data_ptr(), 0 if grad_values is None else grad_values.data_ptr(),
+        0 if grad_alpha is None else grad_alpha.data_ptr(), 0 if grad_bias is None else grad_bias.data_ptr(),
+    )  # fmt: skip
     if failure := function(name, _variant_for(batch))(call):
         raise_failure(failure, f"a {m} x {n} layer", m * n)
 

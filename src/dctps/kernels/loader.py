@@ -7,6 +7,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -31,16 +32,12 @@ def variant() -> str:
     named = os.environ.get("DCTPS_KERNELS", "auto")
     if named not in ("auto", "off", *VARIANTS):
         raise ValueError(f"DCTPS_KERNELS={named!r}: choose from auto, off, {', '.join(VARIANTS)}")
-    if named == "off":
+    runnable = () if named == "off" else runnable_variants()
+    if not runnable:
         return "off"
-    library = _library()
-    if library is None:
-        return "off"
-    if named == "auto":
-        return runnable_variants()[-1]
-    if named not in runnable_variants():
-        raise ValueError(f"DCTPS_KERNELS={named!r}: this processor runs {', '.join(runnable_variants())}")
-    return named
+    if named not in ("auto", *runnable):
+        raise ValueError(f"DCTPS_KERNELS={named!r}: this processor runs {', '.join(runnable)}")
+    return runnable[-1] if named == "auto" else named
 
 
 def runnable_variants() -> tuple[str, ...]:
@@ -51,12 +48,7 @@ def runnable_variants() -> tuple[str, ...]:
 
 @functools.cache
 def function(name: str, which: str | None = None) -> Callable[[bytes], int]:
-    """The exported `dctps_<name>_<variant>`: its packed arguments -> a `Failure`.
-
-    Args:
-        name: of the kernel.
-        which: variant; by default the one in use.
-    """
+    """The exported `dctps_<name>_<variant>`, or of the variant in use: packed arguments -> a `Failure`."""
     found = getattr(_library(), f"dctps_{name}_{which or variant()}")
     found.argtypes, found.restype = [ctypes.c_void_p], ctypes.c_int
     return found  # type: ignore[no-any-return]
@@ -107,12 +99,9 @@ def _torch_pool() -> tuple[int | None, int | None]:
     Looked up among the libraries that libtorch_cpu depends on: a second runtime's threads would spin against
     torch's. Every OpenMP runtime has these entries; None where torch was built without one.
     """
-    folder = Path(torch.__file__).parent / "lib"
-    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
-        try:
-            torch_cpu = ctypes.CDLL(str(folder / name))
+    for path in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
+        with suppress(OSError, AttributeError):
+            torch_cpu = ctypes.CDLL(str(path))
             parallel, thread = torch_cpu.GOMP_parallel, torch_cpu.omp_get_thread_num
-        except (OSError, AttributeError):
-            continue
-        return ctypes.cast(parallel, ctypes.c_void_p).value, ctypes.cast(thread, ctypes.c_void_p).value
+            return ctypes.cast(parallel, ctypes.c_void_p).value, ctypes.cast(thread, ctypes.c_void_p).value
     return None, None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, own, raise_failure, strided
+from dctps.kernels.boundary import CPU, address, raise_failure, strided
 from dctps.kernels.layouts import CHUNK, MOST_OPERATIONS, STACK, STACK_LAYER, STACK_OPERATION, Failure, Kind
 from dctps.kernels.loader import function
 
@@ -48,33 +48,22 @@ class Operation:
         (channels, rows, columns), (outputs, *left), (down, across) = self.read, self.written, self.window
         if min(*self.read, *self.written, *self.window) < 1:
             return False
-        if before is None:
-            joined = self.kind == Kind.WEIGHTED
-        else:
-            flat = self.read == (math.prod(before.written), 1, 1)
-            joined = (flat and self.kind == Kind.WEIGHTED) or self.read == before.written
         if self.kind == Kind.WEIGHTED:
+            joined = before is None or self.read in (before.written, (math.prod(before.written), 1, 1))
             return joined and left == [rows - down + 1, columns - across + 1]
+        if before is None or self.read != before.written:
+            return False
         if self.kind == Kind.RELU:
-            return (
-                joined and before is not None and before.kind == Kind.WEIGHTED and self.read == self.written
-            )
-        return joined and outputs == channels and down * left[0] <= rows and across * left[1] <= columns
+            return before.kind == Kind.WEIGHTED and self.read == self.written
+        return outputs == channels and down * left[0] <= rows and across * left[1] <= columns
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTensors:
     """One network's layer: W = alpha D + S and b, and where their gradients go. All float32 and contiguous.
 
-    Attributes:
-        values: (nnz,), of S.
-        support: int64 (nnz,), sorted flat positions; None: all.
-        alpha: (1,), or None without D.
-        offset: D, flat, or None.
-        bias: (outputs,) or None.
-        gragrad_values: of the values, or None where not needed; so are the others.
-        gragrad_alpha: see `grad_values`.
-        gragrad_bias: see `grad_values`.
+    Values are (nnz,), the support int64 (nnz,) (None: all positions), alpha (1,) or None, the offset D, flat,
+    or None, and the bias (outputs,) or None. Where a gradient is not needed it is None.
     """
 
     values: Tensor
@@ -132,16 +121,13 @@ class StackKernel:
         self._ops, self._layers, self._offsets = array("q", ops), array("q", layers), array("q", shared)
 
     def __call__(self, x: Tensor, labels: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
-        """The losses on a batch, and the gradients into their places.
+        """The losses on a batch of images x, float32 (B, channels, rows, columns), with labels, int64 (B,).
 
-        Args:
-            x: float32 (B, channels, rows, columns).
-            labels: int64 (B,).
-            backward: whether gradients are wanted, of the mean loss over the batch.
+        With `backward`, the gradients of the mean loss over the batch go into their tensors.
 
         Returns:
-            the losses in nats summed over the images, float64, and the numbers of correct answers, int64, of
-            all networks.
+            of each network, the loss in nats summed over the images (float64), and the number of correct
+            answers (int64).
 
         Raises:
             TypeError: x or labels of another dtype, or not on the CPU.
@@ -160,23 +146,12 @@ class StackKernel:
         loss = torch.empty(count, dtype=torch.float64, device=CPU)
         correct = torch.empty(count, dtype=torch.int64, device=CPU)
         call = STACK.pack(
-            count,
-            len(self._operations),
-            images,
-            chunks,
-            torch.get_num_threads(),
-            backward,
-            last.written[0],
-            self._ops.buffer_info()[0],
-            self._layers.buffer_info()[0],
-            own(blocked),
+            count, len(self._operations), images, chunks, torch.get_num_threads(), backward, last.written[0],
+            self._ops.buffer_info()[0], self._layers.buffer_info()[0], blocked.data_ptr(),
             address(labels, images, "the labels", kept, torch.int64),
-            len(self._offsets),
-            self._offsets.buffer_info()[0],
-            own(self._products),
-            own(loss),
-            own(correct),
-        )
+            len(self._offsets), self._offsets.buffer_info()[0],
+            self._products.data_ptr(), loss.data_ptr(), correct.data_ptr(),
+        )  # fmt: skip
         failure = function("stack")(call)
         if failure == Failure.CHANGED:  # a support moved since the layers were laid out
             self._lay_out()
@@ -200,26 +175,19 @@ class StackKernel:
         readers = torch.stack([order, *(t[order] for t in (row, rows, across))], 1).int()
         offset = _in_place(layer.offset, size, "D")
         return STACK_LAYER.pack(
-            nnz,
-            live,
-            0 if layer.support is None else self._kept(support),
-            self._kept(_starts(row, outputs)),
-            self._kept(op.taps()[entries]),
-            self._kept(_starts((entries // taps)[order], op.read[0])),
-            self._kept(readers),
-            _in_place(values, nnz, "the values"),
-            _in_place(layer.alpha, 1, "alpha"),
-            _in_place(layer.bias, outputs, "the bias"),
-            offset,
+            nnz, live, 0 if layer.support is None else self._kept(support), self._kept(_starts(row, outputs)),
+            self._kept(op.taps()[entries]), self._kept(_starts((entries // taps)[order], op.read[0])),
+            self._kept(readers), _in_place(values, nnz, "the values"), _in_place(layer.alpha, 1, "alpha"),
+            _in_place(layer.bias, outputs, "the bias"), offset,
             _in_place(layer.grad_values, nnz, "the gradient of the values"),
             _in_place(layer.grad_alpha, 1, "the gradient of alpha"),
             _in_place(layer.grad_bias, outputs, "the gradient of the bias"),
             shared.index(offset) if offset in shared else -1,
-        )
+        )  # fmt: skip
 
     def _kept(self, tensor: Tensor) -> int:
         self._alive.append(tensor)
-        return own(tensor)
+        return tensor.data_ptr()
 
 
 def _in_place(t: Tensor | None, size: int, what: str, dtype: torch.dtype = torch.float32) -> int:

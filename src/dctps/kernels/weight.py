@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for
-from dctps.kernels.conv import mixing
-from dctps.kernels.filters import Filters
+from dctps.kernels.filters import Filters, mixing
 from dctps.kernels.layouts import WEIGHT
 from dctps.kernels.loader import function
 from dctps.transforms.dct import cosines
@@ -21,19 +20,9 @@ def conv_weight(
     shape: tuple[int, ...],
     layout: torch.memory_format,
 ) -> Tensor:
-    """alpha D + S as a tensor.
+    """alpha D + S, float32 of `shape`: (m, channels, kh, kw) of one group, or depthwise.
 
-    Args:
-        values: float32 (nnz,).
-        support: int64 (nnz,), sorted flat positions in S.
-        alpha: float32 (1,), or None where there is no D.
-        filters: D.
-        shape: (m, channels, kh, kw), of one group, or depthwise.
-        layout: of the result: contiguous or channels last.
-
-    Raises:
-        TypeError: a tensor of another dtype, or not on the CPU.
-        ValueError: sizes that do not agree, or a support that is none.
+    Values, support and alpha are as for `conv_forward`, errors too; `layout` is contiguous or channels last.
     """
     weight = torch.empty(shape, dtype=torch.float32, device=CPU, memory_format=layout)
     _call("weight_forward", weight, layout, values, support, alpha, filters)
@@ -78,20 +67,12 @@ def _call(
     kept: list[Tensor] = []
     table = cosines(length, torch.float32, CPU) if length else None
     call = WEIGHT.pack(
-        m,
-        channels,
-        taps,
-        layout == torch.channels_last or 1 in (channels, taps),
-        threads_for(weight.numel()),
-        *mixing(filters, alpha, m, channels, taps),
-        0 if table is None else table.data_ptr(),
-        address(alpha, 1, "alpha", kept),
-        nnz,
-        address(support, nnz, "the support", kept, torch.int64),
-        address(values, nnz, "the values", kept),
-        start_of(weight, "the weight"),
-        0 if grad_values is None else grad_values.data_ptr(),
+        m, channels, taps, layout == torch.channels_last or 1 in (channels, taps),
+        threads_for(weight.numel()), *mixing(filters, alpha, m, channels, taps),
+        0 if table is None else table.data_ptr(), address(alpha, 1, "alpha", kept), nnz,
+        address(support, nnz, "the support", kept, torch.int64), address(values, nnz, "the values", kept),
+        start_of(weight, "the weight"), 0 if grad_values is None else grad_values.data_ptr(),
         0 if grad_alpha is None else grad_alpha.data_ptr(),
-    )
+    )  # fmt: skip
     if failure := function(name)(call):
         raise_failure(failure, f"a weight of {tuple(weight.shape)}", weight.numel())

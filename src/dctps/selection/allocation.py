@@ -7,7 +7,7 @@ An allocation is a function `(shapes, total, seed) -> {layer: nnz}`; most are sh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 
 import torch
@@ -91,8 +91,7 @@ def share_out(shares: Mapping[str, Fraction], shapes: Mapping[str, Shape], total
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     counts = dict.fromkeys(shapes, 0)
     active = [name for name in shapes if shares[name] > 0]
-    if total > sum(sizes[name] for name in active):
-        room = sum(sizes[name] for name in active)
+    if total > (room := sum(sizes[name] for name in active)):
         raise ValueError(
             f"layers with a positive share hold {room} weights, fewer than the {total} to divide"
         )
@@ -145,12 +144,15 @@ def uniform(shapes: Mapping[str, Shape], total: int, seed: int = 0) -> dict[str,
     return {name: end - start for name, start, end in zip(shapes, starts, below, strict=True)}
 
 
-def _checked_shares(shares: Mapping[str, float], shapes: Mapping[str, Shape]) -> dict[str, Fraction]:
-    missing, unknown = [n for n in shapes if n not in shares], [n for n in shares if n not in shapes]
+def check_names(given: Collection[str], layers: Collection[str], start: str, end: str = "") -> None:
+    """Raise a ValueError, from `start` to `end`, unless the names given are exactly those of the layers."""
+    missing, unknown = [n for n in layers if n not in given], [n for n in given if n not in layers]
     if missing or unknown:
-        raise ValueError(
-            f"the shares must name each converted layer: missing {missing}, not layers {unknown}"
-        )
+        raise ValueError(f"{start}: missing {missing}, not layers {unknown}{end}")
+
+
+def _checked_shares(shares: Mapping[str, float], shapes: Mapping[str, Shape]) -> dict[str, Fraction]:
+    check_names(shares, shapes, "the shares must name each converted layer")
     numbers = {name: Fraction(real(f"the share of layer {name!r}", share)) for name, share in shares.items()}
     if bad := [name for name, share in numbers.items() if share < 0]:
         raise ValueError(f"shares must be finite and not negative; see {bad}")

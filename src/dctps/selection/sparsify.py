@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from dctps.nn import DpSLayer
 from dctps.nn.layer import Alpha
 from dctps.offsets import Offset, OffsetChoice
 from dctps.selection.allocation import Allocation
+from dctps.selection.choose import Options, Scorer, choose_weights
 from dctps.selection.criteria import Criterion, Loss
 from dctps.selection.trained import warn_of_trained
-from dctps.selection.weights import Options, Scorer, choose_weights
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -94,20 +93,12 @@ def sparsify_(
         expanded.close(set(layers.values()))
         model = expanded.model
         unmade = _unmade(model, layers)
-        convert_all = partial(
-            _converted,
-            layers,
-            offset=offset,
-            alpha=alpha,
-            alpha_trainable=alpha_trainable,
-            seed=whole("seed", seed),
-            device=device,
-        )
-        scorer = Scorer(
-            model, layers, loss, batches, lambda: convert_all({name: {"nnz": 0} for name in layers})
-        )
+        options: dict[str, Any] = {"alpha": alpha, "alpha_trainable": alpha_trainable}
+        options |= {"offset": offset, "device": device, "seed": whole("seed", seed)}
+        empty = {name: {"nnz": 0} for name in layers}
+        scorer = Scorer(model, layers, loss, batches, lambda: _converted(layers, empty, **options))
         choice = choose_weights(density, allocation, criterion, layers, scorer, seed)
-        replacements = convert_all(choice)
+        replacements = _converted(layers, choice, **options)
         keeps = criterion != "random" or density == 1
         if not keeps or any(made.alpha is not None for made in replacements.values()):
             warn_of_trained(model, layers)
@@ -168,7 +159,7 @@ def _wanted(filter_fn: Filter | None, convert_frozen: bool) -> Filter:
 
 def _convertible(expanded: Expanded, wanted: Filter) -> dict[str, nn.Linear | nn.Conv1d | nn.Conv2d]:
     found = survey(expanded.model)
-    # What stands for a module of a registered class has been asked for under that.
+    # Layers that a module of a registered class was written in: `wanted` was asked for that module.
     layers = {
         f.name: f.module
         for f in found
@@ -192,22 +183,18 @@ def _convertible(expanded: Expanded, wanted: Filter) -> dict[str, nn.Linear | nn
 
 def _make(unmade: list[nn.Module], device: torch.device | str) -> None:
     """Give modules on the meta device their tensors; those that they share stay shared."""
-    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    made: dict[int, nn.Parameter | None] = {}  # by the tensor on the meta device
     for module in unmade:
-        for key, tensor in module._parameters.items():
-            if tensor is not None:
-                places.setdefault(id(tensor), []).append((module, key))
-    for module in unmade:
+        before = dict(module._parameters)
         module.to_empty(device=device, recurse=False)
-    for (first, name), *others in places.values():
-        for module, key in others:
-            module._parameters[key] = first._parameters[name]
+        for key, tensor in before.items():
+            module._parameters[key] = made.setdefault(id(tensor), module._parameters[key])
     for module in unmade:
         reset_(module)
 
 
 def _unmade(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[nn.Module]:
-    """Modules beside the layers that hold meta tensors, each with a way to make them."""
+    """Modules that hold meta tensors and are not converted; each has a `reset_parameters` that fills them."""
     unmade = []
     for name, module in named_modules(model):
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]

@@ -21,12 +21,7 @@ _LARGE = (
 
 
 def warn_of_trained(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Say that the weights of a trained network are about to be lost, and which calls would keep them.
-
-    Args:
-        model: the dense network.
-        layers: of it that are converted, by name.
-    """
+    """Say that the weights of a trained network are about to be lost, and which calls would keep them."""
     if is_trained(layers):
         warnings.warn(
             f"{type(model).__name__} seems to be trained, and this call of sparsify_ does not keep what the "
@@ -45,9 +40,6 @@ def is_trained(layers: Mapping[str, nn.Module]) -> bool:
     half of the largest weights have a singular value that independent entries do not lead to (`spread`). A
     network goes unnoticed that was trained for a few steps only, or that was loaded from a file and has small
     layers.
-
-    Args:
-        layers: with a `weight` each, by name.
     """
     weights = [w for layer in layers.values() if not (w := layer.get_parameter("weight")).is_meta]
     if _was_stepped(layers) and all(int(torch.count_nonzero(w)) == w.numel() for w in weights):
@@ -68,13 +60,8 @@ def spread(weight: Tensor) -> float | None:
     """sigma_1(W - mean W) / (s (sqrt(m) + sqrt(n))), for independent entries of variance s^2 about 1.
 
     So it is for every law from which weights are drawn, and below 1 for orthogonal ones; training adds a few
-    large singular values. sigma_1 comes from a few power iterations, which never give too large a value.
-
-    Args:
-        weight: (m, ...); of a large one a corner of 256 x 256 is looked at.
-
-    Returns:
-        None for a small or an almost constant weight (zeros, ones, an identity), which says nothing.
+    large singular values. sigma_1 comes from a few power iterations, which never give too large a value, on a
+    corner of 256 x 256. A small or an almost constant weight (zeros, ones, an identity) says nothing: None.
 
     Reference: Marchenko and Pastur 1967; Yin, Bai and Krishnaiah 1988; Martin and Mahoney, "Implicit
     self-regularization in deep neural networks", JMLR 2021.

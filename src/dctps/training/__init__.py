@@ -3,42 +3,24 @@
 from importlib import import_module
 from typing import Any
 
-from dctps.training.loop import (
-    Metrics,
-    NonFiniteLoss,
-    Precision,
-    Tally,
-    TrainingError,
-    check_finite,
-    evaluate,
-    take_step,
-    train_epoch,
-)
-from dctps.training.mixup import Mixup
-from dctps.training.optim import build_optimizer, parameter_groups
-from dctps.training.parallel import PeerError, PeerLost, Processes, joined, launched
-from dctps.training.schedule import build_schedule
-
-__all__ = [
-    "Metrics",
-    "Mixup",
-    "NonFiniteLoss",
-    "PeerError",
-    "PeerLost",
-    "Precision",
-    "Processes",
-    "Tally",
-    "TrainingError",
-    "build_optimizer",
-    "build_schedule",
-    "check_finite",
-    "evaluate",
-    "joined",
-    "launched",
-    "parameter_groups",
-    "take_step",
-    "train_epoch",
-]
+from dctps.training.loop import Metrics as Metrics
+from dctps.training.loop import NonFiniteLoss as NonFiniteLoss
+from dctps.training.loop import Precision as Precision
+from dctps.training.loop import Tally as Tally
+from dctps.training.loop import TrainingError as TrainingError
+from dctps.training.loop import check_finite as check_finite
+from dctps.training.loop import evaluate as evaluate
+from dctps.training.loop import take_step as take_step
+from dctps.training.loop import train_epoch as train_epoch
+from dctps.training.mixup import Mixup as Mixup
+from dctps.training.optim import build_optimizer as build_optimizer
+from dctps.training.optim import build_schedule as build_schedule
+from dctps.training.optim import parameter_groups as parameter_groups
+from dctps.training.parallel import PeerError as PeerError
+from dctps.training.parallel import PeerLost as PeerLost
+from dctps.training.parallel import Processes as Processes
+from dctps.training.parallel import joined as joined
+from dctps.training.parallel import launched as launched
 
 
 def __getattr__(name: str) -> Any:

@@ -38,18 +38,11 @@ class Metrics:
 
 @dataclass
 class Tally:
-    """Sums over the steps of a pass that are done: what its metrics are made of, and where it stands.
+    """Sums over the steps of a pass that are done: what its metrics are made of, and how far it is."""
 
-    Attributes:
-        steps: batches seen.
-        loss: cross-entropy in nats, summed over the images.
-        correct: images classified correctly.
-        images: their number.
-    """
-
-    steps: int = 0
-    loss: float = 0.0
-    correct: int = 0
+    steps: int = 0  # batches seen
+    loss: float = 0.0  # cross-entropy in nats, summed over the images
+    correct: int = 0  # images classified correctly
     images: int = 0
 
     def add(self, loss: float, correct: float, images: int) -> None:
@@ -60,11 +53,7 @@ class Tally:
         self.images += images
 
     def metrics(self) -> Metrics:
-        """The means.
-
-        Raises:
-            TrainingError: no image has been seen.
-        """
+        """The means; `TrainingError` where no image has been seen."""
         if self.images == 0:
             raise TrainingError("there are no images to go through: check the data set and the batch size")
         return Metrics(self.loss / self.images, self.correct / self.images)
@@ -161,12 +150,7 @@ def take_step(
 ) -> None:
     """One step of the optimizer along the gradients at hand, then of the supports and the learning rate.
 
-    Args:
-        optimizer: whose parameters have gradients, scaled by `precision.scaler`.
-        schedule: as for `train_epoch`.
-        precision: as for `train_epoch`.
-        clip_norm: as for `train_epoch`.
-        dynamics: as for `train_epoch`.
+    The arguments are those of `train_epoch`; the gradients are scaled by `precision.scaler`.
     """
     scaler = precision.scaler
     if clip_norm is not None:
@@ -204,11 +188,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, prec
 
 
 def check_finite(loss: float, epoch: int, step: int, optimizer: Optimizer, precision: Precision) -> None:
-    """Refuse a loss that is infinite or not a number.
-
-    Raises:
-        NonFiniteLoss: it is, at `step` of `epoch`, both counted from 1.
-    """
+    """Raise `NonFiniteLoss` for a loss, at `step` of `epoch`, that is infinite or not a number."""
     if math.isfinite(loss):
         return
     lr = optimizer.param_groups[0]["lr"]

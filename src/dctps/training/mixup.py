@@ -40,13 +40,7 @@ class Mixup:
     def __call__(
         self, images: Tensor, labels: Tensor, *, epoch: int, step: int
     ) -> tuple[Tensor, Tensor, float]:
-        """Mix a batch.
-
-        Args:
-            images: floating-point, (batch, ...).
-            labels: (batch,).
-            epoch: of the run; with `step` it keys the draws.
-            step: of the epoch.
+        """Mix a batch of floating-point images; the draws are keyed by the epoch of the run and its step.
 
         Returns:
             the mixed images; the labels of the images with the smaller weight; the larger weight, >= 1/2.

@@ -1,14 +1,15 @@
-"""SGD, Adam and AdamW over parameter groups: what weight decay reaches, what learns at another rate."""
+"""Optimizers over groups of parameters, for weight decay and for rates, and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from dctps.names import lookup
 from dctps.networks.surgery import named_modules
@@ -47,10 +48,8 @@ def parameter_groups(
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            if is_dps and name == "alpha":
-                decay = decay_alpha
-            elif is_dps and name == "values":
-                decay = True
+            if is_dps and name in ("alpha", "values"):
+                decay = decay_alpha or name == "values"
             else:
                 decay = parameter.ndim > 1 or decay_norm_bias
             decays[parameter] = decays.get(parameter, False) or decay
@@ -95,26 +94,49 @@ def build_optimizer(
     Raises:
         ValueError: an unknown name.
     """
-    build = lookup("optimizer", _OPTIMIZERS, name)
+    kind = lookup("optimizer", _OPTIMIZERS, name)
     rated = [{**group, "lr": lr * group.get("lr_scale", 1.0)} for group in groups]
-    return build(rated, lr, momentum, nesterov)
+    options = {"momentum": momentum, "nesterov": nesterov} if name == "sgd" else {}
+    # Fused: on the many small parameters of a sparse network a step takes a quarter of the time, on CPU too.
+    return kind(rated, lr=lr, fused=True, **options)
 
 
-# Fused: on the many small parameters of a sparse network a step takes a quarter of the time, on CPU too.
-def _sgd(groups: Groups, lr: float, momentum: float, nesterov: bool) -> Optimizer:
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
 
 
-def _adam(groups: Groups, lr: float, momentum: float, nesterov: bool) -> Optimizer:
-    return torch.optim.Adam(groups, lr=lr, fused=True)
+def build_schedule(
+    name: str, optimizer: Optimizer, *, total_steps: int, milestones: Sequence[float] = (0.6, 0.8)
+) -> LRScheduler:
+    """The schedule called `name`, of the learning rates that `optimizer` has now.
+
+    - `"constant"`: that rate throughout.
+    - `"multistep"`: a tenth of it from each milestone on.
+    - `"onecycle"`: up from 1/25 of it over the first 30% of the steps, then down to 4e-6 of it, both along a
+      cosine; momentum and betas stay as they are.
+
+    Args:
+        name: of the schedule.
+        optimizer: its rates become the base (constant, multistep) or the peak (onecycle).
+        total_steps: optimizer steps of the whole run, >= 1.
+        milestones: shares of the run, in (0, 1), rising: 0.6 of 20 epochs is the end of epoch 12. As shares
+            they keep their meaning when the number of epochs changes.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return lookup("schedule", SCHEDULES, name)(optimizer, total_steps, milestones)
 
 
-def _adamw(groups: Groups, lr: float, momentum: float, nesterov: bool) -> Optimizer:
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
-
-
-_OPTIMIZERS: dict[str, Callable[[Groups, float, float, bool], Optimizer]] = {
-    "sgd": _sgd,
-    "adam": _adam,
-    "adamw": _adamw,
+SCHEDULES: dict[str, Callable[[Optimizer, int, Sequence[float]], LRScheduler]] = {
+    "constant": lambda optimizer, steps, milestones: ConstantLR(optimizer, factor=1.0, total_iters=0),
+    "multistep": lambda optimizer, steps, milestones: MultiStepLR(
+        optimizer, [round(share * steps) for share in milestones], gamma=0.1
+    ),
+    "onecycle": lambda optimizer, steps, milestones: OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, cycle_momentum=False
+    ),
 }

@@ -52,36 +52,34 @@ class Processes:
         for dtype in sorted({g.dtype for g in gradients}, key=str):
             same = [g for g in gradients if g.dtype == dtype]
             flat = torch.cat([g.reshape(-1) for g in same])
-            self._reduce_(flat, dist.ReduceOp.SUM)
+            self.add_(flat)
             for gradient, total in zip(same, flat.split([g.numel() for g in same]), strict=True):
                 gradient.copy_(total.reshape(gradient.shape))
 
     def add_(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the processes."""
-        self._reduce_(tensor, dist.ReduceOp.SUM)
+        self.bytes_sent += tensor.nbytes
+        with _peers():
+            dist.all_reduce(tensor)
 
     def sums(self, *numbers: float) -> tuple[float, ...]:
         """The sum over the processes of each number."""
         if self.count == 1:
             return numbers
         packed = torch.tensor(numbers, dtype=torch.float64, device=self._device)
-        self._reduce_(packed, dist.ReduceOp.SUM)
+        self.add_(packed)
         return tuple(packed.tolist())
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers."""
-        if self.count == 1:
-            return number
-        packed = torch.tensor([number], device=self._device)
-        self._reduce_(packed, dist.ReduceOp.MAX)
-        return int(packed)
+        return max(self._gathered(number))
 
     def average_statistics_(self, model: nn.Module) -> None:
         """Replace the floating-point buffers, such as BatchNorm's statistics, by their means."""
         if self.count > 1:
             for buffer in model.buffers():
                 if buffer.is_floating_point():
-                    self._reduce_(buffer, dist.ReduceOp.SUM)
+                    self.add_(buffer)
                     buffer.div_(self.count)
 
     @contextmanager
@@ -138,18 +136,13 @@ class Processes:
                 f"give every process the same command and the same versions of dctps and torch"
             )
 
-    def _gathered(self, text: str | None) -> list[str | None]:
-        if self.count == 1:
-            return [text]
-        found: list[str | None] = [None] * self.count
-        with _peers():
-            dist.all_gather_object(found, text)
+    def _gathered(self, value: T) -> list[T]:
+        """The values of all processes."""
+        found = [value] * self.count
+        if self.count > 1:
+            with _peers():
+                dist.all_gather_object(found, value)
         return found
-
-    def _reduce_(self, tensor: Tensor, op: dist.ReduceOp.RedOpType) -> None:
-        self.bytes_sent += tensor.nbytes
-        with _peers():
-            dist.all_reduce(tensor, op)
 
 
 def launched() -> bool:

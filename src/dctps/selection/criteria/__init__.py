@@ -4,10 +4,7 @@
 `criterion=partial(dctps.criteria.force, steps=100)`.
 """
 
-from dctps.selection.criteria.force import force as force
-from dctps.selection.criteria.force import iter_snip as iter_snip
 from dctps.selection.criteria.grasp import grasp as grasp
-from dctps.selection.criteria.magnitude import magnitude as magnitude
 from dctps.selection.criteria.offset import offset_gradient as offset_gradient
 from dctps.selection.criteria.offset import offset_snip as offset_snip
 from dctps.selection.criteria.registry import Criterion as Criterion
@@ -16,5 +13,8 @@ from dctps.selection.criteria.registry import list_criteria as list_criteria
 from dctps.selection.criteria.registry import register_criterion as register_criterion
 from dctps.selection.criteria.scoring import cross_entropy as cross_entropy
 from dctps.selection.criteria.scoring import nll_on_logits as nll_on_logits
+from dctps.selection.criteria.snip import force as force
+from dctps.selection.criteria.snip import iter_snip as iter_snip
+from dctps.selection.criteria.snip import magnitude as magnitude
 from dctps.selection.criteria.snip import snip as snip
 from dctps.selection.criteria.synflow import synflow as synflow

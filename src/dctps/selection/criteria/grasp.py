@@ -11,15 +11,7 @@ from torch import Tensor, nn
 
 from dctps.arguments import real
 from dctps.selection.criteria.registry import Batches, Layers, Loss, register_criterion
-from dctps.selection.criteria.scoring import (
-    Mode,
-    gradients,
-    mean_gradients,
-    mean_of,
-    scalar,
-    scored_weights,
-    set_mode,
-)
+from dctps.selection.criteria.scoring import Mode, gradients, mean_gradients, mean_of, scalar, scored_weights
 
 
 @register_criterion("grasp")
@@ -48,8 +40,7 @@ def grasp(
     ICLR 2020; the sentence before the definition of its score has the sign the other way.
     """
     data = list(batches)
-    set_mode(model, mode)
-    weights = scored_weights(layers)
+    weights = scored_weights(model, layers, mode)
     with _divided(model, temperature):
         g = mean_gradients(model, weights, loss, data)
 

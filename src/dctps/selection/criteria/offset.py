@@ -18,6 +18,7 @@ from dctps.selection.criteria.registry import Batches, Layers, Loss, ScoreBlocks
 from dctps.selection.criteria.scoring import Mode, scalar, set_mode
 
 _BLOCK = 1 << 18  # numbers
+Score = Callable[[Tensor, Tensor], Tensor]  # of a weight and its gradient
 
 
 @register_criterion("offset-snip", on_converted=True)
@@ -45,54 +46,38 @@ def offset_gradient(
 ) -> ScoreBlocks:
     """`|dL/dW|`, at W = alpha * D + S: where a step of gradient descent would move W most.
 
-    Args:
-        model: the converted network.
-        layers: its DpS layers, by name.
-        loss: L of a batch.
-        batches: gone through once; L is the mean over them.
-        mode: of the norms.
+    The arguments are those of `offset_snip`.
     """
     return _scores(model, layers, loss, batches, mode, lambda w, g: g)
 
 
 def _scores(
-    model: nn.Module,
-    layers: Layers,
-    loss: Loss,
-    batches: Batches,
-    mode: Mode,
-    score: Callable[[Tensor, Tensor], Tensor],
+    model: nn.Module, layers: Layers, loss: Loss, batches: Batches, mode: Mode, score: Score
 ) -> ScoreBlocks:
     set_mode(model, mode)
     converted = cast("dict[str, DpSLayer]", dict(layers))
-    pairs = _pairs(model, converted, loss, batches)
-
-    def blocks(name: str, layer: DpSLayer) -> Iterator[Tensor]:
-        w = layer.to_dense().detach().reshape(-1)
-        # The pairs of a layer are let go once it is scored.
-        for start, g in gradient_blocks(layer, pairs.pop(name), _BLOCK * w.itemsize):
-            yield score(w[start : start + len(g)], g).abs_()
-
-    return {name: blocks(name, layer) for name, layer in converted.items()}
-
-
-def _pairs(
-    model: nn.Module, layers: dict[str, DpSLayer], loss: Loss, batches: Batches
-) -> dict[str, list[Pair]]:
-    """The inputs of each layer and the gradients at its outputs, of each of its calls."""
+    alphas = [layer.alpha.requires_grad_() for layer in converted.values() if layer.alpha is not None]
+    # The inputs of each layer and the gradients at its outputs, of each of its calls.
     calls: dict[str, list[Pair]] = {name: [] for name in layers}
-    alphas = [layer.alpha.requires_grad_() for layer in layers.values() if layer.alpha is not None]
-    capture, count = Capture(layers.values(), None), 0
+    capture, count = Capture(converted.values(), None), 0
     capture.start()
     try:
         for batch in batches:
             count += 1
             # The alphas' gradients are not wanted, but the outputs' come on the way to them.
             torch.autograd.grad(scalar(loss, model, batch), alphas, allow_unused=True)
-            for name, layer in layers.items():
+            for name, layer in converted.items():
                 calls[name] += [(x.detach(), g.detach()) for x, g in capture.take(layer)]
     finally:
         capture.stop()
     if not count:
         raise ValueError("the batches are empty: a criterion needs data to score with")
-    return {name: [(x, g / count) for x, g in found] for name, found in calls.items()}
+
+    def blocks(name: str, layer: DpSLayer) -> Iterator[Tensor]:
+        w = layer.to_dense().detach().reshape(-1)
+        # The calls of a layer are let go once it is scored.
+        pairs = [(x, g / count) for x, g in calls.pop(name)]
+        for start, g in gradient_blocks(layer, pairs, _BLOCK * w.itemsize):
+            yield score(w[start : start + len(g)], g).abs_()
+
+    return {name: blocks(name, layer) for name, layer in converted.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,27 +15,25 @@ Counts = int | Mapping[str, int]
 """nnz of the whole network, or by layer."""
 
 
-def keep_largest(scores: Scores, counts: Counts) -> Masks:
-    """Masks of the largest scores: exactly as many as asked, ties to the earlier layer and position.
-
-    Args:
-        scores: by layer, any shape; -inf where nothing may be kept.
-        counts: nnz by layer, or one total over the whole network.
-
-    Returns:
-        bool masks by layer, of the scores' shapes.
-    """
+def groups(counts: Counts, layers: Iterable[str]) -> list[tuple[str, list[str], int]]:
+    """What is ranked as one: a name for messages, its layers, and how many weights it keeps."""
     if isinstance(counts, int):
-        device = next(iter(scores.values())).device  # the layers of one network may be on several
-        flat = largest(torch.cat([score.reshape(-1).to(device) for score in scores.values()]), counts)
-        parts = flat.split([score.numel() for score in scores.values()])
-        return {
-            name: part.view(score.shape).to(score.device)
-            for (name, score), part in zip(scores.items(), parts, strict=True)
-        }
-    return {
-        name: largest(score.reshape(-1), counts[name]).view(score.shape) for name, score in scores.items()
-    }
+        return [("this network", list(layers), counts)]
+    return [(f"layer {name!r}", [name], count) for name, count in counts.items()]
+
+
+def keep_largest(scores: Scores, counts: Counts) -> Masks:
+    """Masks of the largest scores, exactly `counts`; of equal scores the earlier layer and position wins.
+
+    A score of -inf is never kept.
+    """
+    kept = {}
+    for _, names, count in groups(counts, scores):
+        device = scores[names[0]].device  # the layers of one network may be on several
+        mask = largest(torch.cat([scores[name].reshape(-1).to(device) for name in names]), count)
+        for name, part in zip(names, mask.split([scores[name].numel() for name in names]), strict=True):
+            kept[name] = part.view(scores[name].shape).to(scores[name].device)
+    return kept
 
 
 def keep_largest_of_blocks(
@@ -43,60 +41,48 @@ def keep_largest_of_blocks(
 ) -> dict[str, Tensor]:
     """`keep_largest` for scores that come in blocks, of which only the largest so far are held.
 
-    Args:
-        scores: of each layer, one block after the other.
-        sizes: of the layers, their numbers of weights.
-        counts: nnz by layer, or one total over the whole network.
-        criterion: its name, for messages.
-
     Returns:
         sorted flat positions by layer, int64, on the CPU.
 
     Raises:
         ValueError: fewer scores that are not zero than weights to keep, or not one for each weight.
     """
-    whole = isinstance(counts, int)
-    totals = {"": counts} if isinstance(counts, int) else counts
-    best = {group: Largest(count, -math.inf) for group, count in totals.items()}
-    nonzero, start = dict.fromkeys(sizes, 0), 0
-    device: torch.device | None = None
-    for name, size in sizes.items():
-        position = 0
-        for block in scores[name]:
-            device = device or block.device  # the layers of one network may be on several
-            best["" if whole else name].add(start + position, block.reshape(-1).to(device))
-            position += block.numel()
-            nonzero[name] += count_nonzero({name: block})[name]
-        if position != size:
-            raise ValueError(f"criterion {criterion!r} gave {position} scores for {size} weights of {name!r}")
-        start += size if whole else 0
+    found: dict[str, Tensor] = {}
+    nonzero = dict.fromkeys(sizes, 0)
+    for _, names, count in groups(counts, sizes):
+        best, position, device = Largest(count, -math.inf), 0, None
+        ends = torch.tensor([sizes[name] for name in names]).cumsum(0)
+        for name, end in zip(names, ends.tolist(), strict=True):
+            for block in scores[name]:
+                device = device or block.device  # the layers of one network may be on several
+                best.add(position, block.reshape(-1).to(device))
+                position += block.numel()
+                nonzero[name] += count_nonzero({name: block})[name]
+            if position != end:
+                n = position - end + sizes[name]
+                raise ValueError(
+                    f"criterion {criterion!r} gave {n} scores for {sizes[name]} weights of {name!r}"
+                )
+        kept = best.found(torch.empty(0))[0].cpu()
+        parts = kept.tensor_split(torch.searchsorted(kept, ends)[:-1])
+        found |= {n: part - (end - sizes[n]) for n, part, end in zip(names, parts, ends, strict=True)}
     if problem := shortage(nonzero, sizes, counts, criterion):
         raise ValueError(problem)
-    found = {group: largest.found(torch.empty(0))[0].cpu() for group, largest in best.items()}
-    if not whole:
-        return found
-    ends = torch.tensor(list(sizes.values())).cumsum(0)
-    parts = found[""].tensor_split(torch.searchsorted(found[""], ends)[:-1])
-    return {name: part - (end - sizes[name]) for name, part, end in zip(sizes, parts, ends, strict=True)}
+    return found
 
 
 def keep_scored_first(scores: Scores, earlier: Scores, counts: Counts) -> Masks:
-    """`keep_largest`, with zeros told from each other by `earlier` scores; -inf stays out."""
-    nonzero = count_nonzero(scores)
-    scored: Counts
-    rest: Counts
-    if isinstance(counts, int):
-        total = min(counts, sum(nonzero.values()))
-        scored, rest = total, counts - total
-    else:
-        scored = {name: min(count, nonzero[name]) for name, count in counts.items()}
-        rest = {name: counts[name] - count for name, count in scored.items()}
-    kept = keep_largest(scores, scored)
-    if scored == counts:
-        return kept
-    out = {name: kept[name] | (score == -torch.inf) for name, score in scores.items()}
-    others = keep_largest({name: earlier[name].masked_fill(out[name], -torch.inf) for name in scores}, rest)
-    return {name: kept[name] | others[name] for name in scores}
+    """`keep_largest`, where `earlier` scores rank the weights whose score is zero; -inf stays out."""
+    kept: Masks = {}
+    for _, names, count in groups(counts, scores):
+        own = {name: scores[name] for name in names}
+        scored = min(count, sum(count_nonzero(own).values()))
+        kept |= keep_largest(own, scored)
+        if scored < count:
+            out = {name: kept[name] | (score == -torch.inf) for name, score in own.items()}
+            rest = {name: earlier[name].masked_fill(out[name], -torch.inf) for name in names}
+            kept |= {name: kept[name] | mask for name, mask in keep_largest(rest, count - scored).items()}
+    return kept
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -132,34 +118,25 @@ def shortage(
 ) -> str | None:
     """Why scores cannot say which weights to keep; None if they can.
 
-    Zeros cannot be told from each other: there must be as many other scores as weights to keep, of the
-    network or of each layer. Nothing is to be ranked where all are kept.
-
-    Args:
-        nonzero: how many scores of each layer are not zero.
-        sizes: of the layers.
-        counts: what is to be kept.
-        criterion: its name.
+    Nothing ranks weights whose score is zero. So at least as many as are kept, of the network or of each
+    layer, must have another score, unless all weights are kept. `nonzero` says how many have.
     """
-    if isinstance(counts, int):
-        where = {"this network": (sum(nonzero.values()), sum(sizes.values()), counts)}
-    else:
-        where = {f"layer {name!r}": (nonzero[name], sizes[name], counts[name]) for name in counts}
     remedy = (
         "Use criterion='random' with allocation='epl' or 'erk', which need no scores, or start those layers "
         "from other values"
     )
-    for place, (found, size, count) in where.items():
+    for where, names, count in groups(counts, sizes):
+        found, size = sum(nonzero[name] for name in names), sum(sizes[name] for name in names)
         if found >= count or size == count:
             continue
         if found == 0:
             return (
-                f"criterion {criterion!r} cannot rank {place}: all {size:,} scores are zero. Where the last "
+                f"criterion {criterion!r} cannot rank {where}: all {size:,} scores are zero. Where the last "
                 f"layer or residual branches start at zero (Fixup), or S = 0, every weight * gradient is, "
                 f"and with it the scores of snip, grasp, force, iter-snip, synflow and offset-snip. {remedy}"
             )
         return (
-            f"criterion {criterion!r} cannot choose {count:,} weights of {place}: only {found:,} of "
+            f"criterion {criterion!r} cannot choose {count:,} weights of {where}: only {found:,} of "
             f"{size:,} scores are not zero. Ask for fewer, or score on more data. {remedy}"
         )
     return None

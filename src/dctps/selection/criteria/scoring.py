@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dctps.selection.criteria.registry import Batches, Layers, Loss
+from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds
 
 Mode = Literal["train", "eval"]
 Weights = Mapping[str, nn.Parameter]
@@ -50,7 +50,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Parameters may be given other data (`p.data = ...`), of another dtype too, gradients and flags; buffers
     may change in place; modes may change; random numbers may be drawn, the same ones at each call. All that
-    is undone. Nothing but buffers is copied; so what must not be done is to change a parameter in place.
+    is undone. Only buffers are copied, so a criterion must not change a parameter in place.
     """
     parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
@@ -96,22 +96,26 @@ def set_mode(model: nn.Module, mode: Mode) -> None:
             module.eval()
 
 
-def scored_weights(layers: Layers) -> dict[str, nn.Parameter]:
-    """The layers' weights, with gradients switched on."""
+def scored_weights(model: nn.Module, layers: Layers, mode: Mode) -> dict[str, nn.Parameter]:
+    """The layers' weights with gradients switched on, once the model is in `mode`."""
+    set_mode(model, mode)
     weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
     for w in weights.values():
         w.requires_grad_()
     return weights
 
 
-def mean_gradients(
-    model: nn.Module, weights: Weights, loss: Loss | None, batches: Batches
-) -> dict[str, Tensor]:
-    """The gradient of the loss in each weight, the mean over the batches; zero where it is not used.
+def shrinking(weights: Weights, steps: int, score: Callable[[], dict[str, Tensor]]) -> Rounds:
+    """The rounds of a criterion that scores what is left of the weights; what was pruned never returns."""
+    kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    for step in range(1, steps + 1):
+        kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in score().items()}, step / steps
+        for name, w in weights.items():
+            w.data = w.data * kept[name]
 
-    Raises:
-        ValueError: no batch, or a loss that is not one number.
-    """
+
+def mean_gradients(model: nn.Module, weights: Weights, loss: Loss, batches: Batches) -> dict[str, Tensor]:
+    """The gradient of the loss in each weight, the mean over the batches; zero where it is not used."""
     return mean_of((gradients(scalar(loss, model, batch), weights) for batch in batches), weights)
 
 
@@ -121,11 +125,7 @@ def gradients(value: Tensor, weights: Weights, *, create_graph: bool = False) ->
 
 
 def mean_of(terms: Iterable[tuple[Tensor | None, ...]], weights: Weights) -> dict[str, Tensor]:
-    """The mean of gradients that come one after the other, summed in place.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The mean of gradients that come one after the other, summed in place; ValueError if there are none."""
     sums: list[Tensor | None] = [None] * len(weights)
     count = 0
     for term in terms:
@@ -142,13 +142,9 @@ def mean_of(terms: Iterable[tuple[Tensor | None, ...]], weights: Weights) -> dic
     }
 
 
-def scalar(loss: Loss | None, model: nn.Module, batch: Any) -> Tensor:
-    """The loss of one batch, by default its cross-entropy.
-
-    Raises:
-        ValueError: it is not one number.
-    """
-    value = (loss or cross_entropy)(model, batch)
+def scalar(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """The loss of one batch; ValueError if it is not one number."""
+    value = loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         raise ValueError(f"loss(model, batch) must return one number as a tensor, got {found}")

@@ -10,18 +10,12 @@ from torch import Tensor, nn
 from dctps.arguments import whole
 from dctps.nn import DpSLayer
 from dctps.selection.criteria.registry import Batches, Layers, Loss, Rounds, register_criterion
-from dctps.selection.criteria.scoring import Mode, gradients, mean_of, scored_weights, set_mode
+from dctps.selection.criteria.scoring import Mode, gradients, mean_of, scored_weights, shrinking
 
 
 @register_criterion("synflow")
 def synflow(
-    model: nn.Module,
-    layers: Layers,
-    loss: Loss,
-    batches: Batches,
-    *,
-    rounds: int = 100,
-    mode: Mode = "eval",
+    model: nn.Module, layers: Layers, loss: Loss, batches: Batches, *, rounds: int = 100, mode: Mode = "eval"
 ) -> Rounds:
     """`|w| * dR/d|w|`, with R the sum of the outputs for an input of ones, all parameters in absolute value.
 
@@ -40,27 +34,20 @@ def synflow(
     conserving synaptic flow", NeurIPS 2020.
     """
     ones = torch.ones_like(_first_inputs(batches)[:1], dtype=torch.float64)
-    set_mode(model, mode)
     _make_positive(model)
-    weights = scored_weights(layers)
-    kept = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    for step in range(1, whole("rounds", rounds, least=1) + 1):
-        g = mean_of([gradients(_flow(model, ones), weights)], weights)
-        scores = {name: g[name].mul_(w.data) for name, w in weights.items()}
-        kept = yield {n: s.masked_fill_(~kept[n], -torch.inf) for n, s in scores.items()}, step / rounds
-        for name, w in weights.items():
-            w.data = w.data * kept[name]
+    weights = scored_weights(model, layers, mode)
 
+    def score() -> dict[str, Tensor]:
+        output = model(ones)
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"synflow sums the outputs, and {type(model).__name__} returns a {type(output).__name__}: "
+                f"wrap the model so that it returns one tensor"
+            )
+        g = mean_of([gradients(output.sum(), weights)], weights)
+        return {name: g[name].mul_(w.data) for name, w in weights.items()}
 
-def _flow(model: nn.Module, ones: Tensor) -> Tensor:
-    """R."""
-    output = model(ones)
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"synflow sums the outputs, and {type(model).__name__} returns a {type(output).__name__}: wrap "
-            f"the model so that it returns one tensor"
-        )
-    return output.sum()
+    yield from shrinking(weights, whole("rounds", rounds, least=1), score)
 
 
 def _make_positive(model: nn.Module) -> None:

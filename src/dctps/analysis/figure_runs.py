@@ -1,4 +1,4 @@
-"""Which runs a figure is of: sweep files that come with the program, in full and for a small machine."""
+"""Which runs a figure is of, from sweep files that come with the program; which runs of a sweep failed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,8 @@ _SWEEPS = Path(__file__).parent / "sweeps"
 
 
 @dataclass(frozen=True)
-class Study:
-    """What a figure is made of.
-
-    Attributes:
-        trained: runs to train, by name.
-        examined: runs whose networks are looked at, before training and after it, if there is any.
-        costed: runs whose costs are measured.
-    """
+class FigureRuns:
+    """What a figure is made of: runs to train, to examine (before and after), and to measure the costs of."""
 
     trained: Runs
     examined: Runs
@@ -40,7 +34,7 @@ class Study:
 
 
 # The sweep files of each figure: of the runs that are trained, examined, and costed.
-_PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "1": (("figure1",), (), ()),
     "2": (("figure2",), (), ()),
     "3": (("figure3",), (), ()),
@@ -50,7 +44,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def make_study(figure: str, scale: str, fields: Sequence[str] = ()) -> Study:
+def runs_of_figure(figure: str, scale: str, fields: Sequence[str] = ()) -> FigureRuns:
     """The runs of a figure.
 
     Args:
@@ -64,27 +58,19 @@ def make_study(figure: str, scale: str, fields: Sequence[str] = ()) -> Study:
     """
     chosen = parse_fields(fields)
     only = {name: chosen.pop(name) for name in ("model", "method") if name in chosen}
-    study = Study(
-        *(
-            {name: config for stem in stems for name, config in _runs(stem, scale, chosen).items()}
-            for stems in lookup("figure", _PARTS, figure)
-        )
-    )
-    for name, values in only.items():
-        those = values if isinstance(values, list) else [values]
-        there = {getattr(config, name) for config in study.runs.values()}
-        if not there.issuperset(those):
-            unknown = min(set(those) - there)
-            raise ValueError(f"figure {figure} has no {name} {unknown!r}: choose from {sorted(there)}")
-        study = Study(
-            *(
-                {key: config for key, config in runs.items() if getattr(config, name) in those}
-                for runs in (study.trained, study.examined, study.costed)
-            )
-        )
-    if not study.runs:
+    files = lookup("figure", _FILES, figure)
+    parts = [{k: v for stem in stems for k, v in _runs(stem, scale, chosen).items()} for stems in files]
+    for name, value in only.items():
+        values = value if isinstance(value, list) else [value]
+        there = {getattr(config, name) for runs in parts for config in runs.values()}
+        if unknown := sorted(set(values) - there):
+            raise ValueError(f"figure {figure} has no {name} {unknown[0]!r}: choose from {sorted(there)}")
+        parts = [
+            {k: config for k, config in runs.items() if getattr(config, name) in values} for runs in parts
+        ]
+    if not any(parts):
         raise ValueError(f"no run of figure {figure} has all of {', '.join(fields)}")
-    return study
+    return FigureRuns(*parts)
 
 
 def _runs(stem: str, scale: str, chosen: Mapping[str, Any]) -> Runs:
@@ -93,24 +79,19 @@ def _runs(stem: str, scale: str, chosen: Mapping[str, Any]) -> Runs:
 
 
 def for_all(
-    work: Callable[..., None], runs: Runs, out: Path, on_note: Callable[[str], None], **place: Any
+    work: Callable[..., None], runs: Runs, out: Path, on_note: Callable[[str], None], **options: Any
 ) -> dict[str, str]:
-    """Do the work for each run, in the folder of its name in `out`; where it fails, the others go on.
+    """Call `work(config, folder, **options)`, such as `examine`, for each run, whose folder is `out / name`.
 
-    Args:
-        work: called with a configuration and its folder, such as `examine` or `measure_cost`.
-        runs: by name.
-        out: folder of the run folders.
-        on_note: called with a line for a person when one is done.
-        place: further arguments of `work`.
+    Where one fails, the others go on. `on_note` gets a line for a person when one is done.
 
     Returns:
-        by name, why some failed.
+        why some failed, by name.
     """
     failed = {}
     for count, (name, config) in enumerate(runs.items(), 1):
         try:
-            work(config, out / name, **place)
+            work(config, out / name, **options)
             on_note(f"{name} done ({count} of {len(runs)})")
         except (ValueError, OSError, DataError) as error:
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -119,7 +100,7 @@ def for_all(
 
 
 def keep_failures(out: Path, runs: Runs, failed: Mapping[str, str]) -> None:
-    """Write down in a sweep's folder why its runs failed, in the place of what was said of them before."""
+    """Write down in a sweep's folder why its runs failed; this replaces older reasons of these runs."""
     try:
         kept = {name: entry for name, entry in _read(out).items() if name not in runs}
     except ValueError:  # a damaged file is written anew
