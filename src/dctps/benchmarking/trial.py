@@ -64,7 +64,7 @@ def time_epoch(
             else marks[-1] - marks[0]
         )
         judged = [part for part in (parts.validation, parts.test) if len(part)]
-        return sessions[0].steps_per_epoch * step + sum(
+        return sessions[0].trainer.steps * step + sum(
             _evaluation(sessions[0], stack, part) for part in judged
         )
 

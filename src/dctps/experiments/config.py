@@ -194,7 +194,7 @@ def resolve(config: RunConfig) -> ResolvedConfig:
     projected = method.projection is not None
     # 1,437 images make few steps: small batches make more of them, and crops would ask for more.
     few_images = config.dataset == "digits"
-    usual = {
+    usual: dict[str, Any] = {
         "lr": lr * _PROJECTED_RATE if projected else lr,
         "weight_decay": 0.0 if projected else 5e-4,
         "batch_size": 32 if few_images else 128,

@@ -1,8 +1,8 @@
 """The run folder: what is written where, in which order, by one process at a time.
 
-The order is what makes a run safe from being killed, or from a power cut, at any moment. Each file is written
-whole by `write_atomically`: it holds the old content or the new one, and once the call returns the new one
-is on the disk, before anything that comes after it.
+The order is what makes a run safe from being killed, or from a power cut, at any moment. `write_atomically`
+writes each file whole: it holds the old content or the new one, and once the call returns the new one is on
+the disk, before anything that comes after it.
 
 1. `config.json`, then `data.json`, and `backends.json` where paths were measured, once each. Without a state
    beside them nothing has been trained: the run starts at its beginning.
@@ -10,15 +10,14 @@ is on the disk, before anything that comes after it.
    happened**: it holds all that the rest of the run depends on (`Session.state`), the metrics so far, and the
    best network.
 3. After every epoch, once its state is there: `metrics.jsonl`, `model.safetensors`, `best.safetensors`. They
-   follow from that state, and no later state is written before they are. So whoever finds a state of an
-   epoch's end can write all three again, and does; beside a state from the middle of an epoch
-   `model.safetensors` is as the last epoch left it, and the other two follow from this state as well.
+   follow from that state, and no later state is written before they are. So a run that goes on from the end
+   of an epoch writes all three again. Beside a state from the middle of an epoch `model.safetensors` is as
+   the last epoch left it, and the other two follow from this state as well.
 4. After the last epoch, once the files of 3 are there: `summary.json`. With it the run is finished.
 5. The state is deleted. Should that be missed, the next call deletes it: nothing reads it beside a summary.
 
-Between any two steps a restart therefore finds nothing, a state, or a summary, and what it makes of each is
-what an uninterrupted run would have made. `lock` is never deleted: the system frees it when its process ends,
-however that ends.
+Between any two steps a restart therefore finds nothing, a state, or a summary, and goes on as an
+uninterrupted run would have done. `lock` is never deleted: the system frees it when its process ends.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from dctps.checkpoint import save_state
-from dctps.experiments.backends import read_backends
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
 from dctps.experiments.records import (
     CONFIG,
@@ -50,7 +48,7 @@ from dctps.experiments.records import (
     read_data,
     read_summary,
     unreadable,
-)
+)  # fmt: skip
 from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.experiments.unused import unused
 from dctps.files import make_folder, write_atomically
@@ -73,17 +71,15 @@ class RunFolderBusy(RunFolderError):  # noqa: N818
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run, which need not exist.
 
-    Args:
-        path: of the folder, which need not exist.
-        config: of the run that it is to hold.
+    Attributes:
+        saved_where: where the run stands in the saved state, in words, for messages.
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        self.path = path
-        self.config = resolve(config)
-        self._saved: str | None = None
+        self.path, self.config = path, resolve(config)
+        self.saved_where: str | None = None
         self._lock: int | None = None
 
     def finished(self) -> Record | None:
@@ -95,17 +91,14 @@ class RunFolder:
         with self._explained():
             if not self.path.exists():
                 return None
-            strangers = [file.name for file in self.path.iterdir() if not self._ours(file.name)]
-            begun = (self.path / CONFIG).exists()
-        if not begun:
-            if strangers:
+            names = [file.name for file in self.path.iterdir()]
+        if CONFIG not in names:
+            if strangers := [name for name in names if name != LOCK and not name.endswith(".tmp")]:
                 raise RunFolderError(
                     f"{self.path} holds files that are no run ({min(strangers)}): choose another --out"
                 )
             return None
-        theirs = read_config(self.path)
-        differing = self._differing(theirs)
-        if differing:
+        if differing := self._differing(read_config(self.path)):
             listed = ", ".join(f"{name} {a} there and {b} here" for name, (a, b) in differing.items())
             raise RunFolderError(
                 f"{self.path} holds a different run ({listed}): choose another --out, or delete it"
@@ -137,10 +130,7 @@ class RunFolder:
             self._lock = None
 
     def describe(self, data: Record) -> None:
-        """Clear away what a killed process left half done, and write down what the run is.
-
-        Args:
-            data: what the run trains on, `Dataset.to_dict()`.
+        """Clear away what a killed process left half done, and write down the run and its `data`.
 
         Raises:
             RunFolderError: the run began on other data, or the folder cannot be written.
@@ -157,17 +147,12 @@ class RunFolder:
     def begin(self, data: Record) -> State | None:
         """As `describe`, and give the state that an earlier process saved, if any.
 
-        Args:
-            data: as for `describe`.
-
         Raises:
-            RunFolderError: the state is damaged, missing, or of another run; the run began on other data; or
-                the folder cannot be written.
+            RunFolderError: the state is damaged, missing, or of another run; and as for `describe`.
         """
         self.describe(data)
         if not (self.path / STATE).exists():
-            left = [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]
-            if left:
+            if left := [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]:
                 raise RunFolderError(
                     f"{self.path} has {left[0]} but no {STATE}, so the run cannot go on: "
                     f"put that file back, or delete the folder to train again from the beginning"
@@ -187,19 +172,6 @@ class RunFolder:
             raise self.damaged(error) from None
         return state
 
-    def backends(self) -> Record | None:
-        """The recorded paths of the layers, if they were measured for this run.
-
-        Raises:
-            RunFolderError: the file is damaged.
-        """
-        if not (self.path / BACKENDS).exists():
-            return None
-        try:
-            return read_backends(self.path / BACKENDS)
-        except ValueError as error:
-            raise RunFolderError(str(error)) from None
-
     def save_backends(self, record: Record) -> None:
         """Write down the paths of the layers, before the first step."""
         self._write(BACKENDS, _to_json(record))
@@ -214,10 +186,6 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def resumed(self, where: str) -> None:
-        """Take note that the saved state stands `where`, for messages."""
-        self._saved = where
-
     def damaged(self, error: Exception, name: str = STATE) -> RunFolderError:
         """What to tell a person about a file with a state that cannot be used."""
         reason = " ".join(str(error).split())[:200]
@@ -227,15 +195,10 @@ class RunFolder:
         )
 
     def save_state(self, state: State, where: str) -> None:
-        """Write the state, after which the run goes on from here.
-
-        Args:
-            state: of the session, and what else belongs to it.
-            where: the run stands, in words.
-        """
+        """Write the state, from which the run then goes on; `where` it stands, in words."""
         with self._explained():
             write_state(self.path / STATE, {"format": _FORMAT, "config": to_dict(self.config), **state})
-        self._saved = where
+        self.saved_where = where
 
     def save_metrics(self, records: list[Record]) -> None:
         """Write the metrics of all epochs so far, anew, so that the file never ends in half a line."""
@@ -258,9 +221,9 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
 
     def _differing(self, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:
-        """The fields in which another run's configuration differs, but for those without an effect."""
-        apart = differences(resolve(theirs), self.config)
-        return {name: values for name, values in apart.items() if name not in unused(self.config)}
+        """The fields in which another run's configuration differs, except those without an effect."""
+        idle = unused(self.config)
+        return {n: v for n, v in differences(resolve(theirs), self.config).items() if n not in idle}
 
     def _write(self, name: str, content: bytes) -> None:
         with self._explained():
@@ -285,14 +248,10 @@ class RunFolder:
                 f"continues where it was last saved if you put it back, or else starts again"
             )
         message = f"cannot write to {self.path} ({error.strerror}): "
-        if self._saved is None:
+        if self.saved_where is None:
             return message + ("free some space, or " if error.errno in _FULL else "") + "choose another --out"
         remedy = "free some space" if error.errno in _FULL else "make it writable"
-        return message + f"{remedy}, and the same command continues {self._saved}"
-
-    @staticmethod
-    def _ours(name: str) -> bool:
-        return name == LOCK or name.endswith(".tmp")
+        return message + f"{remedy}, and the same command continues {self.saved_where}"
 
 
 def _to_json(values: Record) -> bytes:

@@ -242,7 +242,7 @@ def _on_support(state: State, session: Session) -> State:
         return slot if support is None else slot.reshape(-1)[support.to(slot.device)]
 
     slots = {
-        index: {name: taken(slot, session.parameters[int(index)]) for name, slot in named.items()}
+        index: {name: taken(slot, session.trainer.parameters[int(index)]) for name, slot in named.items()}
         for index, named in state["slots"].items()
     }
     return copy.deepcopy(

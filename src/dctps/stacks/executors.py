@@ -109,7 +109,7 @@ def _shared(job: Job) -> str:
     config = job.config
     fields = {name: value for name, value in to_dict(config).items() if name not in _OWN}
     seed = config.seed if config.batch_seed is None else config.batch_seed
-    return repr((fields, seed, job.place))
+    return repr((fields, seed, job.arguments))
 
 
 def _order(job: Job) -> tuple[bool, bool, str, int, str]:
