@@ -34,12 +34,12 @@ from dctps.training.schedule import SCHEDULES
 
 def is_scored(config: ResolvedConfig) -> bool:
     """Whether a criterion chooses weights, so that the dense network must exist."""
-    return not {config.criterion, config.allocation} <= _drawn()
+    return not _is_drawn(config)
 
 
-def _drawn() -> set[str | None]:
-    """The criteria and allocations with which neither the weights nor any data decide."""
-    return {None, "random", *list_allocations()}
+def _is_drawn(config: ResolvedConfig, *more: str) -> bool:
+    """Whether criterion and allocation need neither weights nor data, or are among `more`."""
+    return {config.criterion, config.allocation} <= {None, "random", *list_allocations(), *more}
 
 
 def build_network(
@@ -50,7 +50,7 @@ def build_network(
     batches: Iterable[Any] | None = None,
     supports: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """The network of `config`, initialised from `config.seed` and torch's global generator, on `device`.
+    """The network of `config` for `data`, initialised from `config.seed` and torch's global generator.
 
     Where the criterion does not look at the dense weights, they are never made.
 
@@ -62,8 +62,7 @@ def build_network(
         supports: by layer, already chosen; no criterion is then asked.
 
     Raises:
-        ValueError: an unknown model, offset, allocation, criterion or projection, or one that does not fit
-            the model; or images that the model does not take.
+        ValueError: an unknown name, one that does not fit the model, or images that it does not take.
     """
     if config.projection is not None:
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
@@ -99,13 +98,7 @@ def _with_options(config: ResolvedConfig, name: str | None) -> Any:
 
 
 def restore_network(config: ResolvedConfig, data: Description, file: Path, device: torch.device) -> nn.Module:
-    """The network of `config` that `file` holds, on `device`; nothing is drawn or chosen anew.
-
-    Args:
-        config: of the run.
-        data: what the network is for.
-        file: a checkpoint of the run.
-        device: where the network is to be.
+    """The network of `config` that the checkpoint `file` holds, on `device`; nothing is drawn or chosen anew.
 
     Raises:
         ValueError: a damaged file, or one of another network.
@@ -134,15 +127,7 @@ def plain_network(config: RunConfig, data: Description, device: str) -> nn.Modul
 def build_dynamics(
     config: ResolvedConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, processes: Processes
 ) -> Dynamics | None:
-    """What changes the supports of `model` while `optimizer` trains it; None where they stay.
-
-    Args:
-        config: of the run.
-        model: of `build_network`.
-        optimizer: of its parameters.
-        total_steps: optimizer steps of the whole run.
-        processes: that share the batches.
-    """
+    """What changes the supports of `model` in the `total_steps` of `optimizer`; None where they stay."""
     if config.dynamics in (None, "imp"):  # imp changes no support while a level trains
         return None
     assert config.dynamics_end is not None, "resolve() fills it in"
@@ -160,11 +145,7 @@ def build_dynamics(
 
 
 def check_names(configs: Iterable[RunConfig]) -> None:
-    """Make sure that all names in the configurations are known, before the first run begins.
-
-    Raises:
-        ValueError: one has not; the message gives the nearest.
-    """
+    """Make sure that all names in the configurations are known; the error gives the nearest."""
     criteria = list_criteria()
     known = {
         "model": list_models(),
@@ -181,7 +162,7 @@ def check_names(configs: Iterable[RunConfig]) -> None:
 
 
 def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> Report:
-    """The report on the network of `config`: `network_for_report` says what may be wrong with it."""
+    """The report on the network of `config`; errors as for `network_for_report`."""
     return dctps.report(network_for_report(config, classes, in_channels)[0])
 
 
@@ -208,11 +189,11 @@ def network_for_report(
         file: a checkpoint of the run (None: a network is built).
 
     Raises:
-        ValueError: a bad choice in `config`, one that data decide and no file, or a size that neither
-            arguments nor data set give.
+        ValueError: a bad choice in `config`, weights that data decide where there is no file, or a size that
+            neither the arguments nor the data set give.
     """
     config = resolve(config)
-    if file is None and not {config.criterion, config.allocation} <= _drawn() | {"global", "magnitude"}:
+    if file is None and not _is_drawn(config, "global", "magnitude"):
         raise ValueError(
             f"with criterion {config.criterion!r} and allocation {config.allocation!r} the data decide which "
             f"weights train: train it, and give the run's folder"
@@ -233,7 +214,7 @@ def network_for_report(
 def explain_network(
     config: RunConfig, classes: int | None = None, in_channels: int | None = None
 ) -> Explanation:
-    """Which paths the layers take in the training of `config`; arguments and errors as for `describe`."""
+    """Which paths the layers take in the training of `config`; errors as for `network_for_report`."""
     return explain_training(resolve(config), *network_for_report(config, classes, in_channels))
 
 

@@ -29,8 +29,8 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
         ['lenet5-digits-dctps-0.1-seed0', 'lenet5-digits-dctps-0.01-seed0', 'lenet5-digits-dense-seed0']
 
     A run's name says in what it differs from a run of the same network, data, method, density and seed with
-    everything else as usual (`run_name`), so that runs that are added to a sweep rename no other. A density
-    beside others, or for other methods, is not looked at by a method that has none.
+    the defaults (`run_name`), so that runs that are added to a sweep rename no other. A method without a
+    density ignores the densities of a grid with other methods.
 
     Args:
         tables: a field of `RunConfig` to its value, or to a list of values that are taken in turn; the first
@@ -113,10 +113,11 @@ def parse_fields(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _axis(name: str, value: Any) -> list[Any]:
+    """The values that a field takes in turn."""
     _known(name)
     several = isinstance(value, list | tuple)
     if isinstance(getattr(RunConfig, name), tuple):  # a single value is itself a list
-        return list(value) if several and value and isinstance(value[0], list | tuple) else [value]
+        several = several and len(value) > 0 and isinstance(value[0], list | tuple)
     return list(value) if several else [value]
 
 

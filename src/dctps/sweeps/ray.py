@@ -32,7 +32,7 @@ _GRACE = 60.0  # seconds for the runs under way to save themselves
 def ray_executor(
     address: str = "local", *, runs_per_gpu: int = 1, grouping: Grouping | None = None
 ) -> Executor:
-    """The executor that does the jobs of a sweep as Ray tasks, to be given to `run_sweep`.
+    """The executor that does the jobs of a sweep as Ray tasks, for `run_sweep`.
 
     A process that is connected to Ray stays so, whatever the address; otherwise the connection lasts as long
     as the sweep.
@@ -60,8 +60,8 @@ def ray_executor(
         with _connected(address):
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             asked = {job.name: needs(job, total.get("GPU", 0), runs_per_gpu) for job in jobs}
-            if address == "local":  # a cluster may grow
-                _check_fit(asked, total)
+            for name, resources in asked.items() if address == "local" else ():  # a cluster may grow
+                _check_fit(name, resources, total)
             at_once = min(workers, max(1, *(_fitting(resources, total) for resources in asked.values())))
             groups = [list(map(_anywhere, group)) for group in groups_of(jobs, at_once, grouping)]
             yield from _execute(groups, workers, asked, None if grouping is None else grouping.run_group)
@@ -87,16 +87,14 @@ def _fitting(resources: dict[str, float], total: dict[str, float]) -> int:
     return int(min(total.get(_KINDS[name], 0) / needed + 1e-6 for name, needed in resources.items()))
 
 
-def _check_fit(asked: dict[str, dict[str, float]], total: dict[str, float]) -> None:
-    """Make sure that no run waits for ever."""
-    for run, resources in asked.items():
-        if _fitting(resources, total) < 1:
-            needed = " and ".join(f"{needed:g} {_KINDS[name]}" for name, needed in resources.items())
-            there = " and ".join(f"{total.get(_KINDS[name], 0):g} {_KINDS[name]}" for name in resources)
-            raise ValueError(
-                f"{run} needs {needed}, and Ray has {there} on this machine: use fewer threads, or the "
-                f"device cpu"
-            )
+def _check_fit(run: str, resources: dict[str, float], total: dict[str, float]) -> None:
+    """Make sure that the run does not wait for ever."""
+    if _fitting(resources, total) < 1:
+        needed = " and ".join(f"{needed:g} {_KINDS[name]}" for name, needed in resources.items())
+        there = " and ".join(f"{total.get(_KINDS[name], 0):g} {_KINDS[name]}" for name in resources)
+        raise ValueError(
+            f"{run} needs {needed}, and Ray has {there} on this machine: use fewer threads, or the device cpu"
+        )
 
 
 def _execute(
