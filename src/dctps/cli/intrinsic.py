@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dctps.cli.common import Machine, Output, place
+from dctps.cli.common import Machine, Output
 from dctps.experiments.config import RunConfig
 
 
@@ -52,7 +52,7 @@ class Intrinsic:
             on_accuracy=lambda name, accuracy: print(f"{name:<8} accuracy {accuracy:.4f}", flush=True),
             progress=output.progress,
             checkpoint_interval=output.checkpoint_interval,
-            **place(self.machine),
+            **vars(self.machine),
         )
         reached = found["intrinsic_dimension"]
         dimension = f"d = {reached:,}" if reached else "no d up to this"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dctps.cli.common import FIRST, Machine, Output, place, print_note
+from dctps.cli.common import FIRST, Machine, Output, print_note
 from dctps.experiments.config import RunConfig
 from dctps.experiments.unused import refuse_unused
 
@@ -39,15 +39,13 @@ class Train:
         refuse_unused(self.run)
         out = self.output.out or default_folder(self.run)
 
-        def follow() -> None:
+        def on_epoch(record: dict[str, Any] | None = None) -> None:
             if self.tensorboard and FIRST:
                 write_events(out)
+            if record is not None and FIRST:
+                _print_epoch(record)
 
-        def on_epoch(record: dict[str, Any]) -> None:
-            follow()
-            _print_epoch(record)
-
-        follow()
+        on_epoch()
         summary = run(
             self.run,
             out=out,
@@ -57,9 +55,9 @@ class Train:
             checkpoint_interval=self.output.checkpoint_interval,
             tune=self.tune,
             backends=self.backends,
-            **place(self.machine),
+            **vars(self.machine),
         )
-        follow()
+        on_epoch()
         if not FIRST:
             return 0
         print(f"{out}: epoch {summary['last_epoch']}, test accuracy {summary['last_test_accuracy']:.4f}")
@@ -75,8 +73,6 @@ class Train:
 
 
 def _print_epoch(record: dict[str, Any]) -> None:
-    if not FIRST:
-        return
     validation = "" if record["val_accuracy"] is None else f"  validation {record['val_accuracy']:.4f}"
     print(
         f"epoch {record['epoch']:>3}  loss {record['train_loss']:.4f}  train {record['train_accuracy']:.4f}"
