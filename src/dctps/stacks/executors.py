@@ -55,16 +55,11 @@ def _stacks(size: int) -> Grouping:
 
 
 def grouped(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
-    """The jobs in groups of at most `size` that can be one stack; those that cannot are alone, and last.
+    """The jobs in groups of at most `size` that can be one stack; jobs that cannot be are alone, and last.
 
-    Jobs on one offset stay together, as they share its product with the images; the slowest, hyperplanes,
+    Jobs with one offset stay together, as they share its product with the images. The slowest, hyperplanes,
     come first. The stacks of like jobs are as equal as can be, and fewer jobs than `size` times the workers
     are spread over all workers.
-
-    Args:
-        jobs: of a sweep.
-        size: of a stack at most.
-        workers: that the groups are for.
     """
     alike: dict[str, list[Job]] = {}
     alone = []
@@ -74,10 +69,10 @@ def grouped(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]
         else:
             alone.append([job])
     groups = []
-    for those in alike.values():
-        those.sort(key=_order)
-        count = max(-(-len(those) // size), min(workers, len(those)))
-        groups += [those[len(those) * i // count : len(those) * (i + 1) // count] for i in range(count)]
+    for like in alike.values():
+        like.sort(key=_order)
+        count = max(-(-len(like) // size), min(workers, len(like)))
+        groups += [like[len(like) * i // count : len(like) * (i + 1) // count] for i in range(count)]
     return groups + alone
 
 
