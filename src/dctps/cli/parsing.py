@@ -30,9 +30,7 @@ class FlagError(ValueError):
 def parse(kind: Any, argv: Sequence[str], *, prog: str, **choices: Any) -> Any:
     """The command, of the class or union `kind`, that the words `argv` after `prog` describe.
 
-    Raises:
-        FlagError: they describe none.
-        SystemExit: after `--help`, with status 0.
+    After `--help` it raises SystemExit with status 0.
     """
     box = io.StringIO()
     try:

@@ -81,11 +81,7 @@ def free_count(layer: DpSLayer) -> int:
 
 
 def free_positions(layer: DpSLayer, count: int, purpose: str, *, seed: int) -> Tensor:
-    """`count` positions outside a layer's support, sorted, drawn by the key (seed, layer, purpose) in O(nnz).
-
-    Raises:
-        ValueError: fewer are free.
-    """
+    """`count` positions outside a layer's support, sorted; their key is (seed, layer, purpose). In O(nnz)."""
     support = layer.support
     key = derive_key(seed, layer.offset.layer, purpose)
     ranks = sample(key, count, free_count(layer), device=support.device)

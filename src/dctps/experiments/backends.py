@@ -23,11 +23,7 @@ _FORMAT = 1
 
 
 def read_backends(path: Path) -> Record:
-    """The content of such a file.
-
-    Raises:
-        RunFolderError: it cannot be read, or holds something else.
-    """
+    """The content of such a file; a `RunFolderError` where it cannot be read or holds something else."""
     try:
         record = json.loads(path.read_text())
         if record["format"] != _FORMAT:
@@ -42,22 +38,14 @@ def read_backends(path: Path) -> Record:
 
 
 def backends_of_run(path: Path) -> Record | None:
-    """The recorded paths of the run in the folder `path`; None where none were measured.
-
-    Raises:
-        RunFolderError: the file is damaged.
-    """
+    """The recorded paths of the run in the folder `path`; None where none were measured."""
     return read_backends(path / BACKENDS) if (path / BACKENDS).exists() else None
 
 
 def choose_backends(path: Path, given: Record | None, tune: bool, session: Session) -> Record | None:
     """The paths of the layers of the run in the folder `path`: those recorded there, given, or measured now.
 
-    Returns:
-        None, where the rule is to choose.
-
-    Raises:
-        RunFolderError: the folder has other paths than those given, or its record is damaged.
+    None leaves them to the rule. A folder with other paths than those given is a `RunFolderError`.
     """
     recorded = backends_of_run(path)
     if recorded is None and tune:
@@ -75,11 +63,7 @@ def choose_backends(path: Path, given: Record | None, tune: bool, session: Sessi
 def apply_backends_(model: nn.Module, record: Mapping[str, Any] | None, device: torch.device) -> str:
     """Fix the layers' paths as recorded, where this machine has them; else leave them to the rule.
 
-    Returns:
-        `"rule"`, or `"measured "` and a hash of the choices.
-
-    Raises:
-        ValueError: the record is of a network with other layers.
+    Gives `"rule"`, or `"measured "` and a hash of the choices; a ValueError where the layers are others.
     """
     chosen = {name: layer["backend"] for name, layer in record["layers"].items()} if record else {}
     native = any(needs_native_code(backend) for backend in chosen.values())

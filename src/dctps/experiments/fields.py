@@ -22,10 +22,8 @@ def of_type(name: str, kind: Any, value: Any) -> Any:
     """`value` as the field `name` with the annotation `kind` has it: a bool, int, float, str, tuple or None.
 
     Numbers of numpy and torch become Python's, lists become tuples, and a single value in the place of a list
-    is a list of one. A text is no number: `"0.1"` comes from a word that nobody has read.
-
-    Raises:
-        ValueError: the value does not fit; the message has the nearest choice where there are only choices.
+    is a list of one. A text is no number: `"0.1"` comes from a word that nobody has read. A value that does
+    not fit is a ValueError, with the nearest choice where there are only choices.
     """
     kinds = _kinds(kind)
     for one in kinds:
@@ -70,11 +68,7 @@ def plain_types(kind: Any) -> frozenset[type]:
 
 
 def check_range(name: str, value: Any) -> None:
-    """Make sure that `value`, of the right type, is one that the field `name` may have.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Make sure that `value`, of the right type, is one that the field `name` may have."""
     if name in _RANGES and value is not None:
         holds, wanted, example = _RANGES[name]
         if not holds(value):

@@ -71,23 +71,15 @@ class RunFolderBusy(RunFolderError):  # noqa: N818
 
 
 class RunFolder:
-    """The folder of one run, which need not exist.
-
-    Attributes:
-        saved_where: where the run stands in the saved state, in words, for messages.
-    """
+    """The folder of one run, which need not exist. What it cannot do is a `RunFolderError`."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, resolve(config)
-        self.saved_where: str | None = None
+        self.saved_where: str | None = None  # the run stands, in the saved state; for messages
         self._lock: int | None = None
 
     def finished(self) -> Record | None:
-        """The summary if this run is finished; None if it is still to be done.
-
-        Raises:
-            RunFolderError: the folder holds another run, or something that is no run.
-        """
+        """The summary if this run is finished, None if it is to be done; refuses another run's folder."""
         with self._explained():
             if not self.path.exists():
                 return None
@@ -107,12 +99,7 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder, made where it is missing, against every other process.
-
-        Raises:
-            RunFolderBusy: another process holds it.
-            RunFolderError: it cannot be written.
-        """
+        """Make the folder where it is missing, and hold it; `RunFolderBusy` if another process holds it."""
         with self._explained():
             make_folder(self.path)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -130,11 +117,7 @@ class RunFolder:
             self._lock = None
 
     def describe(self, data: Record) -> None:
-        """Clear away what a killed process left half done, and write down the run and its `data`.
-
-        Raises:
-            RunFolderError: the run began on other data, or the folder cannot be written.
-        """
+        """Clear away what a killed process left half done, and write down the run and its `data`."""
         with self._explained():
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
@@ -145,11 +128,7 @@ class RunFolder:
             self._write(DATA, _to_json(data))
 
     def begin(self, data: Record) -> State | None:
-        """As `describe`, and give the state that an earlier process saved, if any.
-
-        Raises:
-            RunFolderError: the state is damaged, missing, or of another run; and as for `describe`.
-        """
+        """As `describe`, and give the state that an earlier process saved, if any."""
         self.describe(data)
         if not (self.path / STATE).exists():
             if left := [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]:

@@ -60,11 +60,10 @@ class Levels:
         self.weights = count_weights(config.model, dataset.description)
 
     def complete(self, train: Callable[..., Record], on_epoch: Callable[[Record], None]) -> None:
-        """Do what is left of all levels, and finish the run, whose folder process 0 holds for writing.
+        """Do what is left of all levels by `train`, and finish the run, whose folder process 0 holds.
 
-        Args:
-            train: does the run of a level: `dctps.experiments.run.run` on the same data and machine.
-            on_epoch: called with the record of each epoch, numbered through all levels.
+        `train` is `experiments.run.run` on the same data and machine; `on_epoch` is called with the record of
+        each epoch, numbered through all levels.
         """
         summaries = []
         for level in range(self.last + 1):

@@ -98,11 +98,7 @@ def _with_options(config: ResolvedConfig, name: str | None) -> Any:
 
 
 def restore_network(config: ResolvedConfig, data: Description, file: Path, device: torch.device) -> nn.Module:
-    """The network of `config` that the checkpoint `file` holds, on `device`; nothing is drawn or chosen anew.
-
-    Raises:
-        ValueError: a damaged file, or one of another network.
-    """
+    """The network of `config` in the checkpoint `file`, on `device`; nothing is drawn or chosen again."""
     if config.projection is None:
         model = plain_network(config, data, "meta")
     else:

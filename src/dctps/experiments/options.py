@@ -46,11 +46,7 @@ _ORDER = (
 
 
 def numbers_of(dynamics: str) -> dict[str, float | None]:
-    """The fields that a dynamics has, with their defaults; those of a registered one from its signature.
-
-    Raises:
-        ValueError: no dynamics has that name.
-    """
+    """The fields that a dynamics has, with their defaults; those of a registered one from its signature."""
     if dynamics in DYNAMICS:
         return DYNAMICS[dynamics]
     from dctps.dynamic import find_dynamics, list_dynamics  # noqa: PLC0415

@@ -161,11 +161,7 @@ def run(
 
 
 def whole_summary(path: Path) -> Record:
-    """The summary of the finished run in the folder `path`, with everything that commands print of it.
-
-    Raises:
-        RunFolderError: there is none, it is damaged, or something is missing.
-    """
+    """The summary of the finished run in the folder `path`, with everything that commands print of it."""
     summary = read_summary(path)
     best = [f"best_{name}" for name in ("epoch", "val_accuracy", "test_accuracy")]
     need(path / SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable")

@@ -15,15 +15,9 @@ from dctps.training import Processes
 
 
 class SavedSession:
-    """A session and the locked folder that it is saved in: steps 2 to 5 of `dctps.experiments.folder`.
+    """A session and its folder, which process 0 holds: steps 2 to 5 of `dctps.experiments.folder`.
 
-    Args:
-        session: of the run.
-        folder: held for writing by process 0.
-        request: for a stop.
-        environment: where this process runs.
-        processes: those that share the batches (None: this one alone).
-        backends: the paths of the layers, where they are not the rule's.
+    `environment` says where this process runs; `backends` are the layers' paths, if they are not the rule's.
     """
 
     def __init__(

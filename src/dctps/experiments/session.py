@@ -48,7 +48,6 @@ class Session:
         parts: of the data set, where they were made already.
 
     Attributes:
-        trainer: trains `model`.
         records: of the epochs that are done, as in metrics.jsonl.
 
     Raises:
@@ -118,13 +117,8 @@ class Session:
     def train_epoch(self, *, progress: bool, between: Callable[[], None]) -> Record:
         """Train to the end of the epoch, evaluate, and return its record for metrics.jsonl.
 
-        Args:
-            progress: show a bar where standard error is a terminal.
-            between: called before each batch, of evaluation too; `state()` is then whole, and an exception
-                ends the epoch there.
-
-        Raises:
-            NonFiniteLoss: as for `dctps.training.train_epoch`.
+        `between` is called before each batch, of evaluation too; `state()` is then whole, and an exception
+        ends the epoch there. `progress` shows a bar where standard error is a terminal.
         """
         self._resumed_at = self._clock()
         number, epoch = len(self.records) + 1, self._epoch
@@ -168,9 +162,7 @@ class Session:
     def share(self, leader: Session, clock: Callable[[], float]) -> None:
         """Let the caller train this run on the batches of `leader`, by `take_step` and `close_epoch`.
 
-        Args:
-            leader: a session at the same position, with the same batches.
-            clock: gives this run's part of the time, in seconds.
+        The leader is at the same position and has the same batches; `clock` gives this run's share of time.
         """
         self._stream, self._clock = leader._stream, clock
         self._resumed_at = clock()
@@ -178,16 +170,11 @@ class Session:
     def take_step(self, loss: float, correct: int, images: int) -> None:
         """Take one step of `train_epoch` along the gradients that the parameters hold.
 
-        Args:
-            loss: summed over the images of the batch.
-            correct: how many of them are classified correctly.
-            images: how many there are.
-
-        Raises:
-            NonFiniteLoss: the loss is not finite; nothing has changed.
+        `loss` is the sum over the `images` of the batch, of which `correct` are classified correctly. If it
+        is not finite, nothing changes and `NonFiniteLoss` is raised.
         """
         tally = self._epoch.tally
-        self.trainer.take_step(loss / images, len(self.records) + 1, tally)
+        self.trainer.take_step(loss / images, len(self.records) + 1, tally.steps + 1)
         tally.add(loss, correct, images)
 
     def training_batches(self, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -20,11 +20,7 @@ from dctps.training import Processes, launched
 
 @contextmanager
 def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torch.device]:
-    """Number of threads, global seed and flushing of subnormals within, the caller's after; gives the device.
-
-    Raises:
-        ValueError: no such device, or a number of threads that cannot be.
-    """
+    """Set threads, the global seed and the flushing of subnormals, and put them back; gives the device."""
     found = _device(device)
     if threads is not None and not 1 <= threads <= 1024:
         raise ValueError(f"threads must be from 1 to 1024, got {threads}")

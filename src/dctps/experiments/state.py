@@ -30,9 +30,7 @@ class StateError(ValueError):
 def write_state(path: Path | str, state: State) -> None:
     """Write nested dicts (with str keys) and lists of tensors and JSON values to `path`, atomically.
 
-    Raises:
-        OSError: the file cannot be written; `path` is then as it was.
-        TypeError: something in `state` is neither.
+    Anything else in the state is a TypeError.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(state, "", tensors))
@@ -41,12 +39,7 @@ def write_state(path: Path | str, state: State) -> None:
 
 
 def read_state(path: Path | str) -> State:
-    """The inverse of `write_state`; tensors are on the CPU.
-
-    Raises:
-        OSError: the file cannot be read.
-        StateError: it is damaged.
-    """
+    """The inverse of `write_state`, with tensors on the CPU; a `StateError` where the file is damaged."""
     path = Path(path)
     length = path.stat().st_size
     try:

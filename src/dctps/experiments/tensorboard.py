@@ -22,11 +22,7 @@ def write_events(folder: Path) -> None:
     """Bring the event file of a run folder up to its metrics.jsonl; without that file nothing is written.
 
     New events are appended to a file that is the beginning of what it should be, as TensorBoard may be
-    reading it.
-
-    Raises:
-        ValueError: TensorBoard is missing; as `RunFolderError`, metrics.jsonl cannot be read.
-        OSError: the folder cannot be written.
+    reading it. Where TensorBoard is not installed, a ValueError says so.
     """
     message_classes = _message_classes()
     records = read_metrics(folder) if (folder / CONFIG).exists() else []

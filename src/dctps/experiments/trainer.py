@@ -39,14 +39,7 @@ _SLOTS = {"sgd": {"momentum_buffer"}, "adam": _ADAM_SLOTS, "adamw": _ADAM_SLOTS}
 
 
 class Trainer:
-    """Trains the network of a run, step by step.
-
-    Args:
-        config: of the run.
-        model: the network, on `device`.
-        images: how many the training set has.
-        device: where it trains.
-        processes: those that share the batches.
+    """Trains a network on so many images, step by step.
 
     Attributes:
         steps: of an epoch.
@@ -105,18 +98,12 @@ class Trainer:
         )
         self._processes.average_statistics_(self.model)
 
-    def take_step(self, loss: float, epoch: int, tally: Tally) -> None:
-        """Step along the gradients that the parameters hold, as each step of `train_epoch` does.
+    def take_step(self, loss: float, epoch: int, step: int) -> None:
+        """Take a step of `train_epoch`, of that number, along the gradients that the parameters hold.
 
-        Args:
-            loss: the mean over the images of the batch.
-            epoch: counted from 1; it and the epoch's `tally` so far are for the error.
-            tally: see `epoch`.
-
-        Raises:
-            NonFiniteLoss: the loss is not finite; nothing has changed.
+        If the mean `loss` is not finite, nothing changes and `NonFiniteLoss` is raised.
         """
-        check_finite(loss, epoch, tally.steps + 1, self.optimizer, self._precision)
+        check_finite(loss, epoch, step, self.optimizer, self._precision)
         take_step(self.optimizer, self._schedule, **self._step)
 
     def evaluate(self, batches: Iterable[Batch]) -> Metrics:

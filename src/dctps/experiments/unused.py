@@ -38,10 +38,8 @@ def has_density(method: Any) -> bool:
 def refuse_unused(config: RunConfig) -> None:
     """Make sure that everything that `config` asks for beside the usual is done.
 
-    What switches off something that is not there, such as a momentum of 0, asks for nothing.
-
-    Raises:
-        ValueError: a choice has no effect; and as for `resolve`.
+    What switches off something that is not there, such as a momentum of 0, asks for nothing. A choice without
+    effect is a ValueError.
     """
     reasons = unused(config)
     for name, (value, _) in differences(config, RunConfig()).items():

@@ -36,16 +36,8 @@ def run_stacked(jobs: Sequence[Job]) -> Events:
     """Do the runs of `jobs` together, each into its folder as `dctps.experiments.run.run` would.
 
     Runs that an earlier process left at different positions are continued in as many stacks, one after the
-    other. A run that fails leaves the stack and the others go on.
-
-    Args:
-        jobs: alike in data, batches and architecture, as `dctps.stacks.executors.grouped` puts them.
-
-    Yields:
-        The name of a run and what has happened to it.
-
-    Raises:
-        Stopped: after SIGINT or SIGTERM; the runs are saved.
+    other. A run that fails leaves the stack and the others go on. The jobs are alike in data, batches and
+    architecture, as `executors.grouped` puts them. SIGINT and SIGTERM save the runs and raise `Stopped`.
     """
     left = {job.name for job in jobs}
     try:
@@ -151,7 +143,8 @@ def _train_epoch(members: _Members, stack: Stack) -> Events:
     sessions = {name: member.session for name, member in members.items()}
     for images, labels in _first(members).training_batches(_between(members)):
         losses = stack.step(images, labels)
-        changing = [sessions[name] for name in members if _changes(sessions[name])]
+        dynamics = {name: sessions[name].trainer.dynamics for name in members}
+        changing = [sessions[name] for name, one in dynamics.items() if one is not None and one.due]
         for session in changing:
             # What decides on supports may watch a backward pass, such as the hooks of RigL.
             session.trainer.optimizer.zero_grad(set_to_none=True)
@@ -169,11 +162,6 @@ def _train_epoch(members: _Members, stack: Stack) -> Events:
             return
         if changing:
             stack.lay_out()
-
-
-def _changes(session: Session) -> bool:
-    """Whether the next step changes the supports of the network."""
-    return session.trainer.dynamics is not None and session.trainer.dynamics.due
 
 
 def _evaluate(members: _Members, stack: Stack) -> list[tuple[Metrics | None, Metrics]]:

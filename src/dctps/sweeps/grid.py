@@ -96,11 +96,7 @@ def read_tables(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def parse_fields(assignments: Sequence[str]) -> dict[str, Any]:
-    """Fields that are given as `name=value` or `name=value,value`, for `grid`.
-
-    Raises:
-        ValueError: an assignment without `=`, or an unknown field.
-    """
+    """Fields that are given as `name=value` or `name=value,value`, for `grid`."""
     table: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")

@@ -15,20 +15,11 @@ _PAUSE = 1.0  # seconds before a run that another process holds is tried again
 def perform(
     jobs: Sequence[Job], send: Callable[[str, Event], None], run_group: RunGroup | None = None
 ) -> Events:
-    """Do the jobs of one group in this process.
+    """Do the jobs of one group in this process: several by `run_group`, of a `Grouping`.
 
-    Args:
-        jobs: of the group.
-        send: called with the name of a single job and each of its epochs, once that is saved.
-        run_group: does the jobs of a group of several (None: there is one job), as `Grouping` has it.
-
-    Yields:
-        The name of a job and what has happened to it; of several jobs all epochs too. `Busy` comes after a
-        pause, so that whoever tries again at once does not spin.
-
-    Raises:
-        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the runs are saved.
-        BrokenPipeError: from `send`.
+    Their events are yielded, except the epochs of a single job: `send` is called with each, once it is saved.
+    `Busy` comes after a pause, so that whoever tries again at once does not spin. After SIGINT or SIGTERM
+    `Stopped` is raised, and the runs are saved.
     """
     events = run_group(jobs) if run_group is not None and len(jobs) > 1 else _perform_one(jobs[0], send)
     for name, event in events:

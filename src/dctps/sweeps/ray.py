@@ -70,11 +70,7 @@ def ray_executor(
 
 
 def needs(job: Job, gpus: float, runs_per_gpu: int) -> dict[str, float]:
-    """The resources that Ray sets aside for a job, in a cluster that has `gpus`.
-
-    Raises:
-        ValueError: the job's device is one certain GPU.
-    """
+    """The resources that Ray sets aside for a job, in a cluster that has `gpus`."""
     device = job.arguments.get("device", "auto")
     if device.startswith("cuda:"):
         raise ValueError(f"on Ray the device cannot be {device!r}, since Ray deals out the GPUs: give cuda")

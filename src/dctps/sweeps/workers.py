@@ -23,17 +23,9 @@ _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with thread
 
 
 def execute(jobs: Sequence[Job], workers: int, *, grouping: Grouping | None = None) -> Events:
-    """Do all jobs, in their order, in `workers` processes at a time.
+    """Do all jobs, in their order, in `workers` processes at a time, each of which does one group at a time.
 
     Closing the iterator early, as an exception does, stops the workers, which save their runs first.
-
-    Args:
-        jobs: in the order in which they are begun.
-        workers: processes.
-        grouping: of the jobs that a process does together (None: it does one at a time).
-
-    Yields:
-        The name of a job and what has happened to it; `Finished` or `Failed` comes last of each.
     """
     waiting = deque(groups_of(jobs, workers, grouping))
     run_group = None if grouping is None else grouping.run_group
