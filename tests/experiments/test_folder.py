@@ -7,7 +7,8 @@ from torch import nn
 from dctps.checkpoint import load_state
 from dctps.experiments import RunConfig
 from dctps.experiments.config import resolve
-from dctps.experiments.folder import RunFolder, RunFolderError, read_config, read_data, read_summary
+from dctps.experiments.folder import RunFolder, RunFolderError
+from dctps.experiments.records import read_config, read_data, read_summary
 
 DATA = {"name": "toy", "train": 3, "test": 2, "sha256": {"train": "a", "test": "b"}}
 

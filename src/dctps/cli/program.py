@@ -17,10 +17,9 @@ from dctps.cli.common import FIRST, USAGE_ERROR, print_note
 from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
 from dctps.cli.parsing import FlagError, fields_last, parse
-from dctps.cli.recipes import Recipes
 from dctps.cli.report import Evaluate, Report
 from dctps.cli.sweep import Sweep
-from dctps.cli.train import Train
+from dctps.cli.train import Recipes, Train
 from dctps.experiments.config import RunConfig, differences
 from dctps.experiments.recipes import build_recipe
 from dctps.experiments.signals import Stopped, sigterm_raises

@@ -40,22 +40,18 @@ class Execution:
 
     def train(self, runs: Runs, out: Path) -> dict[str, str]:
         """Do what is left of the runs; gives the error of each that has failed, by name."""
+        from tqdm import tqdm  # noqa: PLC0415
+
         from dctps.sweeps.sweep import look_ahead, run_sweep  # noqa: PLC0415
 
         executor = self._prepare(runs)
         print_note(str(look_ahead(runs, out)))
         result = run_sweep(
-            runs,
-            out,
+            runs, out, threads=self.machine.threads or 1, data_dir=self.machine.data_dir,
             workers=(1 if self.ray is None else len(runs)) if self.workers is None else self.workers,
-            threads=self.machine.threads or 1,
-            data_dir=self.machine.data_dir,
-            device=self.machine.device,
-            progress=self.progress,
-            tensorboard=self.tensorboard,
-            executor=executor,
-            on_note=_print_above_bar,
-        )
+            device=self.machine.device, progress=self.progress, tensorboard=self.tensorboard,
+            executor=executor, on_note=tqdm.write,
+        )  # fmt: skip
         print(f"{len(result.finished)} of {len(runs)} runs are finished in {out}")
         print_failures(result.failed)
         return result.failed
@@ -132,9 +128,3 @@ class Sweep:
         if failed or (self.out / FAILED).exists():
             keep_failures(self.out, runs, failed)
         return USAGE_ERROR if failed else 0
-
-
-def _print_above_bar(line: str) -> None:
-    from tqdm import tqdm  # noqa: PLC0415
-
-    tqdm.write(line)

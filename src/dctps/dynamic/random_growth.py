@@ -11,14 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dctps.arguments import real, whole
-from dctps.dynamic.base import (
-    Decay,
-    Dynamics,
-    MovingShare,
-    check_fraction,
-    default_reduce,
-    register_dynamics,
-)  # fmt: skip
+from dctps.dynamic import base
+from dctps.dynamic.base import Decay, Dynamics, MovingShare, register_dynamics
 from dctps.dynamic.support import change_support_, free_count, free_positions, smallest
 from dctps.nn import DpSLayer
 from dctps.selection.allocation import share_out
@@ -135,13 +129,13 @@ class DSR(Dynamics):
         threshold = real("threshold", threshold)
         if not threshold > 0:
             raise ValueError(f"threshold must be above 0, got {threshold}: the authors begin with 0.001")
-        if default_reduce() is not None and not in_data_parallel:
+        if base.default_reduce() is not None and not in_data_parallel:
             raise ValueError(
                 "DSR changes the sizes of the layers' values, which DistributedDataParallel cannot follow: "
                 "use RigL or SET, or one process; in_data_parallel=True if your loop adds up gradients itself"
             )
         super().__init__(model, optimizer, update_interval=update_interval, end=end)
-        self.drop_fraction, self.threshold = check_fraction(drop_fraction), threshold
+        self.drop_fraction, self.threshold = base.check_fraction(drop_fraction), threshold
         self.seed = whole("seed", seed)
 
     def state_dict(self) -> dict[str, Any]:

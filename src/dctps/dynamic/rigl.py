@@ -12,16 +12,8 @@ from torch.optim import Optimizer
 from dctps.arguments import flag, whole
 from dctps.dynamic.base import Decay, MovingShare, default_reduce, register_dynamics
 from dctps.dynamic.support import change_support_, smallest
-from dctps.nn import DpSLayer
-from dctps.nn.dense_gradient import (
-    BLOCK_BYTES,
-    Capture,
-    Largest,
-    Pair,
-    gradient_blocks,
-    gradient_dtype,
-    has_gradient_blocks,
-)  # fmt: skip
+from dctps.nn import DpSLayer, dense_gradient
+from dctps.nn.dense_gradient import BLOCK_BYTES, Capture, Pair
 
 Reduce = Callable[[Tensor], object]
 
@@ -90,7 +82,7 @@ class RigL(MovingShare):
             decay=decay, at_least_one=at_least_one,
         )  # fmt: skip
         for name, layer in self.layers.items():
-            if not has_gradient_blocks(layer):
+            if not dense_gradient.has_gradient_blocks(layer):
                 raise ValueError(
                     f"RigL cannot grow layer {name!r}, a {type(layer).__name__}: freeze its values"
                 )
@@ -142,12 +134,9 @@ class RigL(MovingShare):
     @torch.no_grad()
     def _rank(self, layer: DpSLayer) -> None:
         """Find the layer's largest gradients, and let go of what they are made of."""
+        pairs = self._capture.take(layer)
         self._growth[layer] = largest_gradients(
-            layer,
-            self._capture.take(layer),
-            self._count(layer.nnz),
-            block_bytes=self.block_bytes,
-            reduce=self._reduce,
+            layer, pairs, self._count(layer.nnz), block_bytes=self.block_bytes, reduce=self._reduce
         )
 
     def _move(self, layer: DpSLayer, growth: Growth) -> None:
@@ -205,9 +194,9 @@ def largest_gradients(
         TypeError: another kind of layer.
     """
     support = layer.support
-    at_support = layer.values.new_zeros(support.shape, dtype=gradient_dtype(layer))
-    largest = Largest(count)
-    for start, block in gradient_blocks(layer, pairs, block_bytes) if count else ():
+    at_support = layer.values.new_zeros(support.shape, dtype=dense_gradient.gradient_dtype(layer))
+    largest = dense_gradient.Largest(count)
+    for start, block in dense_gradient.gradient_blocks(layer, pairs, block_bytes) if count else ():
         if reduce is not None:
             reduce(block)
         block.abs_()

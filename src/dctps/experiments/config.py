@@ -32,8 +32,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     model: str = "lenet5"
     """the network: lenet5, resnet18, resnet50, vgg19, mobilenetv2, fixup-resnet110, ..."""
     dataset: str = "digits"
-    """the data set: digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are
-    your own"""
+    """digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are your own"""
     method: str = "dctps"
     """what is trained: dctps, sdctps, dctps-rigl, sdctps-rigl, random-uniform, random-epl, random-epf,
     random-erk, snip, grasp, force, iter-snip, synflow, magnitude, imp, rigl, set, dsr, hyperplane, dense"""
@@ -49,8 +48,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     offset: str | None = None
     """D: zero, dct, sdct, hadamard, gaussian (None: the method's)"""
     allocation: str | None = None
-    """weights per layer: uniform, epl, epf, erk, global, or as many as a criterion keeps there, such as
-    synflow (None: the method's)"""
+    """weights per layer: uniform, epl, epf, erk, global, or those of a criterion (None: the method's)"""
     criterion: str | None = None
     """which weights: random, magnitude, snip, grasp, force, iter-snip, synflow, offset-snip, offset-gradient
     (None: the method's)"""

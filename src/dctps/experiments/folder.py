@@ -34,26 +34,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from dctps.checkpoint import save_state
+from dctps.experiments import records
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
-from dctps.experiments.records import (
-    CONFIG,
-    DATA,
-    METRICS,
-    SUMMARY,
-    Record,
-    RunFolderError,
-    check_data,
-    find_summary,
-    read_config,
-    read_data,
-    read_summary,
-    unreadable,
-)  # fmt: skip
+from dctps.experiments.records import CONFIG, DATA, METRICS, SUMMARY, Record, RunFolderError
 from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.experiments.unused import unused
 from dctps.files import make_folder, write_atomically
-
-__all__ = ["RunFolder", "RunFolderBusy", "RunFolderError", "read_config", "read_data", "read_summary"]
 
 STATE = "state.safetensors"
 LAST = "model.safetensors"
@@ -90,12 +76,12 @@ class RunFolder:
                     f"{self.path} holds files that are no run ({min(strangers)}): choose another --out"
                 )
             return None
-        if differing := self._differing(read_config(self.path)):
+        if differing := self._differing(records.read_config(self.path)):
             listed = ", ".join(f"{name} {a} there and {b} here" for name, (a, b) in differing.items())
             raise RunFolderError(
                 f"{self.path} holds a different run ({listed}): choose another --out, or delete it"
             )
-        return find_summary(self.path)
+        return records.find_summary(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -123,7 +109,7 @@ class RunFolder:
                 leftover.unlink()
         if not (self.path / CONFIG).exists():
             self._write(CONFIG, _to_json(to_dict(self.config)))
-        check_data(self.path, data)
+        records.check_data(self.path, data)
         if not (self.path / DATA).exists():
             self._write(DATA, _to_json(data))
 
@@ -146,7 +132,7 @@ class RunFolder:
             if self._differing(from_dict(state["config"])):
                 raise StateError(f"it is of a different run than {CONFIG} beside it")
         except OSError as error:
-            raise unreadable(self.path / STATE, error) from None
+            raise records.unreadable(self.path / STATE, error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(error) from None
         return state
@@ -179,9 +165,9 @@ class RunFolder:
             write_state(self.path / STATE, {"format": _FORMAT, "config": to_dict(self.config), **state})
         self.saved_where = where
 
-    def save_metrics(self, records: list[Record]) -> None:
+    def save_metrics(self, metrics: list[Record]) -> None:
         """Write the metrics of all epochs so far, anew, so that the file never ends in half a line."""
-        self._write(METRICS, "".join(json.dumps(record) + "\n" for record in records).encode())
+        self._write(METRICS, "".join(json.dumps(record) + "\n" for record in metrics).encode())
 
     def save_model(self, model: nn.Module, name: str, epoch: int) -> None:
         """Write the network as it is after `epoch`, under `LAST` or `BEST`."""

@@ -76,18 +76,13 @@ def build_network(
     shuffled = supports is None and option_of_run(config.options, "shuffle")
     dense = copy.deepcopy(model).to(device) if shuffled else None
     model = dctps.sparsify_(
-        model.to(device) if scored else model,
-        config.density,
-        offset=config.offset,
+        model.to(device) if scored else model, config.density, offset=config.offset,
         allocation=_with_options(config, config.allocation),
         criterion=_with_options(config, config.criterion) if supports is None else supports,
-        alpha=config.alpha,
-        alpha_trainable=config.alpha_trainable,
-        loss=getattr(dctps.criteria, option_of_run(config.options, "loss")),
-        batches=batches,
-        seed=config.seed,
-        device=device,
-    )
+        alpha=config.alpha, alpha_trainable=config.alpha_trainable,
+        loss=getattr(dctps.criteria, option_of_run(config.options, "loss")), batches=batches,
+        seed=config.seed, device=device,
+    )  # fmt: skip
     return dctps.shuffle_(model, dense, seed=config.seed) if shuffled else model
 
 

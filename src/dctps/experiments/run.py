@@ -13,21 +13,13 @@ from torch import nn
 
 import dctps
 from dctps.data import Dataset, Description, is_published, load_dataset, resized
+from dctps.experiments import records
 from dctps.experiments.backends import apply_backends_, backends_of_run, choose_backends, read_backends
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve, run_name
 from dctps.experiments.folder import BEST, LAST, RunFolder
 from dctps.experiments.levels import Levels
 from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
-from dctps.experiments.records import (
-    DATA,
-    SUMMARY,
-    Record,
-    check_data,
-    need,
-    read_config,
-    read_data,
-    read_summary,
-)  # fmt: skip
+from dctps.experiments.records import Record
 from dctps.experiments.saved_session import SavedSession
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
@@ -110,7 +102,7 @@ def run(
 
     def loaded() -> Dataset:
         images = data_of(config, data_dir, download, dataset)
-        check_data(folder.path, images.to_dict())
+        records.check_data(folder.path, images.to_dict())
         return images
 
     def result() -> Record:
@@ -162,9 +154,11 @@ def run(
 
 def whole_summary(path: Path) -> Record:
     """The summary of the finished run in the folder `path`, with everything that commands print of it."""
-    summary = read_summary(path)
+    summary = records.read_summary(path)
     best = [f"best_{name}" for name in ("epoch", "val_accuracy", "test_accuracy")]
-    need(path / SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable")
+    records.need(
+        path / records.SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable"
+    )
     return summary
 
 
@@ -179,26 +173,20 @@ def evaluate_run(
 ) -> dict[str, Metrics]:
     """The test metrics of a finished run's networks: `"last"`, and `"best"` where it had a validation set.
 
-    Args:
-        path: the run folder.
-        data_dir: as for `run`.
-        download: as for `run`.
-        dataset: as for `run`.
-        device: as for `run`.
-        threads: as for `run`.
+    `path` is the run folder; the other arguments are as for `run`.
 
     Raises:
         ValueError: no finished run, a run on other data, or a damaged checkpoint.
         DataError: the data files are missing or damaged.
     """
     path = Path(path)
-    config = resolve(read_config(path))
+    config = resolve(records.read_config(path))
     summary = whole_summary(path)
     with torch_settings(device, threads, config.seed) as used_device:
         dataset = data_of(config, data_dir, download, dataset)
         data = dataset.to_dict()
         del data["flip"]  # it matters to training alone
-        check_data(path, data)
+        records.check_data(path, data)
         metrics = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
@@ -226,11 +214,11 @@ def explain_run(path: Path | str) -> Explanation:
 
 
 def _network_of(path: Path) -> tuple[ResolvedConfig, nn.Module, Description]:
-    config, data = resolve(read_config(path)), read_data(path)
+    config, data = resolve(records.read_config(path)), records.read_data(path)
     file = path / LAST if (path / LAST).exists() else None
     if data is None:
         return config, *network_for_report(config, file=file)
-    need(path / DATA, data, "classes", "channels", "image_size")
+    records.need(path / records.DATA, data, "classes", "channels", "image_size")
     shape = Description(data["classes"], data["channels"], data["image_size"])
     return config, *network_for_report(config, data=shape, file=file)
 

@@ -70,12 +70,9 @@ class Session:
         self._stream = Stream(config, dataset)
         self._clock: Callable[[], float] = time.perf_counter
         images = self.parts.train
+        scoring = scoring_batches(config, images, dataset)
         self.model = model or build_network(
-            config,
-            dataset.description,
-            device,
-            batches=scoring_batches(config, images, dataset),
-            supports=supports,
+            config, dataset.description, device, batches=scoring, supports=supports
         )
         self.trainer = Trainer(config, self.model, len(images), device, processes or Processes())
         self.records: list[Record] = []
@@ -124,14 +121,10 @@ class Session:
         number, epoch = len(self.records) + 1, self._epoch
         # disable=None is tqdm's way to say: off where standard error is no terminal.
         bar = tqdm(
-            self.training_batches(between),
-            desc=f"epoch {number}/{self.config.epochs}",
-            total=self.trainer.steps,
-            initial=epoch.tally.steps,
-            unit="step",
-            leave=False,
+            self.training_batches(between), desc=f"epoch {number}/{self.config.epochs}", unit="step",
+            total=self.trainer.steps, initial=epoch.tally.steps, leave=False,
             disable=None if progress else True,
-        )
+        )  # fmt: skip
         self.trainer.train_epoch(bar, number, epoch.tally)
         held_out = self.parts.validation
         validation = self._evaluate(held_out, between) if len(held_out) else None

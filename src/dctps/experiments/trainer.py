@@ -9,26 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps import training
 from dctps.dynamic import take_sizes_
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_dynamics
 from dctps.experiments.state import State
 from dctps.nn import tune_
 from dctps.nn.tuning import Measured
-from dctps.training import (
-    Metrics,
-    Mixup,
-    Precision,
-    Processes,
-    Tally,
-    build_optimizer,
-    build_schedule,
-    check_finite,
-    evaluate,
-    parameter_groups,
-    take_step,
-    train_epoch,
-)  # fmt: skip
+from dctps.training import Metrics, Precision, Processes, Tally
 
 Batch = tuple[Tensor, Tensor]
 
@@ -58,17 +46,17 @@ class Trainer:
         self.config, self.model, self._processes = config, model, processes
         self.steps = math.ceil(images / config.batch_size)
         self._precision = Precision(config.amp, device.type)
-        self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
+        self._mixup = training.Mixup(config.mixup, config.seed) if config.mixup else None
         decays = {"decay_alpha": config.decay_alpha, "decay_norm_bias": config.decay_norm_bias}
-        groups = parameter_groups(model, config.weight_decay, **decays)
-        self.optimizer = build_optimizer(
+        groups = training.parameter_groups(model, config.weight_decay, **decays)
+        self.optimizer = training.build_optimizer(
             config.optimizer, groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
         )
         self.parameters: list[nn.Parameter] = [
             parameter for group in self.optimizer.param_groups for parameter in group["params"]
         ]
         steps = config.epochs * self.steps
-        self._schedule = build_schedule(
+        self._schedule = training.build_schedule(
             config.schedule, self.optimizer, total_steps=steps, milestones=config.milestones
         )
         self.dynamics = build_dynamics(config, model, self.optimizer, steps, processes)
@@ -85,17 +73,10 @@ class Trainer:
 
     def train_epoch(self, batches: Iterable[Batch], epoch: int, tally: Tally) -> None:
         """Train on the rest of an epoch's batches, after those in `tally`."""
-        train_epoch(
-            self.model,
-            batches,
-            self.optimizer,
-            self._schedule,
-            epoch=epoch,
-            mixup=self._mixup,
-            tally=tally,
-            processes=self._processes,
-            **self._step,
-        )
+        training.train_epoch(
+            self.model, batches, self.optimizer, self._schedule, epoch=epoch, mixup=self._mixup, tally=tally,
+            processes=self._processes, **self._step,
+        )  # fmt: skip
         self._processes.average_statistics_(self.model)
 
     def take_step(self, loss: float, epoch: int, step: int) -> None:
@@ -103,12 +84,12 @@ class Trainer:
 
         If the mean `loss` is not finite, nothing changes and `NonFiniteLoss` is raised.
         """
-        check_finite(loss, epoch, step, self.optimizer, self._precision)
-        take_step(self.optimizer, self._schedule, **self._step)
+        training.check_finite(loss, epoch, step, self.optimizer, self._precision)
+        training.take_step(self.optimizer, self._schedule, **self._step)
 
     def evaluate(self, batches: Iterable[Batch]) -> Metrics:
         """Loss and accuracy on all of `batches`."""
-        return evaluate(self.model, batches, precision=self._precision)
+        return training.evaluate(self.model, batches, precision=self._precision)
 
     def tune(self, images: Tensor) -> dict[str, Measured]:
         """Measure the layers' paths on the uint8 `images` of a step of one process, and fix the fastest."""

@@ -101,17 +101,12 @@ def chain_of(model: nn.Module) -> list[Link]:
     if not flat:
         raise NotAChain(f"{type(network).__name__} ends in images, not in logits: {_REMEDY}")
     names = [link.name for link in links]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise NotAChain(f"layer {twice[0]!r} is used twice: {_REMEDY}")
     if not any(link.kind == "weighted" for link in links):
         raise NotAChain(f"{type(network).__name__} has no convolution and no linear layer: {_REMEDY}")
-    unused = {name for name, _ in network.named_parameters()} - {
-        f"{link.name}.{name}" if link.name else name
-        for link in links
-        for name, _ in link.module.named_parameters()
-    }
-    if unused:
+    used = {id(parameter) for link in links for parameter in link.module.parameters()}
+    if unused := [name for name, parameter in network.named_parameters() if id(parameter) not in used]:
         raise NotAChain(f"parameter {min(unused)!r} is of none of the layers in the chain: {_REMEDY}")
     return links
 

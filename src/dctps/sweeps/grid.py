@@ -56,7 +56,7 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
             except ValueError as error:
                 listed = ", ".join(f"{name}={value}" for name, value in chosen.items())
                 raise ValueError(f"the run with {listed}: {error}") from None
-            runs[_name(whole)] = whole
+            runs[_folder_name(whole)] = whole
     if len(densities) == 1 and all(config.density is None for config in runs.values()):
         raise ValueError(
             f"density {densities.pop()} would have no effect (these methods train every weight): leave it out"
@@ -102,7 +102,7 @@ def parse_fields(assignments: Sequence[str]) -> dict[str, Any]:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"{assignment!r} sets no field: write name=value, or name=value,value")
-        _known(name)
+        lookup("field", field_types(), name)
         values = [read_word(field_types()[name], word) for word in text.split(",")]
         table[name] = values if len(values) > 1 else values[0]
     return table
@@ -110,18 +110,14 @@ def parse_fields(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _axis(name: str, value: Any) -> list[Any]:
     """The values that a field takes in turn."""
-    _known(name)
+    lookup("field", field_types(), name)
     several = isinstance(value, list | tuple)
     if isinstance(getattr(RunConfig, name), tuple):  # a single value is itself a list
         several = several and len(value) > 0 and isinstance(value[0], list | tuple)
     return list(value) if several else [value]
 
 
-def _known(name: str) -> None:
-    lookup("field", field_types(), name)
-
-
-def _name(config: RunConfig) -> str:
+def _folder_name(config: RunConfig) -> str:
     name = run_name(config)
     if len(name.encode()) <= _LONGEST_NAME:
         return name
