@@ -1,4 +1,4 @@
-"""From words to a command: the flags are read by tyro, and what it refuses is said in one line."""
+"""From words to a command: tyro reads the flags, and its errors become one line."""
 
 from __future__ import annotations
 

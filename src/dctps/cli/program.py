@@ -141,7 +141,7 @@ def _with_recipe(name: str, argv: Sequence[str]) -> Train:
     named = read(build_recipe(name)).run
     recipe = build_recipe(name, model=named.model, dataset=named.dataset, method=named.method)
     command = read(recipe)
-    # What the recipe decides, and a flag leaves without effect, nobody has asked for.
+    # A flag may leave a choice of the recipe without effect, which is no mistake of the person.
     idle = unused(command.run).keys() - differences(command.run, recipe).keys()
     kept = {field: value for field, value in vars(command.run).items() if field not in idle}
     return replace(command, run=RunConfig(**kept))

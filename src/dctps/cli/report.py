@@ -59,7 +59,7 @@ class Report:
         return 0
 
     def _refuse_description(self) -> None:
-        """Refuse flags that describe a network, beside the folder that says what it is."""
+        """Refuse flags that describe a network where a folder is given, which describes its own."""
         given = [*differences(self.run, RunConfig())]
         given += [name for name in ("classes", "in_channels") if getattr(self, name) is not None]
         if given:

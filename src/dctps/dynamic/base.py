@@ -24,8 +24,8 @@ class Dynamics(ABC):
     """Changes supports after every `update_interval`-th step of an optimizer, until step `end`.
 
     Args:
-        model: with DpS layers; those whose values are frozen, or all or none of whose weights train, stay
-            as they are.
+        model: with DpS layers; a layer with frozen values, or all or none of whose weights train, stays as
+            it is.
         optimizer: of all their values; also as accelerate, transformers or Lightning wrap it.
         update_interval: steps between two changes (Delta T).
         end: the step from which on the supports stay.
@@ -148,11 +148,7 @@ DYNAMICS: Registry[type[Dynamics]] = Registry("dynamics")
 
 
 def register_dynamics(name: str) -> Callable[[DynamicsT], DynamicsT]:
-    """Class decorator that gives a subclass of `Dynamics` its name.
-
-    Raises:
-        ValueError: another class has the name.
-    """
+    """Class decorator that gives a subclass of `Dynamics` its name; a ValueError where another has it."""
     return DYNAMICS.register(name)
 
 

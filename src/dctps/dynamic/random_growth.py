@@ -25,9 +25,9 @@ class SET(MovingShare):
     """Every `update_interval` steps each layer moves some of its weights to random places.
 
     Of a layer's nnz weights the k = int(f nnz) smallest `|values|` are dropped, f as in `RigL`, and as many
-    positions grown, drawn from those that were free before; at 0, with slots of 0. Draws are keyed by the
-    seed, the layer's name and the step, so that nothing need be sent between processes, and a run that goes
-    on draws what it would have drawn.
+    positions grown, drawn from the positions that were free before; at 0, with slots of 0. The seed, the
+    layer's name and the step key the draws, so that nothing need be sent between processes, and a run that
+    goes on draws what it would have drawn.
 
     Args:
         model: with DpS layers.

@@ -25,21 +25,13 @@ class RigL(MovingShare):
     Of a layer's nnz weights the k = int(f nnz) smallest `|values|` are dropped, with
     f = drop_fraction / 2 * (1 + cos(pi step / end)); of all positions that are then free the k with the
     largest `|dL/dW|` are grown, from the last micro-batch of that step. Grown values are 0, and so are their
-    slots in the optimizer. nnz of a layer stays what it is::
+    slots in the optimizer. nnz of a layer stays what it is. Call `step()` after each `optimizer.step()`.
 
-        optimizer = torch.optim.Adam(model.parameters())
-        rigl = dctps.RigL(model, optimizer, end=7500)
-        for x, y in batches:
-            optimizer.zero_grad()
-            loss(model(x), y).backward()
-            optimizer.step()
-            rigl.step()
-
-    Only weights of the support are ever kept, values of exactly 0 among them, which count as the smallest.
-    A position whose gradient is exactly 0 is not grown: fewer weights then move. The layers' dense gradients
-    are ranked in row blocks, each layer's as soon as the backward pass has come to it, so that an update
-    step holds one block more than another step. Among several processes x and g of all layers are kept to
-    the end of the step, and the blocks added up one by one: 4 bytes for each weight of each layer.
+    Only weights of the support are ever kept; values of exactly 0 among them count as the smallest. A
+    position whose gradient is exactly 0 is not grown: fewer weights then move. The layers' dense gradients
+    are ranked in row blocks, as soon as the backward pass has come to a layer, so that an update step holds
+    one block more than another step. Among several processes x and g of all layers are kept to the end of
+    the step, and the blocks added up one by one: 4 bytes for each weight of each layer.
 
     Args:
         model: with DpS layers, also compiled (an update step runs eagerly) or wrapped for data parallelism.

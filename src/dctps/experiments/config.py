@@ -93,7 +93,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     validation_size: float = 0.1
     """share of the training images held out for validation, in [0, 1)"""
     data_seed: int = 0
-    """of the choice of those images, apart from the seed; also of the test images of data without any"""
+    """of the choice of validation images; also of test images, where the data have none of their own"""
     train_images: int | None = None
     """train on at most so many of the training images that are not held out (None: on all)"""
     eval_images: int | None = None
@@ -257,7 +257,7 @@ def run_name(config: RunConfig) -> str:
 
 
 def total_epochs(config: RunConfig) -> int:
-    """Passes through the training images until the run is finished, those of all of imp's levels together."""
+    """Passes through the training images until the run is finished; for imp, of all levels together."""
     config = resolve(config)
     again = config.epochs - (config.rewind_epoch or 0)
     return config.epochs + (config.levels or 0) * again

@@ -22,8 +22,8 @@ def of_type(name: str, kind: Any, value: Any) -> Any:
     """`value` as the field `name` with the annotation `kind` has it: a bool, int, float, str, tuple or None.
 
     Numbers of numpy and torch become Python's, lists become tuples, and a single value in the place of a list
-    is a list of one. A text is no number: `"0.1"` comes from a word that nobody has read. A value that does
-    not fit is a ValueError, with the nearest choice where there are only choices.
+    is a list of one. A text is no number: words are read by `read_word` first. A value that does not fit is a
+    ValueError, with the nearest choice where there are only choices.
     """
     kinds = _kinds(kind)
     for one in kinds:

@@ -5,7 +5,7 @@ writes each file whole: it holds the old content or the new one, and once the ca
 the disk, before anything that comes after it.
 
 1. `config.json`, then `data.json`, and `backends.json` where paths were measured, once each. Without a state
-   beside them nothing has been trained: the run starts at its beginning.
+   beside them nothing has been trained, and the run starts at its beginning.
 2. `state.safetensors`, after every epoch, and in between where asked for. **It alone says what has
    happened**: it holds all that the rest of the run depends on (`Session.state`), the metrics so far, and the
    best network.
@@ -166,7 +166,7 @@ class RunFolder:
         self.saved_where = where
 
     def save_metrics(self, metrics: list[Record]) -> None:
-        """Write the metrics of all epochs so far, anew, so that the file never ends in half a line."""
+        """Write the metrics of all epochs so far as a whole, so that the file never ends in half a line."""
         self._write(METRICS, "".join(json.dumps(record) + "\n" for record in metrics).encode())
 
     def save_model(self, model: nn.Module, name: str, epoch: int) -> None:
@@ -180,7 +180,7 @@ class RunFolder:
         self.drop_state()
 
     def drop_state(self) -> None:
-        """Delete the state of a finished run, if it is there and can be deleted: nobody needs it any more."""
+        """Delete the state of a finished run, if it is there and can be deleted: nothing reads it."""
         for name in (STATE, REWIND):
             with suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)

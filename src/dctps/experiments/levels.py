@@ -100,10 +100,10 @@ class Levels:
         return resolve(replace(plain, method="magnitude", density=nnz / self.weights))
 
     def records(self, level: int) -> list[Record]:
-        """Of all epochs from level 0 up to this one, each with its level and nnz, numbered through."""
+        """The records of all epochs of levels 0 to `level`, each with its level and nnz, numbered through."""
         records = []
         for each in range(level + 1):
-            skipped = self.rewind_epoch if each else 0  # level 0 has trained those for all levels
+            skipped = self.rewind_epoch if each else 0  # level 0 has trained them for all levels
             records += [self._numbered(each, record) for record in read_metrics(self.path(each))[skipped:]]
         return records
 
@@ -113,8 +113,8 @@ class Levels:
 
     def _numbered(self, level: int, record: Record) -> Record:
         number = record["epoch"]
-        places = {"epoch": self._through(level, number), "level": level, "of_level": number}
-        return {**record, **places, "nnz": self.nnz(level)}
+        numbers = {"epoch": self._through(level, number), "level": level, "of_level": number}
+        return {**record, **numbers, "nnz": self.nnz(level)}
 
     def _begin(self, level: int, dataset: Dataset, device: torch.device, processes: Processes) -> Session:
         """The session of a level before its first step."""

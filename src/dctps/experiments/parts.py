@@ -1,4 +1,4 @@
-"""The images of a run: those that it trains on, chooses by and is tested on, and those that criteria see."""
+"""The images of a run: for training, for choosing the best epoch, for the test, and for criteria."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def paper(model: str = "resnet50", dataset: str = "cifar100", method: str = "dct
 
     Batches of 128, weight decay 5e-4 on everything (in Adam an L2 penalty), 45,000 images to train and 5,000
     to choose the best epoch by; the alphas of a Fixup network match its initialisation (section 5.3). Adam's
-    rate and the missing schedule are those of the command that the authors' code documents for DCTpS. SGD's
+    rate and the missing schedule come from the command that the authors' code documents for DCTpS. SGD's
     are its defaults with its optional schedule: a tenth after 119 epochs and again after 159, as its
     scheduler steps at the beginning of an epoch. The choices of each experiment, in the supplement, were not
     at hand.

@@ -1,7 +1,7 @@
-"""Choices that another choice leaves without any effect: said, rather than ignored.
+"""Choices without effect beside another choice: refused, rather than ignored, when a run is asked for.
 
 `resolve` lets them pass, so that run folders of any age can be read, and two runs that differ in them alone
-are the same run. Whoever asks for a run is told. This module does not import torch.
+are the same run. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ def has_density(method: Any) -> bool:
 
 
 def refuse_unused(config: RunConfig) -> None:
-    """Make sure that everything that `config` asks for beside the usual is done.
+    """Raise a ValueError where `config` has a choice, other than the default, without an effect.
 
-    What switches off something that is not there, such as a momentum of 0, asks for nothing. A choice without
-    effect is a ValueError.
+    A choice that switches off what is not there, such as a momentum of 0, is allowed.
     """
     reasons = unused(config)
     for name, (value, _) in differences(config, RunConfig()).items():

@@ -116,14 +116,14 @@ class NativeStack:
         return parameter.detach(), gradient
 
     def _moved(self, plane: Hyperplane) -> dict[nn.Parameter, tuple[Tensor, Tensor]]:
-        """Places for theta_0 + P v and its gradient, by the parameters that they stand for."""
+        """For each parameter of the network: its part of theta_0 + P v, and where its gradient goes."""
         parameters = [plane.network.get_parameter(name) for name in plane.moved]
         start = torch.cat([parameter.detach().flatten() for parameter in parameters])
         moved, gradient = torch.empty_like(start), torch.zeros_like(start)
         self._planes.append((plane, start, moved, gradient))
         sizes = [parameter.numel() for parameter in parameters]
-        places = zip(moved.split(sizes), gradient.split(sizes), strict=True)
-        return dict(zip(parameters, places, strict=True))
+        pairs = zip(moved.split(sizes), gradient.split(sizes), strict=True)
+        return dict(zip(parameters, pairs, strict=True))
 
 
 def is_native(models: Sequence[nn.Module]) -> bool:

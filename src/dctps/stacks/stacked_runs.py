@@ -45,7 +45,7 @@ def run_stacked(jobs: Sequence[Job]) -> Events:
             if not isinstance(event, Epoch):
                 left.discard(name)
             yield name, event
-    except Exception as error:  # of none of the runs alone
+    except Exception as error:  # it concerns all of the runs
         for name in sorted(left):
             yield name, Failed.of(error)
 
@@ -139,7 +139,7 @@ def _stack(members: _Members) -> Stack:
 
 
 def _train_epoch(members: _Members, stack: Stack) -> Events:
-    """Train to the end of the epoch; members that fail are taken out of `members`, and said."""
+    """Train to the end of the epoch; members that fail are taken out of `members`, and yielded."""
     sessions = {name: member.session for name, member in members.items()}
     for images, labels in _first(members).training_batches(_between(members)):
         losses = stack.step(images, labels)

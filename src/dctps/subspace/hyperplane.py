@@ -22,8 +22,8 @@ from dctps.subspace.projection import Projection, build_projection
 class Hyperplane(Mergeable, Identified[Projection]):
     """`network` with the parameters theta_0 + P theta_d, of which theta_d alone trains, from 0 on.
 
-    theta_0 are the network's own parameters, frozen in place and in their own names under `network.`; those
-    that were frozen before have no part in it. P maps onto all of the others together, weights and
+    theta_0 are the network's own parameters, frozen in place and in their own names under `network.`;
+    parameters that were frozen before have no part in it. P maps onto all of the others together, weights and
     biases, in the order of `named_parameters()`, each flat and row-major. Buffers, such as BatchNorm's
     statistics, go on as in any network. It holds theta_0, theta_d, what P holds (`projection.held_bytes()`),
     and for one forward and backward pass the D parameters and their gradient.

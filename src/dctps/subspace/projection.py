@@ -97,7 +97,7 @@ class Projection:
         raise NotImplementedError
 
     def _drawn(self, like: Tensor) -> tuple[Tensor, ...]:
-        """The tables for vectors as this one; those for another device or dtype are let go."""
+        """The tables for vectors as this one; tables for another device or dtype are dropped."""
         key = (like.device, like.dtype)
         if key not in self._held:
             self._held.clear()
@@ -183,11 +183,7 @@ PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto
 
 
 def register_projection(name: str) -> Callable[[type[Projection]], type[Projection]]:
-    """Class decorator that gives a `Projection` subclass its name.
-
-    Raises:
-        ValueError: the name is taken.
-    """
+    """Class decorator that gives a `Projection` subclass its name; a ValueError where it is taken."""
     return PROJECTIONS.register(name)
 
 

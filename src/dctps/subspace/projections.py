@@ -108,7 +108,7 @@ class FastfoodProjection(Projection):
     def apply(self, v: Tensor) -> Tensor:
         """P v: one transform of length d, rounded up to a power of two, and one of length L."""
         flips, order, scales = self._drawn(v)
-        # The transform of a vector with zeros behind its first 2^b places repeats that of those places.
+        # The transform of a vector with zeros after its first 2^b numbers repeats that of these numbers.
         short = hadamard(F.pad(v * flips, (0, self._padding)))
         spread = (short * scales.reshape(-1, len(short))).flatten().index_select(0, order)
         return hadamard(spread)[: self.size]

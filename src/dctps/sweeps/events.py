@@ -1,4 +1,4 @@
-"""What a sweep asks for and what it hears of it: jobs, and the events of runs."""
+"""What a sweep sends to its workers, and what they send back: jobs, and the events of runs."""
 
 from __future__ import annotations
 

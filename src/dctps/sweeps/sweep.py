@@ -182,7 +182,7 @@ def run_sweep(
 
 
 def _on_other_data(runs: Runs, out: Path, data_dir: Path | str | None) -> dict[str, str]:
-    """Of finished runs on a user's own data: by name, why the data in `data_dir` are not those of the run."""
+    """Of finished runs on a user's own data, by name: why the data in `data_dir` are not those they had."""
     failed: dict[str, str] = {}
     loaded: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, config in runs.items():
