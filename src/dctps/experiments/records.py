@@ -119,11 +119,13 @@ def find_summary(path: Path) -> Record | None:
 
 
 def read_summary(path: Path) -> Record:
-    """The summary of the finished run in the folder `path`."""
+    """The summary of the finished run in the folder `path`, with everything that commands print of it."""
     summary = find_summary(path)
     if summary is None:
         read_config(path)
         raise RunFolderError(f"the run in {path} is not finished: give its `dctps train` command again")
+    best = [f"best_{name}" for name in ("epoch", "val_accuracy", "test_accuracy")]
+    need(path / SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable")
     return summary
 
 

@@ -109,7 +109,7 @@ def run(
         # Published files are what their name says; all others may be other data than the run's by now.
         if dataset is not None or not is_published(config.dataset):
             loaded()
-        return whole_summary(folder.path)
+        return records.read_summary(folder.path)
 
     if not launched() and folder.finished() is not None:
         summary = result()
@@ -129,7 +129,7 @@ def run(
             )  # fmt: skip
             with writing:
                 Levels(config, folder, images, processes).complete(train, follow)
-            return processes.from_first(lambda: whole_summary(folder.path))
+            return processes.from_first(lambda: records.read_summary(folder.path))
         with processes.together():
             if begin is None:
                 # A criterion does not choose twice: on another machine it might choose otherwise.
@@ -149,17 +149,7 @@ def run(
                 saved.resume(images.to_dict(), note)
                 saved.complete(checkpoint_interval, progress, follow)
         # Read back, so that the first call and one that finds the run finished return the same.
-        return processes.from_first(lambda: whole_summary(folder.path))
-
-
-def whole_summary(path: Path) -> Record:
-    """The summary of the finished run in the folder `path`, with everything that commands print of it."""
-    summary = records.read_summary(path)
-    best = [f"best_{name}" for name in ("epoch", "val_accuracy", "test_accuracy")]
-    records.need(
-        path / records.SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable"
-    )
-    return summary
+        return processes.from_first(lambda: records.read_summary(folder.path))
 
 
 def evaluate_run(
@@ -181,7 +171,7 @@ def evaluate_run(
     """
     path = Path(path)
     config = resolve(records.read_config(path))
-    summary = whole_summary(path)
+    summary = records.read_summary(path)
     with torch_settings(device, threads, config.seed) as used_device:
         dataset = data_of(config, data_dir, download, dataset)
         data = dataset.to_dict()
