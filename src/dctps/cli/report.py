@@ -47,13 +47,14 @@ class Report:
             return self._write_page(self.html)
         if self.file is not None:
             raise ValueError("--file is for the page of a sweep: add --html")
-        from dctps.experiments.network import describe, explain_network  # noqa: PLC0415
+        from dctps.experiments.network import explain_training, network_for_report  # noqa: PLC0415
         from dctps.experiments.run import describe_run, explain_run  # noqa: PLC0415
+        from dctps.reporting import report  # noqa: PLC0415
 
-        config, sizes = self.run, (self.classes, self.in_channels)
         if self.folder is None:
-            refuse_unused(config)
-            print(explain_network(config, *sizes) if self.backend else describe(config, *sizes))
+            refuse_unused(self.run)
+            whole = network_for_report(self.run, self.classes, self.in_channels)
+            print(explain_training(*whole) if self.backend else report(whole[1]))
         else:
             print(explain_run(self.folder) if self.backend else describe_run(self.folder))
         return 0

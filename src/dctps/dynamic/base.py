@@ -102,35 +102,13 @@ class Dynamics(ABC):
     def _skipped(self) -> None:  # noqa: B027
         """The optimizer did not step."""
 
-    def _is_due(self, step: int) -> bool:
-        return step % self.update_interval == 0 and step < self.end
+    def _set_share(self, drop_fraction: float, decay: Decay, at_least_one: bool) -> None:
+        """Move int(f n) of the n weights of a layer at a time, or one where that is 0 and `at_least_one`.
 
-    def _note_step(self, optimizer: Optimizer, *_: object) -> None:
-        # A GradScaler always calls a fused optimizer, and sets this where it is to do nothing.
-        overflow = getattr(optimizer, "found_inf", None)
-        self._stepped = overflow is None or not bool(overflow)
+        At step t, f = drop_fraction / 2 * (1 + cos(pi t / end)); without a decay, f = drop_fraction.
 
-
-class MovingShare(Dynamics):
-    """Moves int(f n) of the n weights of a layer, or one where that is 0 and `at_least_one` holds.
-
-    At step t, f = drop_fraction / 2 * (1 + cos(pi t / end)); with the decay "constant" it is drop_fraction.
-
-    Reference: Evci et al., "Rigging the Lottery", ICML 2020, section 3.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        *,
-        update_interval: int,
-        end: float,
-        drop_fraction: float,
-        decay: Decay,
-        at_least_one: bool,
-    ) -> None:
-        super().__init__(model, optimizer, update_interval=update_interval, end=end)
+        Reference: Evci et al., "Rigging the Lottery", ICML 2020, section 3.
+        """
         if decay not in ("cosine", "constant"):
             raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
         self.drop_fraction, self.decay = check_fraction(drop_fraction), decay
@@ -142,6 +120,14 @@ class MovingShare(Dynamics):
         if self.decay == "cosine":
             fraction = fraction / 2 * (1 + math.cos(math.pi * (self.steps + 1) / self.end))
         return max(int(fraction * weights), int(self.at_least_one and weights > 0))
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.update_interval == 0 and step < self.end
+
+    def _note_step(self, optimizer: Optimizer, *_: object) -> None:
+        # A GradScaler always calls a fused optimizer, and sets this where it is to do nothing.
+        overflow = getattr(optimizer, "found_inf", None)
+        self._stepped = overflow is None or not bool(overflow)
 
 
 DYNAMICS: Registry[type[Dynamics]] = Registry("dynamics")

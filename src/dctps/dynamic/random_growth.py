@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dctps.arguments import real, whole
 from dctps.dynamic import base
-from dctps.dynamic.base import Decay, Dynamics, MovingShare, register_dynamics
+from dctps.dynamic.base import Decay, Dynamics, register_dynamics
 from dctps.dynamic.support import change_support_, free_count, free_positions, smallest
 from dctps.nn import DpSLayer
 from dctps.selection.allocation import share_out
@@ -21,7 +21,7 @@ Drop = Literal["magnitude", "signed"]
 
 
 @register_dynamics("set")
-class SET(MovingShare):
+class SET(Dynamics):
     """Every `update_interval` steps each layer moves some of its weights to random places.
 
     Of a layer's nnz weights the k = int(f nnz) smallest `|values|` are dropped, f as in `RigL`, and as many
@@ -63,10 +63,8 @@ class SET(MovingShare):
     ) -> None:
         if drop not in ("magnitude", "signed"):
             raise ValueError(f"drop must be 'magnitude' or 'signed', got {drop!r}")
-        super().__init__(
-            model, optimizer, update_interval=update_interval, end=end, drop_fraction=drop_fraction,
-            decay=decay, at_least_one=at_least_one,
-        )  # fmt: skip
+        super().__init__(model, optimizer, update_interval=update_interval, end=end)
+        self._set_share(drop_fraction, decay, at_least_one)
         self.drop, self.seed = drop, whole("seed", seed)
 
     def _change(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dctps.arguments import flag, whole
-from dctps.dynamic.base import Decay, MovingShare, default_reduce, register_dynamics
+from dctps.dynamic.base import Decay, Dynamics, default_reduce, register_dynamics
 from dctps.dynamic.support import change_support_, smallest
 from dctps.nn import DpSLayer, dense_gradient
 from dctps.nn.dense_gradient import BLOCK_BYTES, Capture, Pair
@@ -19,7 +19,7 @@ Reduce = Callable[[Tensor], object]
 
 
 @register_dynamics("rigl")
-class RigL(MovingShare):
+class RigL(Dynamics):
     """Every `update_interval` steps each layer moves some of its weights to where `|dL/dW|` is largest.
 
     Of a layer's nnz weights the k = int(f nnz) smallest `|values|` are dropped, with
@@ -69,10 +69,8 @@ class RigL(MovingShare):
         block_bytes: int = BLOCK_BYTES,
         all_reduce: Reduce | None = None,
     ) -> None:
-        super().__init__(
-            model, optimizer, update_interval=update_interval, end=end, drop_fraction=drop_fraction,
-            decay=decay, at_least_one=at_least_one,
-        )  # fmt: skip
+        super().__init__(model, optimizer, update_interval=update_interval, end=end)
+        self._set_share(drop_fraction, decay, at_least_one)
         for name, layer in self.layers.items():
             if not dense_gradient.has_gradient_blocks(layer):
                 raise ValueError(

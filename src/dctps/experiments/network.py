@@ -154,12 +154,12 @@ def check_names(configs: Iterable[RunConfig]) -> None:
 
 def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> Report:
     """The report on the network of `config`; errors as for `network_for_report`."""
-    return dctps.report(network_for_report(config, classes, in_channels)[0])
+    return dctps.report(network_for_report(config, classes, in_channels)[1])
 
 
 def count_weights(model: str, data: Description) -> int:
     """N, the weights of all layers that can be converted, of the network called `model` for `data`."""
-    return dctps.report(network_for_report(RunConfig(model=model), data=data)[0]).weights
+    return dctps.report(network_for_report(RunConfig(model=model), data=data)[1]).weights
 
 
 def network_for_report(
@@ -169,8 +169,8 @@ def network_for_report(
     *,
     data: Description | None = None,
     file: Path | None = None,
-) -> tuple[nn.Module, Description]:
-    """The network of `config`, on the CPU, and what it is for: no data are read.
+) -> tuple[ResolvedConfig, nn.Module, Description]:
+    """The whole configuration, its network on the CPU, and what it is for: no data are read.
 
     Args:
         config: what to build.
@@ -197,16 +197,9 @@ def network_for_report(
             f"classes and in_channels must be at least 1, got {data.classes} and {data.channels}"
         )
     if file is not None:
-        return restore_network(config, data, file, torch.device("cpu")), data
+        return config, restore_network(config, data, file, torch.device("cpu")), data
     with torch.random.fork_rng(devices=[]):
-        return build_network(config, data, torch.device("cpu")), data
-
-
-def explain_network(
-    config: RunConfig, classes: int | None = None, in_channels: int | None = None
-) -> Explanation:
-    """Which paths the layers take in the training of `config`; errors as for `network_for_report`."""
-    return explain_training(resolve(config), *network_for_report(config, classes, in_channels))
+        return config, build_network(config, data, torch.device("cpu")), data
 
 
 def explain_training(config: ResolvedConfig, model: nn.Module, data: Description) -> Explanation:

@@ -204,13 +204,11 @@ def explain_run(path: Path | str) -> Explanation:
 
 
 def _network_of(path: Path) -> tuple[ResolvedConfig, nn.Module, Description]:
-    config, data = resolve(records.read_config(path)), records.read_data(path)
-    file = path / LAST if (path / LAST).exists() else None
-    if data is None:
-        return config, *network_for_report(config, file=file)
-    records.need(path / records.DATA, data, "classes", "channels", "image_size")
-    shape = Description(data["classes"], data["channels"], data["image_size"])
-    return config, *network_for_report(config, data=shape, file=file)
+    config, data, shape = records.read_config(path), records.read_data(path), None
+    if data is not None:
+        records.need(path / records.DATA, data, "classes", "channels", "image_size")
+        shape = Description(data["classes"], data["channels"], data["image_size"])
+    return network_for_report(config, data=shape, file=path / LAST if (path / LAST).exists() else None)
 
 
 def data_of(config: RunConfig, data_dir: Path | str | None, download: bool, given: Dataset | None) -> Dataset:
