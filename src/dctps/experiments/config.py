@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
@@ -174,35 +174,57 @@ def resolve(config: RunConfig) -> ResolvedConfig:
     if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
         raise ValueError("nesterov needs the optimizer sgd and momentum: change those, or say --no-nesterov")
 
-    chosen = {}
+    chosen: dict[str, Any] = {"density": config.density}
     for name, value in method._asdict().items():
         if value is None and name != "dynamics" and getattr(config, name) is not None:
             raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
         chosen[name] = getattr(config, name) or value
-    if not any(chosen[name] for name in ("offset", "projection")):
+    dynamics = chosen["dynamics"]
+    if chosen["offset"] is None and chosen["projection"] is None:
         chosen["density"] = None
     elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
-    if chosen["dynamics"] is not None and chosen["offset"] is None:
+    if dynamics is not None and chosen["offset"] is None:
         raise ValueError(f"the method {config.method!r} has no dynamics: leave it out")
-    if chosen["dynamics"] == "imp":
-        for name, value in METHODS["imp"]._asdict().items():
-            if chosen[name] != value:
-                raise ValueError(f"imp has the {name} {value!r}, not {chosen[name]!r}: leave it out")
+    for name, value in METHODS["imp"]._asdict().items() if dynamics == "imp" else ():
+        if chosen[name] != value:
+            raise ValueError(f"imp has the {name} {value!r}, not {chosen[name]!r}: leave it out")
+    scoring = () if dynamics == "imp" else (chosen["criterion"], chosen["allocation"])
+    chosen["options"] = resolve_options(config.options, (*scoring, dynamics))
     projected = method.projection is not None
     # 1,437 images make few steps: small batches make more of them, and crops would ask for more.
     few_images = config.dataset == "digits"
-    usual: dict[str, Any] = {
+    usual = {
         "lr": lr * _PROJECTED_RATE if projected else lr,
         "weight_decay": 0.0 if projected else 5e-4,
         "batch_size": 32 if few_images else 128,
         "augment": not few_images,
     }
     left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
-    scoring = () if chosen["dynamics"] == "imp" else (chosen["criterion"], chosen["allocation"])
-    options = resolve_options(config.options, (*scoring, chosen["dynamics"]))
-    whole = _resolve_dynamics(replace(config, options=options, **left_open, **chosen))
-    return ResolvedConfig(**vars(whole))
+    numbers = _numbers_of_dynamics(config, dynamics, chosen["density"])
+    return ResolvedConfig(**vars(config) | chosen | left_open | numbers)
+
+
+def _numbers_of_dynamics(
+    config: RunConfig, dynamics: str | None, density: float | None
+) -> dict[str, float | None]:
+    """The fields that the dynamics of a run has, as given or by default."""
+    numbers = {} if dynamics is None else dict(numbers_of(dynamics))
+    for name in dict.fromkeys(name for table in DYNAMICS.values() for name in table):
+        if (value := getattr(config, name)) is None:
+            continue
+        if name not in numbers:
+            owners = " or ".join(owner for owner, table in DYNAMICS.items() if name in table)
+            raise ValueError(
+                f"{name} belongs to the dynamics {owners}, and the method {config.method!r} has "
+                f"{dynamics or 'none'}: leave it out"
+            )
+        numbers[name] = value
+    if (numbers.get("rewind_epoch") or 0) >= config.epochs:
+        raise ValueError(f"rewind_epoch must be below the {config.epochs} epochs, got {config.rewind_epoch}")
+    if dynamics == "imp" and numbers["levels"] is None and density is not None:
+        numbers["levels"] = max(1, math.ceil(math.log(density, _LEVEL_KEEPS) - 1e-9))
+    return numbers
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -261,22 +283,3 @@ def total_epochs(config: RunConfig) -> int:
     config = resolve(config)
     again = config.epochs - (config.rewind_epoch or 0)
     return config.epochs + (config.levels or 0) * again
-
-
-def _resolve_dynamics(config: RunConfig) -> RunConfig:
-    name = config.dynamics
-    usual = {} if name is None else numbers_of(name)
-    fields = {field for table in DYNAMICS.values() for field in table}
-    given = {field: value for field in fields if (value := getattr(config, field)) is not None}
-    for field in given.keys() - usual.keys():
-        owners = " or ".join(owner for owner, table in DYNAMICS.items() if field in table)
-        raise ValueError(
-            f"{field} belongs to the dynamics {owners}, and the method {config.method!r} has "
-            f"{name or 'none'}: leave it out"
-        )
-    config = replace(config, **usual | given)
-    if config.rewind_epoch is not None and config.rewind_epoch >= config.epochs:
-        raise ValueError(f"rewind_epoch must be below the {config.epochs} epochs, got {config.rewind_epoch}")
-    if name == "imp" and config.levels is None and config.density is not None:
-        config = replace(config, levels=max(1, math.ceil(math.log(config.density, _LEVEL_KEEPS) - 1e-9)))
-    return config
