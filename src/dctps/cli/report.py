@@ -39,8 +39,14 @@ class Report:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Print the report or the explanation, or write the page."""
-        if self.folder is not None or self.html is not None:
-            self._refuse_description()
+        sizes = {"classes": self.classes, "in_channels": self.in_channels}
+        given = [
+            *differences(self.run, RunConfig()),
+            *(name for name, size in sizes.items() if size is not None),
+        ]
+        if given and (self.folder is not None or self.html is not None):
+            flag = f"--{given[0].replace('_', '-')}"
+            raise ValueError(f"{flag} describes a network, and the folder has its own: leave one of them out")
         if self.html is not None:
             if self.backend:
                 raise ValueError("--backend is not of the page: give one of --html and --backend")
@@ -58,14 +64,6 @@ class Report:
         else:
             print(explain_run(self.folder) if self.backend else describe_run(self.folder))
         return 0
-
-    def _refuse_description(self) -> None:
-        """Refuse flags that describe a network where a folder is given, which describes its own."""
-        given = [*differences(self.run, RunConfig())]
-        given += [name for name in ("classes", "in_channels") if getattr(self, name) is not None]
-        if given:
-            flag = f"--{given[0].replace('_', '-')}"
-            raise ValueError(f"{flag} describes a network, and the folder has its own: leave one of them out")
 
     def _write_page(self, html: Path) -> int:
         from dctps.analysis.sweep_report import write_report  # noqa: PLC0415

@@ -151,7 +151,10 @@ class DSR(Dynamics):
     def _change(self) -> None:
         layers = {name: layer for name, layer in self.layers.items() if layer.nnz}
         free = {name: free_count(layer) for name, layer in layers.items()}
-        counts = {name: _below(layer.values, self.threshold) for name, layer in layers.items()}
+        below = {
+            name: int((layer.values.detach().abs() < self.threshold).sum()) for name, layer in layers.items()
+        }
+        counts = {name: min(below[name], layer.nnz - 1) for name, layer in layers.items()}  # not the largest
         dropped = sum(counts.values())
         if dropped > sum(free.values()):  # there is no room for so many: the largest of them stay
             counts = _share_out(counts, counts, sum(free.values()))
@@ -167,11 +170,6 @@ class DSR(Dynamics):
             self.threshold /= 2
         elif dropped < 0.9 * wanted:
             self.threshold *= 2
-
-
-def _below(values: Tensor, threshold: float) -> int:
-    """How many `|values|` are below the threshold, the layer's largest not counted."""
-    return min(int((values.detach().abs() < threshold).sum()), len(values) - 1)
 
 
 def _share_out(shares: dict[str, int], room: dict[str, int], total: int) -> dict[str, int]:

@@ -49,7 +49,6 @@ REWIND = "rewind.safetensors"  # of a run of imp, whose levels are runs in folde
 LOCK = "lock"
 
 _FORMAT = 1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolderBusy(RunFolderError):  # noqa: N818
@@ -204,19 +203,17 @@ class RunFolder:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             yield
         except OSError as error:
-            raise RunFolderError(self._explain(error)) from None
-
-    def _explain(self, error: OSError) -> str:
-        if self._lock is not None and isinstance(error, FileNotFoundError):
-            return (
-                f"{self.path} or its {LOCK} was moved or deleted while the run wrote to it: the same command "
-                f"continues where it was last saved if you put it back, or else starts again"
-            )
-        message = f"cannot write to {self.path} ({error.strerror}): "
-        if self.saved_where is None:
-            return message + ("free some space, or " if error.errno in _FULL else "") + "choose another --out"
-        remedy = "free some space" if error.errno in _FULL else "make it writable"
-        return message + f"{remedy}, and the same command continues {self.saved_where}"
+            if self._lock is not None and isinstance(error, FileNotFoundError):
+                raise RunFolderError(
+                    f"{self.path} or its {LOCK} was moved or deleted while the run wrote to it: the same "
+                    f"command continues where it was last saved if you put it back, or else starts again"
+                ) from None
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            remedy = ("free some space, or " if is_full else "") + "choose another --out"
+            if self.saved_where is not None:
+                remedy = "free some space" if is_full else "make it writable"
+                remedy += f", and the same command continues {self.saved_where}"
+            raise RunFolderError(f"cannot write to {self.path} ({error.strerror}): {remedy}") from None
 
 
 def _to_json(values: Record) -> bytes:

@@ -24,11 +24,16 @@ def write_events(folder: Path) -> None:
     New events are appended to a file that is the beginning of what it should be, as TensorBoard may be
     reading it. Where TensorBoard is not installed, a ValueError says so.
     """
-    message_classes = _message_classes()
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
+        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+    except ImportError:
+        raise ValueError("events for TensorBoard need it: pip install dctps[tensorboard]") from None
     records = read_metrics(folder) if (folder / CONFIG).exists() else []
     if not records:
         return
-    content = _to_events(records, (folder / CONFIG).stat().st_mtime, *message_classes)
+    content = _to_events(records, (folder / CONFIG).stat().st_mtime, Event, Summary, RecordWriter)
     path = folder / EVENTS
     there = path.read_bytes() if path.exists() else b""
     if there and content.startswith(there):
@@ -57,13 +62,3 @@ def _to_events(
         event = Event(wall_time=now, step=record["epoch"], summary=Summary(value=scalars))
         writer.write(event.SerializeToString())
     return file.getvalue()
-
-
-def _message_classes() -> tuple[Any, Any, Any]:
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
-        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
-        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
-    except ImportError:
-        raise ValueError("events for TensorBoard need it: pip install dctps[tensorboard]") from None
-    return Event, Summary, RecordWriter

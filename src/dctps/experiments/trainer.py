@@ -118,13 +118,7 @@ class Trainer:
     def load_state(self, state: State) -> None:
         """Go on where `state` was taken; raises ValueError, or what loading raises, where it does not fit."""
         self.fill(self.model, state["model"])
-        self._load_optimizer(state["slots"], state["rates"])
-        self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
-        self._precision.scaler.load_state_dict(state["scaler"])
-        if self.dynamics is not None:
-            self.dynamics.load_state_dict(state["dynamics"])
-
-    def _load_optimizer(self, slots: dict[str, dict[str, Tensor]], rates: list[float]) -> None:
+        saved, slots = self.optimizer.state_dict(), state["slots"]
         for index, named in slots.items():
             if named.keys() != _SLOTS[self.config.optimizer]:
                 raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")
@@ -132,7 +126,10 @@ class Trainer:
                 # A fused optimizer would read past the end of a slot that is too small.
                 if slot.shape != (() if name == "step" else self.parameters[int(index)].shape):
                     raise ValueError(f"the optimizer's {name} of parameter {index} is {tuple(slot.shape)}")
-        saved = self.optimizer.state_dict()
-        for group, rate in zip(saved["param_groups"], rates, strict=True):
+        for group, rate in zip(saved["param_groups"], state["rates"], strict=True):
             group["lr"] = float(rate)
         self.optimizer.load_state_dict(saved | {"state": {int(index): s for index, s in slots.items()}})
+        self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
+        self._precision.scaler.load_state_dict(state["scaler"])
+        if self.dynamics is not None:
+            self.dynamics.load_state_dict(state["dynamics"])

@@ -61,7 +61,15 @@ def ray_executor(
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             asked = {job.name: needs(job, total.get("GPU", 0), runs_per_gpu) for job in jobs}
             for name, resources in asked.items() if address == "local" else ():  # a cluster may grow
-                _check_fit(name, resources, total)
+                if _fitting(resources, total) < 1:  # it would wait for ever
+                    needed = " and ".join(f"{n:g} {_KINDS[kind]}" for kind, n in resources.items())
+                    there = " and ".join(
+                        f"{total.get(_KINDS[kind], 0):g} {_KINDS[kind]}" for kind in resources
+                    )
+                    raise ValueError(
+                        f"{name} needs {needed}, and Ray has {there} on this machine: use fewer threads, or "
+                        f"the device cpu"
+                    )
             at_once = min(workers, max(1, *(_fitting(resources, total) for resources in asked.values())))
             groups = [list(map(_anywhere, group)) for group in groups_of(jobs, at_once, grouping)]
             yield from _execute(groups, workers, asked, None if grouping is None else grouping.run_group)
@@ -81,16 +89,6 @@ def needs(job: Job, gpus: float, runs_per_gpu: int) -> dict[str, float]:
 def _fitting(resources: dict[str, float], total: dict[str, float]) -> int:
     """How many tasks that need so much there can be at a time."""
     return int(min(total.get(_KINDS[name], 0) / needed + 1e-6 for name, needed in resources.items()))
-
-
-def _check_fit(run: str, resources: dict[str, float], total: dict[str, float]) -> None:
-    """Make sure that the run does not wait for ever."""
-    if _fitting(resources, total) < 1:
-        needed = " and ".join(f"{needed:g} {_KINDS[name]}" for name, needed in resources.items())
-        there = " and ".join(f"{total.get(_KINDS[name], 0):g} {_KINDS[name]}" for name in resources)
-        raise ValueError(
-            f"{run} needs {needed}, and Ray has {there} on this machine: use fewer threads, or the device cpu"
-        )
 
 
 def _execute(

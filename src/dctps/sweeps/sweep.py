@@ -82,8 +82,13 @@ def look_ahead(
         split: makes the groups of runs that are trained together (None: each run by itself).
     """
     out = Path(out)
-    seconds = {name: _epoch_seconds(out / name) for name in runs}
-    finished = [name for name, config in runs.items() if _is_finished(RunFolder(out / name, config))]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}  # of each epoch that is recorded
+    finished = []
+    for name, config in runs.items():
+        with suppress(RunFolderError, KeyError):
+            seconds[name] = [float(record["seconds"]) for record in read_metrics(out / name)]
+        with suppress(RunFolderError):  # the run itself will say so
+            finished += [name] if RunFolder(out / name, config).finished() is not None else []
     left = {name: config for name, config in runs.items() if name not in finished}
     epochs = {name: total_epochs(config) - len(seconds[name]) for name, config in left.items()}
 
@@ -208,21 +213,6 @@ def _kind(config: RunConfig) -> tuple[Any, ...]:
     images = (*images_of(config)[:2], config.train_images, config.eval_images, config.validation_size)
     network = (config.model, config.offset, config.projection, config.density, config.dynamics == "imp")
     return (*images, *network, config.batch_size, config.augment, config.amp)
-
-
-def _is_finished(folder: RunFolder) -> bool:
-    try:
-        return folder.finished() is not None
-    except RunFolderError:  # the run will say so
-        return False
-
-
-def _epoch_seconds(folder: Path) -> list[float]:
-    """Of each epoch that a run has recorded."""
-    try:
-        return [float(record["seconds"]) for record in read_metrics(folder)]
-    except (RunFolderError, KeyError):
-        return []
 
 
 def _in_words(seconds: float) -> str:
