@@ -36,17 +36,10 @@ _KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(_Com
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command, of the arguments `argv` (None: the process's), and give its exit status.
 
-    Args:
-        argv: the arguments (None: the process's).
-
-    Returns:
-        The exit status: 0, 2 after a message for input that cannot be used, 130 after Ctrl-C, 143 after
-        SIGTERM, 141 where nobody reads what is printed any more.
-
-    Raises:
-        SystemExit: after `--help` (status 0), or flags that do not parse (status 2, after a message).
+    It is 0, or 2 after a message for input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM, or 141
+    where nothing reads the output any more. `--help` (0) and flags that do not parse (2) raise SystemExit.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["--version"]:

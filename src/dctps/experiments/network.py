@@ -52,17 +52,8 @@ def build_network(
 ) -> nn.Module:
     """The network of `config` for `data`, initialised from `config.seed` and torch's global generator.
 
-    Where the criterion does not look at the dense weights, they are never made.
-
-    Args:
-        config: of the run.
-        data: what the network is for.
-        device: where the network is to be.
-        batches: for criteria that look at data.
-        supports: by layer, already chosen; no criterion is then asked.
-
-    Raises:
-        ValueError: an unknown name, one that does not fit the model, or images that it does not take.
+    Criteria may look at `batches`; with `supports`, by layer, no criterion is asked. Where none looks at the
+    dense weights, they are never made. Names that are unknown or do not fit the model are a ValueError.
     """
     if config.projection is not None:
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
@@ -172,16 +163,9 @@ def network_for_report(
 ) -> tuple[ResolvedConfig, nn.Module, Description]:
     """The whole configuration, its network on the CPU, and what it is for: no data are read.
 
-    Args:
-        config: what to build.
-        classes: outputs (None: those of the data set).
-        in_channels: of the images (None: those of the data set).
-        data: of the run (None: what the data set's name stands for).
-        file: a checkpoint of the run (None: a network is built).
-
-    Raises:
-        ValueError: a bad choice in `config`, weights that data decide where there is no file, or a size that
-            neither the arguments nor the data set give.
+    The network is in `file`, a checkpoint, or it is built. Where the data set leaves them open, `data` or
+    `classes` and `in_channels` give the sizes. It is a ValueError where they do not, or where data decide the
+    weights and there is no file.
     """
     config = resolve(config)
     if file is None and not _is_drawn(config, "global", "magnitude"):

@@ -38,20 +38,9 @@ class Session:
     `state` and `load_state` are the one place that knows what a run's future depends on. Whatever is added
     to a run and changes while it trains belongs there.
 
-    Args:
-        config: of the run.
-        dataset: of `config.dataset`.
-        device: where the network and the data are to be.
-        processes: those that share the batches (None: this one alone).
-        model: to train, on `device` (None: the network that `config` describes).
-        supports: of a new network's layers, where a criterion has chosen them already.
-        parts: of the data set, where they were made already.
-
-    Attributes:
-        records: of the epochs that are done, as in metrics.jsonl.
-
-    Raises:
-        ValueError: a name or a choice in `config` that does not exist or does not fit.
+    The network is the one that `config` describes, with `supports` that a criterion has already chosen, or
+    `model`, on `device`. `processes` share the batches (None: this one alone). `parts` of the data set may
+    have been made already. `records` are of the epochs that are done, as in metrics.jsonl.
     """
 
     def __init__(

@@ -36,13 +36,18 @@ def stacked(size: int) -> Executor:
 def on_ray(address: str = "local", *, runs_per_gpu: int = 1, stack: int = 1) -> Executor:
     """An executor for `run_sweep` that does the runs as Ray tasks, several of them in each as one stack.
 
+    A process that is connected to Ray stays so, whatever the address; otherwise the connection lasts as long
+    as the sweep.
+
     Args:
-        address: as for `dctps.sweeps.ray.ray_executor`.
-        runs_per_gpu: as for `dctps.sweeps.ray.ray_executor`; a stack counts as one.
+        address: of a cluster's head (`host:port`); `"auto"` for the cluster that this machine belongs to, or
+            that RAY_ADDRESS names; `"local"` for a new instance on this machine alone.
+        runs_per_gpu: tasks that share a GPU, where the device is `"cuda"`, or `"auto"` and there are GPUs.
         stack: runs that a task trains together at most.
 
     Raises:
-        ValueError: a size below 1; and as for `dctps.sweeps.ray.ray_executor`.
+        ValueError: Ray is missing or not reached, or a number is less than 1; once jobs are given, they name
+            one certain GPU, or need more than this machine has.
     """
     grouping = None if stack == 1 else _stacks(stack)
     return ray_executor(address, runs_per_gpu=runs_per_gpu, grouping=grouping)

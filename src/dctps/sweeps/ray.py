@@ -32,21 +32,7 @@ _GRACE = 60.0  # seconds for the runs under way to save themselves
 def ray_executor(
     address: str = "local", *, runs_per_gpu: int = 1, grouping: Grouping | None = None
 ) -> Executor:
-    """The executor that does the jobs of a sweep as Ray tasks, for `run_sweep`.
-
-    A process that is connected to Ray stays so, whatever the address; otherwise the connection lasts as long
-    as the sweep.
-
-    Args:
-        address: of a cluster's head (`host:port`); `"auto"` for the cluster that this machine belongs to, or
-            that RAY_ADDRESS names; `"local"` for a new instance on this machine alone.
-        runs_per_gpu: tasks that share a GPU, where the device is `"cuda"`, or `"auto"` and there are GPUs.
-        grouping: of the jobs that a task does together (None: it does one).
-
-    Raises:
-        ValueError: Ray is missing or not reached, or a number is less than 1; once jobs are given, they name
-            one certain GPU, or need more than this machine has.
-    """
+    """As `dctps.stacks.on_ray`, with a grouping of the jobs that a task does together (None: it does one)."""
     if runs_per_gpu < 1:
         raise ValueError(f"runs_per_gpu must be at least 1, got {runs_per_gpu}")
     try:

@@ -29,21 +29,13 @@ from dctps.sweeps.workers import execute
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is left of a sweep.
-
-    Attributes:
-        finished: names of the runs that are done.
-        begun: names of the runs that were cut short and go on where they were saved.
-        missing: names of the others.
-        epochs: how many are left in all runs together.
-        seconds: that these epochs take on one worker; None if unknown.
-    """
+    """What is left of a sweep: runs by name, the epochs of all together, and their seconds on one worker."""
 
     finished: list[str]
-    begun: list[str]
+    begun: list[str]  # cut short; they go on where they were saved
     missing: list[str]
     epochs: int
-    seconds: float | None = None
+    seconds: float | None = None  # unknown
 
     def __str__(self) -> str:
         runs = len(self.finished) + len(self.begun) + len(self.missing)
@@ -74,12 +66,8 @@ def look_ahead(
     A run's epochs take as long as the median of the epochs that runs of its kind in this folder have
     recorded; where there is none, as long as `trial` says. A run whose folder is of no use is missing.
 
-    Args:
-        runs: by name, from `grid`.
-        out: folder of the sweep.
-        trial: called with the configurations of runs that are trained together; gives the seconds of an
-            epoch, by trying some steps of it (None: no trials).
-        split: makes the groups of runs that are trained together (None: each run by itself).
+    `split` makes the groups of runs that are trained together (None: each run by itself). `trial` is called
+    with the configurations of a group, and gives the seconds of an epoch, by trying some steps of it.
     """
     out = Path(out)
     seconds: dict[str, list[float]] = {name: [] for name in runs}  # of each epoch that is recorded
