@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from dctps.benchmarking.record import commit, processor
-from dctps.experiments.folder import RunFolder, read_summary
+from dctps.experiments.folder import RunFolder
 from dctps.experiments.methods import METHODS
+from dctps.experiments.records import read_summary
 from dctps.stacks import stacked
 from dctps.sweeps.grid import Runs, grid
 from dctps.sweeps.sweep import run_sweep

@@ -28,7 +28,7 @@ from torch import nn
 import dctps
 from dctps.benchmarking.memory import peak_resident, reset_peak, resident
 from dctps.benchmarking.record import provenance
-from dctps.dynamic.growth import BLOCK_BYTES, largest_gradients
+from dctps.dynamic.rigl import BLOCK_BYTES, largest_gradients
 from dctps.models import build_model
 from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
 

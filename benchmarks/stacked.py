@@ -99,7 +99,7 @@ def cell(method: str, density: float) -> dict[str, Any]:
         test_alone = seconds(single.test)
         test = leader.evaluation_batches(parts.test, lambda: None)
         test_stacked = seconds(lambda: stack.evaluate(test)) / count
-    steps, evaluated = leader.steps_per_epoch, (len(parts.validation) + len(parts.test)) / len(parts.test)
+    steps, evaluated = leader.trainer.steps, (len(parts.validation) + len(parts.test)) / len(parts.test)
     row = {
         "method": method,
         "density": density,

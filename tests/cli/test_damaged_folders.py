@@ -17,8 +17,7 @@ from dctps.benchmarking.costs import COST, measure_cost
 from dctps.benchmarking.initial import INITIAL, TRAINED, examine
 from dctps.cli import main, program
 from dctps.cli.common import Machine, Output
-from dctps.cli.evaluate import Evaluate
-from dctps.cli.report import Report
+from dctps.cli.report import Evaluate, Report
 from dctps.cli.train import Train
 from dctps.experiments.config import to_dict
 from dctps.experiments.run import run

@@ -7,8 +7,13 @@ from torch import nn
 from dctps.checkpoint import load_state
 from dctps.experiments import RunConfig
 from dctps.experiments.config import resolve
-from dctps.experiments.folder import RunFolder, RunFolderError, read_config, read_data, read_summary
+from dctps.experiments.folder import RunFolder, RunFolderError
+from dctps.experiments.records import read_config, read_data, read_summary
 
+SUMMARY = {
+    "last_epoch": 2, "last_test_accuracy": 0.5, "best_epoch": 1, "best_val_accuracy": 0.5,
+    "best_test_accuracy": 0.25, "report": {"trainable": {"values": 3}},
+}  # fmt: skip
 DATA = {"name": "toy", "train": 3, "test": 2, "sha256": {"train": "a", "test": "b"}}
 
 
@@ -20,13 +25,13 @@ def finished(tmp_path):
         folder.save_state({"step": 7}, "after epoch 2 of 2")
         folder.save_metrics([{"epoch": 1}, {"epoch": 2}])
         folder.save_model(nn.Linear(2, 1), "model.safetensors", 2)
-        folder.finish({"last_epoch": 2})
+        folder.finish(SUMMARY)
     return folder
 
 
 def test_what_is_written_can_be_read(finished):
     assert read_config(finished.path) == resolve(RunConfig())
-    assert read_summary(finished.path) == {"last_epoch": 2}
+    assert read_summary(finished.path) == SUMMARY
     lines = (finished.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"epoch": 1}, {"epoch": 2}]
     assert load_state(nn.Linear(2, 1), finished.path / "model.safetensors")["epoch"] == 2
@@ -40,14 +45,14 @@ def test_a_new_folder_is_not_finished_and_looking_does_not_make_it(tmp_path):
 
 
 def test_the_same_run_is_finished_however_it_is_spelt(finished):
-    assert RunFolder(finished.path, RunConfig(offset="dct", lr=6e-3)).finished() == {"last_epoch": 2}
+    assert RunFolder(finished.path, RunConfig(offset="dct", lr=6e-3)).finished() == SUMMARY
 
 
 def test_a_different_run_is_refused_and_left_alone(finished):
     other = RunFolder(finished.path, RunConfig(seed=1, epochs=3))
     with pytest.raises(RunFolderError, match=r"seed 0 there and 1 here, epochs 20 there and 3 here"):
         other.finished()
-    assert read_summary(finished.path) == {"last_epoch": 2}
+    assert read_summary(finished.path) == SUMMARY
 
 
 def test_foreign_files_are_refused_and_left_alone(tmp_path):
@@ -182,6 +187,13 @@ def test_a_damaged_configuration(finished, content):
         read_config(finished.path)
     with pytest.raises(RunFolderError, match=r"config\.json"):
         finished.finished()
+
+
+def test_a_summary_without_its_best_epoch_is_damaged(finished):
+    short = {name: value for name, value in SUMMARY.items() if name != "best_epoch"}
+    (finished.path / "summary.json").write_text(json.dumps(short))
+    with pytest.raises(RunFolderError, match=r"summary\.json cannot be read .*no best_epoch"):
+        read_summary(finished.path)
 
 
 def test_no_run_at_all(tmp_path):

@@ -11,9 +11,10 @@ from tests.support.faults import TINY, outcome, stop_after, tiny_dataset, train_
 
 from dctps.analysis.runs import read_runs
 from dctps.experiments.config import differences, resolve
-from dctps.experiments.folder import LAST, REWIND, STATE, RunFolder, RunFolderError, read_config, read_summary
+from dctps.experiments.folder import LAST, REWIND, STATE, RunFolder, RunFolderError
 from dctps.experiments.levels import Levels, level_nnz
 from dctps.experiments.network import restore_network
+from dctps.experiments.records import read_config, read_summary
 from dctps.experiments.run import describe_run, evaluate_run, run
 from dctps.experiments.session import Session
 from dctps.experiments.state import read_state, write_state

@@ -12,8 +12,8 @@ import dctps
 from dctps import cli, criteria
 from dctps.experiments import RunConfig
 from dctps.experiments.config import from_dict, resolve, run_name, to_dict
+from dctps.experiments.parts import ScoringBatches
 from dctps.experiments.run import run
-from dctps.experiments.scoring import ScoringBatches
 from dctps.experiments.session import Session
 from dctps.nn import DpSLayer
 from dctps.sweeps.grid import grid, parse_fields
@@ -99,7 +99,7 @@ def test_a_criterion_gets_its_options(method, options, criterion, choices):
     torch.manual_seed(config.seed)
     model = tiny_network(3, 1, 8)
     batches = ScoringBatches(
-        found._train, config.seed, (0.5,), (0.25,), per_class=choices.pop("per_class", 10)
+        found.parts.train, config.seed, (0.5,), (0.25,), per_class=choices.pop("per_class", 10)
     )
     expected = dctps.sparsify_(model, 0.3, offset="zero", criterion=criterion, batches=batches, **choices)
     usual = session_of(replace(config, options=()))

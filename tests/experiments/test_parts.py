@@ -23,6 +23,6 @@ def test_a_part_is_of_the_same_images_and_is_in_the_name():
     assert all(rows(a) <= rows(b) for a, b in zip(few, whole, strict=True))
     assert not rows(few.train) & rows(whole.validation)
     assert run_name(config) == "lenet5-digits-dctps-0.01-seed0-trainimages100-evalimages30"
-    assert Session(config, dataset, CPU).steps_per_epoch == 4
+    assert Session(config, dataset, CPU).trainer.steps == 4
     most = split(resolve(RunConfig(train_images=10**6, eval_images=10**6)), dataset, CPU)
     assert [len(part) for part in most] == [len(part) for part in whole]

@@ -11,8 +11,8 @@ from dctps import cli
 from dctps.data import load_dataset, split_validation
 from dctps.experiments import RunConfig
 from dctps.experiments.network import describe
+from dctps.experiments.parts import ScoringBatches
 from dctps.experiments.run import describe_run, evaluate_run, run
-from dctps.experiments.scoring import ScoringBatches
 from dctps.models import build_model
 from dctps.selection import choose
 

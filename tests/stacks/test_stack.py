@@ -15,7 +15,7 @@ from dctps.data import batches, load_dataset
 from dctps.dynamic import DSR, SET, RigL
 from dctps.experiments.config import METHODS, RunConfig, resolve
 from dctps.experiments.network import build_network
-from dctps.experiments.scoring import ScoringBatches
+from dctps.experiments.parts import ScoringBatches
 from dctps.kernels import loader, runnable_variants
 from dctps.models import build_model
 from dctps.stacks import NotAChain, Stack

@@ -80,7 +80,7 @@ def read_cost(path: Path) -> dict[str, Any] | None:
 
 def _held(session: Session) -> int:
     """Bytes that live across steps."""
-    tensors = [p.grad for p in session.parameters if p.grad is not None]
+    tensors = [p.grad for p in session.trainer.parameters if p.grad is not None]
     for slots in session.state()["slots"].values():
         tensors += [slot for slot in slots.values() if isinstance(slot, Tensor)]
     return dctps.report(session.model).memory_bytes + sum(t.numel() * t.element_size() for t in tensors)

@@ -53,7 +53,7 @@ def time_epoch(
         stack = Stack([session.model for session in sessions]) if len(sessions) > 1 else None
         marks = [seconds for seconds, _ in _marks(lambda between: _train(sessions, stack, between))]
         steps = [after - before for before, after in pairwise(marks)]
-        seconds = sessions[0].steps_per_epoch * statistics.median(steps[1:] or steps)
+        seconds = sessions[0].trainer.steps * statistics.median(steps[1:] or steps)
         judged = [part for part in (parts.validation, parts.test) if len(part)]
         return seconds + sum(_evaluation(sessions[0], stack, part) for part in judged)
 

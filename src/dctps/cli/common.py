@@ -1,12 +1,12 @@
-"""What several commands share: where it runs, what is written, and lines for a person."""
+"""What several commands share: flags of the machine and of the output, and lines for a person."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 USAGE_ERROR = 2
 FIRST = os.environ.get("RANK", "0") == "0"  # under torchrun the first process speaks for all
@@ -38,17 +38,13 @@ class Output:
     """steps between two saves within an epoch (None: the run is saved at each epoch's end)"""
 
 
-def place(machine: Machine) -> dict[str, Any]:
-    """The arguments that say where a run is made."""
-    return {
-        "data_dir": machine.data_dir,
-        "download": machine.download,
-        "device": machine.device,
-        "threads": machine.threads,
-    }
-
-
 def print_note(line: str) -> None:
     """A line for a person, on standard error."""
     if FIRST:
         print("dctps:", line, file=sys.stderr, flush=True)
+
+
+def print_failures(failed: Mapping[str, str]) -> None:
+    """The errors of runs, by name, on standard error."""
+    for name, message in failed.items():
+        print(f"dctps: error: {name}: {message}", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from dctps.cli.common import USAGE_ERROR, print_note
-from dctps.cli.sweep import Crew
+from dctps.cli.common import USAGE_ERROR, print_failures, print_note
+from dctps.cli.sweep import Execution
 
 if TYPE_CHECKING:
     from dctps.analysis.figure_runs import FigureRuns
@@ -41,7 +40,7 @@ class Figure:
     """folder of the figure's files, and of the runs in runs/"""
     draw_only: bool = False
     """train nothing: draw what is there"""
-    crew: Crew = field(default_factory=Crew)
+    execution: Execution = field(default_factory=Execution)
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the figure's sweep, and draw."""
@@ -52,10 +51,9 @@ class Figure:
 
         require_matplotlib()  # better now than after the sweep
         wanted, folder = runs_of_figure(self.name, self.scale, self.fields), self.out / "runs"
-        if self.crew.preview:
-            self.crew.look_ahead(wanted.trained, folder)
-            return 0
-        failed = {} if self.draw_only else self._work(wanted, folder)
+        if self.execution.preview:
+            return self.execution.look_ahead(wanted.trained, folder)
+        failed = {} if self.draw_only else self._do(wanted, folder)
         try:
             notes = read_failures(folder, wanted.runs)
         except ValueError as error:
@@ -63,29 +61,24 @@ class Figure:
             notes = {}
         runs = read_runs(folder, on_damage=lambda name, reason: print_note(f"{name} is left out: {reason}"))
         files = draw_figure(self.name, runs, list(wanted.runs.values()), notes, self.out)
-        files.append(write_origin(self.name, self.out, self._command(), wanted.runs))
+        # Without what says where: this command makes the same figure elsewhere.
+        command = shlex.join(["dctps", "figure", self.name, *self.fields, "--scale", self.scale])
+        files.append(write_origin(self.name, self.out, command, wanted.runs))
         print(*files, sep="\n")
         return USAGE_ERROR if failed else 0
 
-    def _command(self) -> str:
-        """The command without what says where: that makes the same figure elsewhere."""
-        return shlex.join(["dctps", "figure", self.name, *self.fields, "--scale", self.scale])
-
-    def _work(self, wanted: FigureRuns, folder: Path) -> dict[str, str]:
+    def _do(self, wanted: FigureRuns, folder: Path) -> dict[str, str]:
         """Train and examine what is left, and write down what failed."""
         from dctps.analysis.figure_runs import for_all, keep_failures  # noqa: PLC0415
         from dctps.benchmarking.costs import measure_cost  # noqa: PLC0415
         from dctps.benchmarking.initial import examine  # noqa: PLC0415
 
-        machine = self.crew.machine
-        failed: dict[str, str] = {}
-        if wanted.trained:
-            failed |= self.crew.train(wanted.trained, folder).failed
-        place = {"data_dir": machine.data_dir, "threads": machine.threads}
-        missed = for_all(examine, wanted.examined, folder, print_note, device=machine.device, **place)
-        missed |= for_all(measure_cost, wanted.costed, folder, print_note, **place)
-        for name, message in missed.items():
-            print(f"dctps: error: {name}: {message}", file=sys.stderr)
+        machine = self.execution.machine
+        failed = self.execution.train(wanted.trained, folder) if wanted.trained else {}
+        choices = {"data_dir": machine.data_dir, "threads": machine.threads}
+        missed = for_all(examine, wanted.examined, folder, print_note, device=machine.device, **choices)
+        missed |= for_all(measure_cost, wanted.costed, folder, print_note, **choices)
+        print_failures(missed)
         failed |= missed
         keep_failures(folder, wanted.runs, failed)
         return failed

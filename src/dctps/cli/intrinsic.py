@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dctps.cli.common import Machine, Output, place
+from dctps.cli.common import Machine, Output
 from dctps.experiments.config import RunConfig
 
 
@@ -43,17 +43,11 @@ class Intrinsic:
                 f"--seed {config.seed} would have no effect beside --seeds: leave one of the two out"
             )
         found = intrinsic_dimension(
-            config,
-            out=output.out or Path("runs") / f"intrinsic-{config.model}-{config.dataset}",
-            share=self.share,
-            dense_accuracy=self.dense_accuracy,
-            seeds=self.seeds,
-            ratio=self.ratio,
+            config, out=output.out or Path("runs") / f"intrinsic-{config.model}-{config.dataset}",
+            share=self.share, dense_accuracy=self.dense_accuracy, seeds=self.seeds, ratio=self.ratio,
             on_accuracy=lambda name, accuracy: print(f"{name:<8} accuracy {accuracy:.4f}", flush=True),
-            progress=output.progress,
-            checkpoint_interval=output.checkpoint_interval,
-            **place(self.machine),
-        )
+            progress=output.progress, checkpoint_interval=output.checkpoint_interval, **vars(self.machine),
+        )  # fmt: skip
         reached = found["intrinsic_dimension"]
         dimension = f"d = {reached:,}" if reached else "no d up to this"
         print(

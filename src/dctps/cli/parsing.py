@@ -1,4 +1,4 @@
-"""From words to a command: the flags are read by tyro, and what it refuses is said in one line."""
+"""From words to a command: tyro reads the flags, and its errors become one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields
+from dataclasses import is_dataclass
 from itertools import pairwise
 from typing import Any, get_type_hints
 
@@ -28,17 +28,9 @@ class FlagError(ValueError):
 
 
 def parse(kind: Any, argv: Sequence[str], *, prog: str, **choices: Any) -> Any:
-    """The command that `argv` describes.
+    """The command, of the class or union `kind`, that the words `argv` after `prog` describe.
 
-    Args:
-        kind: of command, or several in a union.
-        argv: the words after `prog`.
-        prog: what stands before them.
-        choices: further arguments of `tyro.cli`.
-
-    Raises:
-        FlagError: they describe none.
-        SystemExit: after `--help`, with status 0.
+    After `--help` it raises SystemExit with status 0.
     """
     box = io.StringIO()
     try:
@@ -53,20 +45,20 @@ def parse(kind: Any, argv: Sequence[str], *, prog: str, **choices: Any) -> Any:
 def fields_last(kind: type, argv: Sequence[str]) -> list[str]:
     """The words with each `name=value` after all flags, for commands of that kind; values of flags stay."""
     switches = {f"--{sign}{name}" for name in _switches(kind) for sign in ("", "no-")}
-    words: list[str] = []
+    assignments: list[str] = []
     rest: list[str] = []
     for before, word in zip(["", *argv], argv, strict=False):
         is_value = before.startswith("--") and "=" not in before and before not in switches
-        (words if re.match(r"\w+=", word) and not is_value else rest).append(word)
-    return rest + words
+        (assignments if re.match(r"\w+=", word) and not is_value else rest).append(word)
+    return rest + assignments
 
 
-def _switches(kind: type) -> list[str]:
-    """The flags that take no value, of a command and of what it is made of."""
-    hints = get_type_hints(kind)
-    found = [field.name.replace("_", "-") for field in fields(kind) if hints[field.name] is bool]
-    parts = [hints[f.name] for f in fields(kind) if hasattr(hints[f.name], "__dataclass_fields__")]
-    return found + [name for part in parts for name in _switches(part)]
+def _switches(kind: Any) -> list[str]:
+    """The flags that take no value, of a command and of the groups of flags within it."""
+    names: list[str] = []
+    for name, hint in get_type_hints(kind).items():
+        names += [name.replace("_", "-")] if hint is bool else _switches(hint) if is_dataclass(hint) else []
+    return names
 
 
 def _one_line(box: str, argv: Sequence[str]) -> str:
@@ -95,13 +87,13 @@ def _one_line(box: str, argv: Sequence[str]) -> str:
 
 def _values(flag: str, argv: Sequence[str]) -> list[str]:
     """The words that `flag` is given, the last time."""
-    found: list[str] = []
-    taking = False
+    values: list[str] = []
+    is_ours = False
     for word in argv:
         name, equals, value = word.partition("=")
         if word.startswith("--"):
-            taking = name.replace("_", "-") == flag
-            found = [value] * bool(equals) if taking else found
-        elif taking:
-            found.append(word)
-    return found
+            is_ours = name.replace("_", "-") == flag
+            values = [value] * bool(equals) if is_ours else values
+        elif is_ours:
+            values.append(word)
+    return values

@@ -9,21 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, get_args
-
-from tyro.conf import subcommand
+from typing import get_args
 
 import dctps
 from dctps.cli.bench import Bench
 from dctps.cli.common import FIRST, USAGE_ERROR, print_note
-from dctps.cli.evaluate import Evaluate
 from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
 from dctps.cli.parsing import FlagError, fields_last, parse
-from dctps.cli.recipes import Recipes
-from dctps.cli.report import Report
+from dctps.cli.report import Evaluate, Report
 from dctps.cli.sweep import Sweep
-from dctps.cli.train import Train
+from dctps.cli.train import Recipes, Train
 from dctps.experiments.config import RunConfig, differences
 from dctps.experiments.recipes import build_recipe
 from dctps.experiments.signals import Stopped, sigterm_raises
@@ -35,30 +31,15 @@ _INTERRUPTED = 130
 _CLOSED = 141  # as after SIGPIPE
 _STOPPED = "stopped; the same command begins again, a training run where it was last saved"
 
-_Command = (
-    Annotated[Train, subcommand("train")]
-    | Annotated[Sweep, subcommand("sweep")]
-    | Annotated[Figure, subcommand("figure")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Report, subcommand("report")]
-    | Annotated[Recipes, subcommand("recipes")]
-    | Annotated[Intrinsic, subcommand("intrinsic")]
-    | Annotated[Bench, subcommand("bench")]
-)
+_Command = Train | Sweep | Figure | Evaluate | Report | Recipes | Intrinsic | Bench
+_KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(_Command)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command, of the arguments `argv` (None: the process's), and give its exit status.
 
-    Args:
-        argv: the arguments (None: the process's).
-
-    Returns:
-        The exit status: 0, 2 after a message for input that cannot be used, 130 after Ctrl-C, 143 after
-        SIGTERM, 141 where nobody reads what is printed any more.
-
-    Raises:
-        SystemExit: after `--help` (status 0), or flags that do not parse (status 2, after a message).
+    It is 0, or 2 after a message for input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM, or 141
+    where nothing reads the output any more. `--help` (0) and flags that do not parse (2) raise SystemExit.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["--version"]:
@@ -82,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     try:
         argv, plugins = _without_plugins(argv)
-        load_plugins(*plugins)
+        load_plugins(*plugins)  # before the other flags are read: a recipe may use them
         command = _read(argv)
     except FlagError as error:
         raise SystemExit(_refuse(error)) from None
@@ -104,10 +85,7 @@ def _main(argv: list[str]) -> int:
 
 
 def _without_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words without `--plugin NAME`, which every command takes, and the names.
-
-    Plugins are loaded before the other flags are read, so that a recipe or a help text may use them.
-    """
+    """The words without `--plugin NAME`, which every command takes, and the names."""
     rest: list[str] = []
     plugins: list[str] = []
     words = iter(argv)
@@ -126,7 +104,10 @@ def _without_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _read(argv: list[str]) -> _Command:
     """The command that the words describe, its flags laid over its recipe's."""
     if argv and not argv[0].startswith("-"):
-        kind = _find(argv[0])
+        try:
+            kind = lookup("command", _KINDS, argv[0])
+        except ValueError as error:
+            raise FlagError(str(error)) from None
         if kind in (Sweep, Figure):
             argv = [argv[0], *fields_last(kind, argv[1:])]
     command: _Command = parse(
@@ -142,16 +123,6 @@ def _read(argv: list[str]) -> _Command:
     return command
 
 
-def _find(name: str) -> type:
-    kinds: dict[str, type] = {
-        kind.__name__.lower(): kind for kind in (get_args(one)[0] for one in get_args(_Command))
-    }
-    try:
-        return lookup("command", kinds, name)
-    except ValueError as error:
-        raise FlagError(str(error)) from None
-
-
 def _with_recipe(name: str, argv: Sequence[str]) -> Train:
     """The flags over the recipe of the model, the data set and the method that they name."""
 
@@ -163,7 +134,7 @@ def _with_recipe(name: str, argv: Sequence[str]) -> Train:
     named = read(build_recipe(name)).run
     recipe = build_recipe(name, model=named.model, dataset=named.dataset, method=named.method)
     command = read(recipe)
-    # What the recipe decides, and a flag leaves without effect, nobody has asked for.
+    # A flag may leave a choice of the recipe without effect, which is no mistake of the person.
     idle = unused(command.run).keys() - differences(command.run, recipe).keys()
     kept = {field: value for field, value in vars(command.run).items() if field not in idle}
     return replace(command, run=RunConfig(**kept))

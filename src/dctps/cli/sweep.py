@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,17 +10,16 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from dctps.cli.common import USAGE_ERROR, Machine, print_note
+from dctps.cli.common import USAGE_ERROR, Machine, print_failures, print_note
 
 if TYPE_CHECKING:
     from dctps.sweeps.events import Executor
     from dctps.sweeps.grid import Runs
-    from dctps.sweeps.sweep import SweepResult
 
 
 @dataclass(frozen=True)
-class Crew:
-    """How a sweep is worked off; no part of what its runs are."""
+class Execution:
+    """How the runs of a sweep are done; no part of what they are."""
 
     workers: int | None = None
     """runs at a time, each in a process of its own; several may share a GPU (None: 1; on Ray all that fit)"""
@@ -40,55 +38,31 @@ class Crew:
     """show a bar on a terminal"""
     machine: Machine = field(default_factory=lambda: Machine(threads=1))
 
-    def train(self, runs: Runs, out: Path) -> SweepResult:
-        """Do what is left of the runs, and say what has failed."""
-        from dctps.experiments.network import check_names  # noqa: PLC0415
+    def train(self, runs: Runs, out: Path) -> dict[str, str]:
+        """Do what is left of the runs; gives the error of each that has failed, by name."""
+        from tqdm import tqdm  # noqa: PLC0415
+
         from dctps.sweeps.sweep import look_ahead, run_sweep  # noqa: PLC0415
 
-        check_names(runs.values())
-        executor = self._executor()
-        self._download(runs)
+        executor = self._prepare(runs)
         print_note(str(look_ahead(runs, out)))
         result = run_sweep(
-            runs,
-            out,
+            runs, out, threads=self.machine.threads or 1, data_dir=self.machine.data_dir,
             workers=(1 if self.ray is None else len(runs)) if self.workers is None else self.workers,
-            threads=self.machine.threads or 1,
-            data_dir=self.machine.data_dir,
-            device=self.machine.device,
-            progress=self.progress,
-            tensorboard=self.tensorboard,
-            executor=executor,
-            on_note=_print_above_bar,
-        )
+            device=self.machine.device, progress=self.progress, tensorboard=self.tensorboard,
+            executor=executor, on_note=tqdm.write,
+        )  # fmt: skip
         print(f"{len(result.finished)} of {len(runs)} runs are finished in {out}")
-        for name, message in result.failed.items():
-            print(f"dctps: error: {name}: {message}", file=sys.stderr)
-        return result
+        print_failures(result.failed)
+        return result.failed
 
-    def _executor(self) -> Executor:
-        from dctps.stacks import on_ray, stacked  # noqa: PLC0415
-        from dctps.sweeps.workers import execute  # noqa: PLC0415
-
-        for name, count in (("workers", self.workers), ("threads", self.machine.threads)):
-            if count is not None and count < 1:
-                raise ValueError(f"--{name} must be at least 1, got {count}")
-        if self.ray is not None:
-            return on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)
-        if self.runs_per_gpu != 1:
-            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
-        return execute if self.stack == 1 else stacked(self.stack)
-
-    def look_ahead(self, runs: Runs, out: Path) -> None:
+    def look_ahead(self, runs: Runs, out: Path) -> int:
         """Say what is left of the runs, and how long it will take."""
         from dctps.benchmarking.trial import timed  # noqa: PLC0415
-        from dctps.experiments.network import check_names  # noqa: PLC0415
         from dctps.stacks.executors import grouped  # noqa: PLC0415
         from dctps.sweeps.sweep import look_ahead  # noqa: PLC0415
 
-        check_names(runs.values())
-        self._executor()  # refuses what it would refuse
-        self._download(runs)
+        self._prepare(runs)
         trial = timed(self.machine.data_dir, self.machine.device, self.machine.threads or 1)
         split = partial(grouped, size=self.stack, workers=self.workers or 1)
         outlook = look_ahead(runs, out, trial=trial, split=split)
@@ -96,13 +70,28 @@ class Crew:
             if isinstance(names, list):
                 print(*(f"{title:<9}{name}" for name in names), sep="\n", end="\n" if names else "")
         print(outlook)
+        return 0
 
-    def _download(self, runs: Runs) -> None:
+    def _prepare(self, runs: Runs) -> Executor:
+        """The executor; refuses flags that cannot be, and downloads the data where asked."""
         from dctps.data import load_dataset  # noqa: PLC0415
+        from dctps.experiments.network import check_names  # noqa: PLC0415
+        from dctps.stacks import on_ray, stacked  # noqa: PLC0415
+        from dctps.sweeps.workers import execute  # noqa: PLC0415
 
+        check_names(runs.values())
+        for name, count in (("workers", self.workers), ("threads", self.machine.threads)):
+            if count is not None and count < 1:
+                raise ValueError(f"--{name} must be at least 1, got {count}")
+        if self.ray is None and self.runs_per_gpu != 1:
+            raise ValueError("--runs-per-gpu is for sweeps on Ray: add --ray, or use --workers")
+        executor: Executor = execute if self.stack == 1 else stacked(self.stack)
+        if self.ray is not None:
+            executor = on_ray(self.ray, runs_per_gpu=self.runs_per_gpu, stack=self.stack)
         if self.machine.download:  # once, not by every worker
             for dataset in {config.dataset for config in runs.values()}:
                 load_dataset(dataset, self.machine.data_dir, download=True)
+        return executor
 
 
 @dataclass(frozen=True)
@@ -119,7 +108,7 @@ class Sweep:
     """a sweep file (TOML), whose grids these fields complete"""
     out: Path = Path("runs")
     """folder of the run folders"""
-    crew: Crew = field(default_factory=Crew)
+    execution: Execution = field(default_factory=Execution)
 
     def perform(self, argv: Sequence[str]) -> int:
         """Do what is left of the sweep."""
@@ -133,16 +122,9 @@ class Sweep:
             )
         shared, tables = ({}, [{}]) if self.file is None else read_tables(self.file)
         runs = grid(*tables, shared=shared | parse_fields(self.fields))
-        if self.crew.preview:
-            self.crew.look_ahead(runs, self.out)
-            return 0
-        failed = self.crew.train(runs, self.out).failed
+        if self.execution.preview:
+            return self.execution.look_ahead(runs, self.out)
+        failed = self.execution.train(runs, self.out)
         if failed or (self.out / FAILED).exists():
             keep_failures(self.out, runs, failed)
         return USAGE_ERROR if failed else 0
-
-
-def _print_above_bar(line: str) -> None:
-    from tqdm import tqdm  # noqa: PLC0415
-
-    tqdm.write(line)

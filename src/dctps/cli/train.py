@@ -1,4 +1,4 @@
-"""`dctps train`."""
+"""`dctps train`, and `dctps recipes` for the flags that it starts from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dctps.cli.common import FIRST, Machine, Output, place, print_note
-from dctps.experiments.config import RunConfig
+from tyro.conf import Positional
+
+from dctps.cli.common import FIRST, Machine, Output, print_note
+from dctps.experiments.config import RunConfig, resolve, to_dict
+from dctps.experiments.recipes import build_recipe, list_recipes, recipe_text
 from dctps.experiments.unused import refuse_unused
 
 
@@ -39,27 +42,19 @@ class Train:
         refuse_unused(self.run)
         out = self.output.out or default_folder(self.run)
 
-        def follow() -> None:
+        def on_epoch(record: dict[str, Any] | None = None) -> None:
             if self.tensorboard and FIRST:
                 write_events(out)
+            if record is not None and FIRST:
+                _print_epoch(record)
 
-        def on_epoch(record: dict[str, Any]) -> None:
-            follow()
-            _print_epoch(record)
-
-        follow()
+        on_epoch()
         summary = run(
-            self.run,
-            out=out,
-            progress=self.output.progress and FIRST,
-            on_epoch=on_epoch,
-            on_note=print_note,
-            checkpoint_interval=self.output.checkpoint_interval,
-            tune=self.tune,
-            backends=self.backends,
-            **place(self.machine),
-        )
-        follow()
+            self.run, out=out, progress=self.output.progress and FIRST, on_epoch=on_epoch,
+            on_note=print_note, checkpoint_interval=self.output.checkpoint_interval, tune=self.tune,
+            backends=self.backends, **vars(self.machine),
+        )  # fmt: skip
+        on_epoch()
         if not FIRST:
             return 0
         print(f"{out}: epoch {summary['last_epoch']}, test accuracy {summary['last_test_accuracy']:.4f}")
@@ -74,9 +69,40 @@ class Train:
         return 0
 
 
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes, or show one with all that it decides."""
+
+    name: Positional[str | None] = None
+    """the recipe to show"""
+    model: str | None = None
+    """the network that it is for (None: the recipe's own)"""
+    dataset: str | None = None
+    """the data set that it is for (None: the recipe's own)"""
+    method: str | None = None
+    """the method that it is for (None: the recipe's own)"""
+
+    def perform(self, argv: Sequence[str]) -> int:
+        """Print the list or the recipe."""
+        if self.name is None:
+            if self.model or self.dataset or self.method:
+                raise ValueError("which recipe? Give its name, such as `dctps recipes paper`, or no flags")
+            width = max(map(len, list_recipes()))
+            for name in list_recipes():
+                print(f"{name:<{width}}  {recipe_text(name)[0]}")
+            return 0
+        config = resolve(build_recipe(self.name, model=self.model, dataset=self.dataset, method=self.method))
+        print("\n".join(recipe_text(self.name)), end="\n\n")
+        fields = {name: value for name, value in to_dict(config).items() if value not in (None, [])}
+        width = max(map(len, fields))
+        for name, value in fields.items():
+            entries = value if isinstance(value, list) else ()
+            shown = " ".join(f"{one:.6g}" if isinstance(one, float) else one for one in entries)
+            print(f"{name:<{width}}  {shown or value}")
+        return 0
+
+
 def _print_epoch(record: dict[str, Any]) -> None:
-    if not FIRST:
-        return
     validation = "" if record["val_accuracy"] is None else f"  validation {record['val_accuracy']:.4f}"
     print(
         f"epoch {record['epoch']:>3}  loss {record['train_loss']:.4f}  train {record['train_accuracy']:.4f}"

@@ -27,13 +27,9 @@ class AveragedModel(swa_utils.AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take the present network into the average.
+        """Take `model`, the network that was given at first or a copy of it, into the average.
 
-        Args:
-            model: the network that was given at first, or a copy of it.
-
-        Raises:
-            ValueError: a layer has another offset than its average.
+        A layer with another offset than its average is a ValueError.
         """
         pairs = list(zip(self.module.modules(), model.modules(), strict=True))
         for own, theirs in pairs:

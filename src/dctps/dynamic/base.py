@@ -1,4 +1,4 @@
-"""What all methods share that change the supports while a network trains: when, and of which layers."""
+"""What all methods share that change the supports while a network trains: when, of which layers, how much."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dctps.arguments import real, whole
+from dctps.arguments import flag, real, whole
 from dctps.names import Registry
 from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
@@ -24,8 +24,8 @@ class Dynamics(ABC):
     """Changes supports after every `update_interval`-th step of an optimizer, until step `end`.
 
     Args:
-        model: with DpS layers; those whose values are frozen, or all or none of whose weights train, stay
-            as they are.
+        model: with DpS layers; a layer with frozen values, or all or none of whose weights train, stays as
+            it is.
         optimizer: of all their values; also as accelerate, transformers or Lightning wrap it.
         update_interval: steps between two changes (Delta T).
         end: the step from which on the supports stay.
@@ -79,15 +79,11 @@ class Dynamics(ABC):
         return self._is_due(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest depends on beside network and optimizer: plain numbers."""
+        """Plain numbers: all that the rest depends on, except network and optimizer."""
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
-
-        Raises:
-            ValueError: it is no such state.
-        """
+        """Go on where `state` was taken; a ValueError where it is no such state."""
         self.steps, self._stepped = whole("steps of a dynamics' state", state["steps"], least=0), False
         self._prepare()
 
@@ -106,11 +102,30 @@ class Dynamics(ABC):
     def _skipped(self) -> None:  # noqa: B027
         """The optimizer did not step."""
 
+    def _set_share(self, drop_fraction: float, decay: Decay, at_least_one: bool) -> None:
+        """Move int(f n) of the n weights of a layer at a time, or one where that is 0 and `at_least_one`.
+
+        At step t, f = drop_fraction / 2 * (1 + cos(pi t / end)); without a decay, f = drop_fraction.
+
+        Reference: Evci et al., "Rigging the Lottery", ICML 2020, section 3.
+        """
+        if decay not in ("cosine", "constant"):
+            raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
+        self.drop_fraction, self.decay = check_fraction(drop_fraction), decay
+        self.at_least_one = flag("at_least_one", at_least_one)
+
+    def _count(self, weights: int) -> int:
+        """How many of so many weights move at step `steps` + 1."""
+        fraction = self.drop_fraction
+        if self.decay == "cosine":
+            fraction = fraction / 2 * (1 + math.cos(math.pi * (self.steps + 1) / self.end))
+        return max(int(fraction * weights), int(self.at_least_one and weights > 0))
+
     def _is_due(self, step: int) -> bool:
         return step % self.update_interval == 0 and step < self.end
 
     def _note_step(self, optimizer: Optimizer, *_: object) -> None:
-        # A fused optimizer is always called by its GradScaler, and told that it is to do nothing.
+        # A GradScaler always calls a fused optimizer, and sets this where it is to do nothing.
         overflow = getattr(optimizer, "found_inf", None)
         self._stepped = overflow is None or not bool(overflow)
 
@@ -119,20 +134,12 @@ DYNAMICS: Registry[type[Dynamics]] = Registry("dynamics")
 
 
 def register_dynamics(name: str) -> Callable[[DynamicsT], DynamicsT]:
-    """Class decorator that gives a subclass of `Dynamics` its name.
-
-    Raises:
-        ValueError: another class has the name.
-    """
+    """Class decorator that gives a subclass of `Dynamics` its name; a ValueError where another has it."""
     return DYNAMICS.register(name)
 
 
 def find_dynamics(name: str) -> type[Dynamics]:
-    """The class called `name`.
-
-    Raises:
-        ValueError: no such name; the message gives the nearest.
-    """
+    """The class called `name`; the ValueError where there is none gives the nearest."""
     return DYNAMICS.find(name)
 
 
@@ -146,47 +153,27 @@ def inner_optimizer(optimizer: Any) -> Optimizer:
 
     A wrapper has the state of the optimizer within as its own. One that keeps a state beside it, such as a
     lookahead, is an optimizer by itself.
-
-    Raises:
-        ValueError: no optimizer of torch.
     """
-    found = optimizer
-    while isinstance(inner := getattr(found, "optimizer", None), Optimizer) and inner.state is found.state:
-        found = inner
-    if not isinstance(found, Optimizer) or not hasattr(found, "_optimizer_step_post_hooks"):
+    wrapped = optimizer
+    while (
+        isinstance(inner := getattr(wrapped, "optimizer", None), Optimizer) and inner.state is wrapped.state
+    ):
+        wrapped = inner
+    if not isinstance(wrapped, Optimizer) or not hasattr(wrapped, "_optimizer_step_post_hooks"):
         raise ValueError(
             f"a dynamics follows the steps of a torch.optim.Optimizer, and {type(optimizer).__name__} is "
             f"none: pass the one that it wraps"
         )
-    return found
+    return wrapped
 
 
-def drop_count(nnz: int, fraction: float, *, at_least_one: bool) -> int:
-    """int(fraction * nnz), as the methods' authors round; or 1 where that is 0 and `at_least_one`."""
-    return max(int(fraction * nnz), int(at_least_one and nnz > 0))
-
-
-def decayed(fraction: float, step: int, end: float, decay: Decay) -> float:
-    """fraction / 2 * (1 + cos(pi step / end)), or the fraction itself.
-
-    Reference: Evci et al., "Rigging the Lottery", ICML 2020, section 3.
-    """
-    return fraction if decay == "constant" else fraction / 2 * (1 + math.cos(math.pi * step / end))
-
-
-def check_fraction(fraction: float, decay: str = "cosine") -> float:
-    """The share of a layer's weights that moves, as a `float`; a word for its decay is checked beside it.
-
-    Raises:
-        ValueError: it is no share, or no decay.
-    """
+def check_fraction(fraction: float) -> float:
+    """The share of the weights that moves, as a `float`; a ValueError where it is none."""
     fraction = real("drop_fraction", fraction)
     if not 0 < fraction <= 1:
         raise ValueError(
             f"drop_fraction must be in (0, 1], got {fraction}: 0.3 moves three of ten weights at first"
         )
-    if decay not in ("cosine", "constant"):
-        raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
     return fraction
 
 
@@ -197,14 +184,17 @@ def default_reduce() -> Callable[[Tensor], object] | None:
 
 
 def _changeable(model: nn.Module) -> dict[str, DpSLayer]:
-    layers = {name: m for name, m in named_modules(model) if isinstance(m, DpSLayer)}
-    found = {name: layer for name, layer in layers.items() if layer.values.requires_grad}
-    if not found:
+    layers = {
+        name: module
+        for name, module in named_modules(model)
+        if isinstance(module, DpSLayer) and module.values.requires_grad
+    }
+    if not layers:
         raise ValueError(f"{type(model).__name__} has no DpS layer whose values train: call sparsify_ first")
-    for name, layer in found.items():
+    for name, layer in layers.items():
         if hasattr(layer.values, "full_tensor"):
             raise ValueError(
                 f"the values of layer {name!r} are sharded over processes, where a support cannot change: "
                 f"use DistributedDataParallel, there is little to shard"
             )
-    return found
+    return layers

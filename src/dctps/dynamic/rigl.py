@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dctps.arguments import flag, whole
-from dctps.dynamic.base import (
-    Decay,
-    Dynamics,
-    check_fraction,
-    decayed,
-    default_reduce,
-    drop_count,
-    register_dynamics,
-)
-from dctps.dynamic.growth import Growth, largest_gradients
+from dctps.dynamic.base import Decay, Dynamics, default_reduce, register_dynamics
 from dctps.dynamic.support import change_support_, smallest
-from dctps.networks.dense_gradient import BLOCK_BYTES, Capture, has_gradient_blocks
+from dctps.networks import dense_gradient
+from dctps.networks.dense_gradient import BLOCK_BYTES, Capture, Pair
 from dctps.nn import DpSLayer
+
+Reduce = Callable[[Tensor], object]
 
 
 @register_dynamics("rigl")
@@ -31,21 +26,13 @@ class RigL(Dynamics):
     Of a layer's nnz weights the k = int(f nnz) smallest `|values|` are dropped, with
     f = drop_fraction / 2 * (1 + cos(pi step / end)); of all positions that are then free the k with the
     largest `|dL/dW|` are grown, from the last micro-batch of that step. Grown values are 0, and so are their
-    slots in the optimizer. nnz of a layer stays what it is::
+    slots in the optimizer. nnz of a layer stays what it is. Call `step()` after each `optimizer.step()`.
 
-        optimizer = torch.optim.Adam(model.parameters())
-        rigl = dctps.RigL(model, optimizer, end=7500)
-        for x, y in batches:
-            optimizer.zero_grad()
-            loss(model(x), y).backward()
-            optimizer.step()
-            rigl.step()
-
-    Only weights of the support are ever kept, values of exactly 0 among them, which count as the smallest.
-    A position whose gradient is exactly 0 is not grown: fewer weights then move. The layers' dense gradients
-    are ranked in row blocks, each layer's as soon as the backward pass has come to it, so that an update
-    step holds one block more than another step. Among several processes x and g of all layers are kept to
-    the end of the step, and the blocks added up one by one: 4 bytes for each weight of each layer.
+    Only weights of the support are ever kept; values of exactly 0 among them count as the smallest. A
+    position whose gradient is exactly 0 is not grown: fewer weights then move. The layers' dense gradients
+    are ranked in row blocks, as soon as the backward pass has come to a layer, so that an update step holds
+    one block more than another step. Among several processes x and g of all layers are kept to the end of
+    the step, and the blocks added up one by one: 4 bytes for each weight of each layer.
 
     Args:
         model: with DpS layers, also compiled (an update step runs eagerly) or wrapped for data parallelism.
@@ -81,16 +68,15 @@ class RigL(Dynamics):
         at_least_one: bool = False,
         regrow_dropped: bool = True,
         block_bytes: int = BLOCK_BYTES,
-        all_reduce: Callable[[Tensor], object] | None = None,
+        all_reduce: Reduce | None = None,
     ) -> None:
         super().__init__(model, optimizer, update_interval=update_interval, end=end)
+        self._set_share(drop_fraction, decay, at_least_one)
         for name, layer in self.layers.items():
-            if not has_gradient_blocks(layer):
+            if not dense_gradient.has_gradient_blocks(layer):
                 raise ValueError(
                     f"RigL cannot grow layer {name!r}, a {type(layer).__name__}: freeze its values"
                 )
-        self.drop_fraction, self.decay = check_fraction(drop_fraction, decay), decay
-        self.at_least_one = flag("at_least_one", at_least_one)
         self.regrow_dropped = flag("regrow_dropped", regrow_dropped)
         self.block_bytes = whole("block_bytes", block_bytes, least=1)
         self._reduce = all_reduce or default_reduce()
@@ -124,8 +110,8 @@ class RigL(Dynamics):
     def _used(self) -> list[DpSLayer]:
         """The layers that any process has a gradient of, the same in all of them."""
         layers = list(self.layers.values())
-        found = [float(layer in self._growth or self._capture.has(layer)) for layer in layers]
-        has = torch.tensor(found, dtype=torch.float32, device="cpu")
+        here = [float(layer in self._growth or self._capture.has(layer)) for layer in layers]
+        has = torch.tensor(here, dtype=torch.float32, device="cpu")
         if self._reduce is not None:
             has = has.to(layers[0].values.device)
             self._reduce(has)
@@ -139,25 +125,17 @@ class RigL(Dynamics):
     @torch.no_grad()
     def _rank(self, layer: DpSLayer) -> None:
         """Find the layer's largest gradients, and let go of what they are made of."""
+        pairs = self._capture.take(layer)
         self._growth[layer] = largest_gradients(
-            layer,
-            self._capture.take(layer),
-            self._count(layer),
-            block_bytes=self.block_bytes,
-            reduce=self._reduce,
+            layer, pairs, self._count(layer.nnz), block_bytes=self.block_bytes, reduce=self._reduce
         )
-
-    def _count(self, layer: DpSLayer) -> int:
-        """How many weights move at step `steps` + 1."""
-        fraction = decayed(self.drop_fraction, self.steps + 1, self.end, self.decay)
-        return drop_count(layer.nnz, fraction, at_least_one=self.at_least_one)
 
     def _move(self, layer: DpSLayer, growth: Growth) -> None:
         if not self.regrow_dropped:
             dropped = layer.support[smallest(layer.values, len(growth.positions))]
             change_support_(layer, dropped, growth.positions, self.optimizer)
             return
-        which = smallest(layer.values, self._count(layer))
+        which = smallest(layer.values, self._count(layer.nnz))
         positions = torch.cat([layer.support[which], growth.positions])
         scores = torch.cat([growth.at_support[which], growth.scores])
         is_new = torch.arange(len(positions), device=positions.device) >= len(which)
@@ -166,3 +144,59 @@ class RigL(Dynamics):
         taken = torch.zeros_like(is_new)
         taken[chosen] = True
         change_support_(layer, positions[~taken & ~is_new], positions[taken & is_new], self.optimizer)
+
+
+class Growth(NamedTuple):
+    """What `largest_gradients` found.
+
+    Attributes:
+        positions: int64, sorted flat positions outside the support.
+        scores: `|dL/dW|` there.
+        at_support: `|dL/dW|` at the support, (nnz,).
+    """
+
+    positions: Tensor
+    scores: Tensor
+    at_support: Tensor
+
+
+def largest_gradients(
+    layer: DpSLayer,
+    pairs: Sequence[Pair],
+    count: int,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    reduce: Reduce | None = None,
+) -> Growth:
+    """The `count` largest `|dL/dW|` outside the support of a layer, W = alpha * D + S.
+
+    Exactly that many, ties to the earlier position; fewer where fewer gradients are not 0, since a gradient
+    of 0 says nothing for a weight. Peak memory: one block (two where torch makes it channels-last), 4 bytes
+    for each weight of the support, and to sort candidates 40 bytes for each of 2 `count` + 9,216.
+
+    Args:
+        layer: linear or convolutional.
+        pairs: of the layer's input x and its output's gradient dL/dy, one for each use of the layer.
+        count: how many.
+        block_bytes: the most for a block of dense gradient, but at least one row.
+        reduce: sums a tensor over processes, in place; called with each block in turn.
+
+    Raises:
+        TypeError: another kind of layer.
+    """
+    support = layer.support
+    at_support = layer.values.new_zeros(support.shape, dtype=dense_gradient.gradient_dtype(layer))
+    largest = dense_gradient.Largest(count)
+    for start, block in dense_gradient.gradient_blocks(layer, pairs, block_bytes) if count else ():
+        if reduce is not None:
+            reduce(block)
+        block.abs_()
+        bounds = torch.tensor([start, start + len(block)], device=support.device)
+        low, high = torch.searchsorted(support, bounds).tolist()
+        here = support[low:high] - start
+        at_support[low:high] = block[here]
+        block[here] = 0.0
+        largest.add(start, block)
+        del block
+    positions, scores = largest.found(at_support)
+    return Growth(positions, scores, at_support)

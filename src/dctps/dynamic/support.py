@@ -75,18 +75,16 @@ def take_sizes_(model: nn.Module, state: Mapping[str, Any]) -> None:
             _resize_(layer, layer.values.detach().new_zeros(len(found)), support)
 
 
+def free_count(layer: DpSLayer) -> int:
+    """How many positions of a layer are outside its support."""
+    return math.prod(layer.offset.shape) - layer.nnz
+
+
 def free_positions(layer: DpSLayer, count: int, purpose: str, *, seed: int) -> Tensor:
-    """`count` positions outside a layer's support, drawn by the key (seed, layer, purpose) in O(nnz).
-
-    Returns:
-        int64 (count,), sorted.
-
-    Raises:
-        ValueError: fewer are free.
-    """
+    """`count` positions outside a layer's support, sorted; their key is (seed, layer, purpose). In O(nnz)."""
     support = layer.support
     key = derive_key(seed, layer.offset.layer, purpose)
-    ranks = sample(key, count, math.prod(layer.offset.shape) - len(support), device=support.device)
+    ranks = sample(key, count, free_count(layer), device=support.device)
     # Before the j-th position of the support there are support[j] - j free ones.
     before = support - torch.arange(len(support), device=support.device)
     return ranks + torch.searchsorted(before, ranks, right=True)

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from dataclasses import field as make_field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
-from inspect import signature
-from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
-from dctps.experiments.fields import of_type, plain_types
+from dctps.experiments.fields import check_range, of_type, plain_types
 from dctps.experiments.methods import METHODS
-from dctps.experiments.options import resolve_options
+from dctps.experiments.options import DYNAMICS, numbers_of, resolve_options
 from dctps.names import lookup
 from dctps.plugins import full_name, load_plugins, loaded_plugins
 
-_MOVING: dict[str, float | None] = {"update_interval": 100, "drop_fraction": 0.3, "dynamics_end": 0.75}
-# The numbers that each has, and where none is given; levels then follow from the density.
-DYNAMICS: dict[str, dict[str, float | None]] = {
-    "rigl": _MOVING,
-    "set": _MOVING,
-    "dsr": _MOVING | {"drop_fraction": 0.1},
-    "imp": {"levels": None, "rewind_epoch": 0},
-}
-LEVEL_KEEPS = 0.8
-LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
+_LEVEL_KEEPS = 0.8  # the share of the weights that a level of imp keeps at least
+_LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3}
 # P has columns of norm 1: a dimension moves each of D weights by 1 / sqrt(D) of itself. docs/hyperplane.md.
-PROJECTED_RATE = 10
-
-# What a data set decides where the configuration leaves it open. 1,437 images make few steps: small batches
-# make them many, and crops would ask for more of them.
-_BY_DATASET: dict[str, dict[str, Any]] = {"digits": {"batch_size": 32, "augment": False}}
-_OTHERWISE: dict[str, Any] = {"batch_size": 128, "augment": True}
+_PROJECTED_RATE = 10
 
 
 @dataclass(frozen=True)
@@ -47,8 +32,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     model: str = "lenet5"
     """the network: lenet5, resnet18, resnet50, vgg19, mobilenetv2, fixup-resnet110, ..."""
     dataset: str = "digits"
-    """the data set: digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are
-    your own"""
+    """digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are your own"""
     method: str = "dctps"
     """what is trained: dctps, sdctps, dctps-rigl, sdctps-rigl, random-uniform, random-epl, random-epf,
     random-erk, snip, grasp, force, iter-snip, synflow, magnitude, imp, rigl, set, dsr, hyperplane, dense"""
@@ -64,8 +48,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     offset: str | None = None
     """D: zero, dct, sdct, hadamard, gaussian (None: the method's)"""
     allocation: str | None = None
-    """weights per layer: uniform, epl, epf, erk, global, or as many as a criterion keeps there, such as
-    synflow (None: the method's)"""
+    """weights per layer: uniform, epl, epf, erk, global, or those of a criterion (None: the method's)"""
     criterion: str | None = None
     """which weights: random, magnitude, snip, grasp, force, iter-snip, synflow, offset-snip, offset-gradient
     (None: the method's)"""
@@ -110,7 +93,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     validation_size: float = 0.1
     """share of the training images held out for validation, in [0, 1)"""
     data_seed: int = 0
-    """of the choice of those images, apart from the seed; also of the test images of data without any"""
+    """of the choice of validation images; also of test images, where the data have none of their own"""
     train_images: int | None = None
     """train on at most so many of the training images that are not held out (None: on all)"""
     eval_images: int | None = None
@@ -139,7 +122,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     options: tuple[str, ...] = ()
     """what else criterion and dynamics let one choose, as name=value: steps, rounds, temperature, mode, loss,
     images_per_class, shuffle; decay, at_least_one, regrow_dropped, drop, threshold"""
-    plugin: tuple[str, ...] = make_field(default_factory=loaded_plugins, compare=False)
+    plugin: tuple[str, ...] = dataclasses.field(default_factory=loaded_plugins, compare=False)
     """modules or .py files of your own that register offsets, methods, networks, ...; every command takes
     it. No part of what the run is, but recorded with it"""
 
@@ -161,7 +144,7 @@ class ResolvedConfig(RunConfig):
     Two configurations are the same run exactly where their resolved forms are equal.
     """
 
-    # Never None here; the values are only those of a dataclass whose earlier fields have some.
+    # Never None here. The defaults are never used: a dataclass wants them, as earlier fields have some.
     lr: float = 0.0
     weight_decay: float = 0.0
     batch_size: int = 1
@@ -170,7 +153,7 @@ class ResolvedConfig(RunConfig):
 
 @cache
 def field_types() -> dict[str, Any]:
-    """The annotation of each field of `RunConfig`."""
+    """The annotation of each field."""
     return get_type_hints(RunConfig)
 
 
@@ -184,49 +167,71 @@ def resolve(config: RunConfig) -> ResolvedConfig:
         ValueError: a value out of range, an unknown method or optimizer, or choices that exclude each other.
     """
     load_plugins(*config.plugin)
-    for name, (holds, what, example) in _RULES.items():
-        value = getattr(config, name)
-        if value is not None and not holds(value):
-            raise ValueError(f"{name} must be {what}, got {value}; for instance {example}")
+    for name, value in vars(config).items():
+        check_range(name, value)
     method = lookup("method", METHODS, config.method)
-    default_lr = lookup("optimizer", LEARNING_RATES, config.optimizer)
+    lr = lookup("optimizer", _LEARNING_RATES, config.optimizer)
     if config.nesterov and (config.optimizer != "sgd" or config.momentum == 0):
         raise ValueError("nesterov needs the optimizer sgd and momentum: change those, or say --no-nesterov")
 
-    chosen = {}
+    chosen: dict[str, Any] = {"density": config.density}
     for name, value in method._asdict().items():
         if value is None and name != "dynamics" and getattr(config, name) is not None:
             raise ValueError(f"the method {config.method!r} has no {name}: leave it out")
         chosen[name] = getattr(config, name) or value
-    if not any(chosen[name] for name in ("offset", "projection")):
+    dynamics = chosen["dynamics"]
+    if chosen["offset"] is None and chosen["projection"] is None:
         chosen["density"] = None
     elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
-    if chosen["dynamics"] is not None and chosen["offset"] is None:
+    if dynamics is not None and chosen["offset"] is None:
         raise ValueError(f"the method {config.method!r} has no dynamics: leave it out")
-    if chosen["dynamics"] == "imp":
-        for name, value in METHODS["imp"]._asdict().items():
-            if chosen[name] != value:
-                raise ValueError(f"imp has the {name} {value!r}, not {chosen[name]!r}: leave it out")
+    for name, value in METHODS["imp"]._asdict().items() if dynamics == "imp" else ():
+        if chosen[name] != value:
+            raise ValueError(f"imp has the {name} {value!r}, not {chosen[name]!r}: leave it out")
+    scoring = () if dynamics == "imp" else (chosen["criterion"], chosen["allocation"])
+    chosen["options"] = resolve_options(config.options, (*scoring, dynamics))
     projected = method.projection is not None
+    # 1,437 images make few steps: small batches make more of them, and crops would ask for more.
+    few_images = config.dataset == "digits"
     usual = {
-        "lr": default_lr * PROJECTED_RATE if projected else default_lr,
+        "lr": lr * _PROJECTED_RATE if projected else lr,
         "weight_decay": 0.0 if projected else 5e-4,
-        **_OTHERWISE,
-        **_BY_DATASET.get(config.dataset, {}),
+        "batch_size": 32 if few_images else 128,
+        "augment": not few_images,
     }
     left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
-    scoring = () if chosen["dynamics"] == "imp" else (chosen["criterion"], chosen["allocation"])
-    options = resolve_options(config.options, (*scoring, chosen["dynamics"]))
-    whole = _resolve_dynamics(replace(config, options=options, **left_open, **chosen))
-    return ResolvedConfig(**vars(whole))
+    numbers = _numbers_of_dynamics(config, dynamics, chosen["density"])
+    return ResolvedConfig(**vars(config) | chosen | left_open | numbers)
+
+
+def _numbers_of_dynamics(
+    config: RunConfig, dynamics: str | None, density: float | None
+) -> dict[str, float | None]:
+    """The fields that the dynamics of a run has, as given or by default."""
+    numbers = {} if dynamics is None else dict(numbers_of(dynamics))
+    for name in dict.fromkeys(name for table in DYNAMICS.values() for name in table):
+        if (value := getattr(config, name)) is None:
+            continue
+        if name not in numbers:
+            owners = " or ".join(owner for owner, table in DYNAMICS.items() if name in table)
+            raise ValueError(
+                f"{name} belongs to the dynamics {owners}, and the method {config.method!r} has "
+                f"{dynamics or 'none'}: leave it out"
+            )
+        numbers[name] = value
+    if (numbers.get("rewind_epoch") or 0) >= config.epochs:
+        raise ValueError(f"rewind_epoch must be below the {config.epochs} epochs, got {config.rewind_epoch}")
+    if dynamics == "imp" and numbers["levels"] is None and density is not None:
+        numbers["levels"] = max(1, math.ceil(math.log(density, _LEVEL_KEEPS) - 1e-9))
+    return numbers
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The fields as JSON holds them."""
     lists = ("milestones", "options", "plugin")
-    found = asdict(config) | {name: list(getattr(config, name)) for name in lists}
-    return {name: value for name, value in found.items() if name != "plugin" or value}
+    values = asdict(config) | {name: list(getattr(config, name)) for name in lists}
+    return {name: value for name, value in values.items() if name != "plugin" or value}
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
@@ -274,70 +279,7 @@ def run_name(config: RunConfig) -> str:
 
 
 def total_epochs(config: RunConfig) -> int:
-    """Passes through the training images until the run is finished, those of all of imp's levels together."""
+    """Passes through the training images until the run is finished; for imp, of all levels together."""
     config = resolve(config)
     again = config.epochs - (config.rewind_epoch or 0)
     return config.epochs + (config.levels or 0) * again
-
-
-def _resolve_dynamics(config: RunConfig) -> RunConfig:
-    name = config.dynamics
-    usual = {} if name is None else _numbers_of(name)
-    every = {field: getattr(config, field) for table in DYNAMICS.values() for field in table}
-    given = {field: value for field, value in every.items() if value is not None}
-    for field in given.keys() - usual.keys():
-        having = " or ".join(other for other, table in DYNAMICS.items() if field in table)
-        raise ValueError(
-            f"{field} belongs to the dynamics {having}, and the method {config.method!r} has "
-            f"{name or 'none'}: leave it out"
-        )
-    config = replace(config, **usual | given)
-    if config.rewind_epoch is not None and config.rewind_epoch >= config.epochs:
-        raise ValueError(f"rewind_epoch must be below the {config.epochs} epochs, got {config.rewind_epoch}")
-    if name == "imp" and config.levels is None and config.density is not None:
-        config = replace(config, levels=max(1, math.ceil(math.log(config.density, LEVEL_KEEPS) - 1e-9)))
-    return config
-
-
-def _numbers_of(dynamics: str) -> dict[str, float | None]:
-    """The fields that a dynamics has, each with its default; those of a registered one from its signature."""
-    if dynamics in DYNAMICS:
-        return DYNAMICS[dynamics]
-    from dctps.dynamic import find_dynamics, list_dynamics  # noqa: PLC0415
-
-    lookup("dynamics", dict.fromkeys([*DYNAMICS, *list_dynamics()]), dynamics)
-    arguments = signature(find_dynamics(dynamics)).parameters
-    usual = {name: value for name, value in _MOVING.items() if name in arguments or name == "dynamics_end"}
-    given = {name: arguments[name].default for name in usual if name in arguments}
-    return usual | {name: value for name, value in given.items() if isinstance(value, int | float)}
-
-
-def _rising_shares(shares: tuple[float, ...]) -> bool:
-    edges = [0.0, *shares, 1.0]
-    return all(a < b for a, b in pairwise(edges))
-
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "density": (lambda x: 0 < x <= 1, "in (0, 1]", "0.01 trains one weight in a hundred"),
-    "seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
-    "batch_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
-    "epochs": (lambda x: x >= 1, "at least 1", "20"),
-    "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number", "one"),
-    "lr": (lambda x: 0 < x < math.inf, "above 0", "0.006 with adam"),
-    "momentum": (lambda x: 0 <= x < 1, "in [0, 1)", "0.9"),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "0 or more", "0.0005"),
-    "milestones": (_rising_shares, "rising shares of the run in (0, 1)", "0.6 0.8"),
-    "batch_size": (lambda x: x >= 1, "at least 1", "128"),
-    "train_images": (lambda x: x >= 1, "at least 1", "5000"),
-    "eval_images": (lambda x: x >= 1, "at least 1", "1000"),
-    "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
-    "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
-    "mixup": (lambda x: 0 <= x <= 4, "from 0 to 4", "1, and 0 for none"),
-    "image_size": (lambda x: 1 <= x <= 4096, "from 1 to 4096 pixels", "32"),
-    "data_seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0"),
-    "update_interval": (lambda x: x >= 1, "at least 1 step", "100"),
-    "drop_fraction": (lambda x: 0 < x <= 1, "in (0, 1]", "0.3 moves three weights of ten"),
-    "dynamics_end": (lambda x: 0 < x <= 1, "a share of the run in (0, 1]", "0.75"),
-    "levels": (lambda x: x >= 1, "at least 1", "10"),
-    "rewind_epoch": (lambda x: x >= 0, "0 or more", "1"),
-}

@@ -1,33 +1,29 @@
-"""The type of each field of a run: what fits it, whoever gives the value, and how a word is read.
+"""The types and ranges of a run's fields: which values fit, and how a word is read.
 
 This module does not import torch; numbers of numpy and torch are known by what they can do.
 """
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from dctps.names import lookup
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def of_type(name: str, kind: Any, value: Any) -> Any:
-    """`value` as the field has it: a plain bool, int, float, str, tuple or None.
+    """`value` as the field `name` with the annotation `kind` has it: a bool, int, float, str, tuple or None.
 
     Numbers of numpy and torch become Python's, lists become tuples, and a single value in the place of a list
-    is a list of one. A text is no number: `"0.1"` comes from a word that nobody has read.
-
-    Args:
-        name: of the field, for the message.
-        kind: its annotation: one of these types, a `Literal` of texts, or a union of them.
-        value: given.
-
-    Raises:
-        ValueError: the value does not fit, with the nearest choice where there are only choices.
+    is a list of one. A text is no number: words are read by `read_word` first. A value that does not fit is a
+    ValueError, with the nearest choice where there are only choices.
     """
     kinds = _kinds(kind)
     for one in kinds:
@@ -35,18 +31,18 @@ def of_type(name: str, kind: Any, value: Any) -> Any:
             return _fit(name, one, value)
         except (TypeError, ValueError, OverflowError, RuntimeError):  # torch refuses by RuntimeError
             continue
-    (choices,) = [get_args(one) for one in kinds if get_origin(one) is Literal] or [()]
-    if isinstance(value, str) and choices and kinds == [kinds[0]]:
+    choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
+    if isinstance(value, str) and choices and len(kinds) == 1:
         lookup(name, dict.fromkeys(choices), value)
-    wanted = " or ".join([*choices, *(_described(one) for one in kinds if _described(one))])
+    wanted = " or ".join([*choices, *filter(None, map(_described, kinds))])
     raise ValueError(f"{name} has the wrong type: {wanted} is wanted, got {value!r}")
 
 
 def read_word(kind: Any, word: str) -> Any:
     """The value that `word` writes for a field of this annotation; the word itself where it writes none.
 
-    `true` and `false` in any case are truth values, `none` leaves open what may be left open, and numbers are
-    written as Python takes them: `.05`, `5e-2`, `01`.
+    `true` and `false` in any case are truth values, `none` is None where the field may be None, and numbers
+    are written as Python takes them: `.05`, `5e-2`, `01`.
     """
     kinds = _kinds(kind)
     if word.lower() == "none" and NoneType in kinds:
@@ -66,9 +62,17 @@ def read_word(kind: Any, word: str) -> Any:
 
 @cache
 def plain_types(kind: Any) -> frozenset[type]:
-    """The types of values that fit without another look; nearly all that ever come."""
-    plain = {one for one in _kinds(kind) if one in (NoneType, *_WORDS)}
+    """The types of values that fit without another look."""
+    plain = {one for one in _kinds(kind) if one in (NoneType, *WORDS)}
     return frozenset(plain | {int} if float in plain else plain)
+
+
+def check_range(name: str, value: Any) -> None:
+    """Make sure that `value`, of the right type, is one that the field `name` may have."""
+    if name in _RANGES and value is not None:
+        holds, wanted, example = _RANGES[name]
+        if not holds(value):
+            raise ValueError(f"{name} must be {wanted}, got {value}; for instance {example}")
 
 
 def _kinds(kind: Any) -> list[Any]:
@@ -76,7 +80,7 @@ def _kinds(kind: Any) -> list[Any]:
 
 
 def _fit(name: str, kind: Any, value: Any) -> Any:
-    """`value` as one of the kinds of a field; every error of it says that it is no such value."""
+    """`value` as one of the kinds of a field; whatever this raises says that it does not fit."""
     is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     match get_origin(kind) or kind:
         case origin if origin is tuple:
@@ -97,5 +101,36 @@ def _fit(name: str, kind: Any, value: Any) -> Any:
 
 def _described(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return f"a list of {_WORDS[get_args(kind)[0]].split()[-1]}s"
-    return _WORDS.get(kind, "")
+        return f"a list of {WORDS[get_args(kind)[0]].split()[-1]}s"
+    return WORDS.get(kind, "")
+
+
+def _rising_shares(shares: tuple[float, ...]) -> bool:
+    return all(a < b for a, b in pairwise([0.0, *shares, 1.0]))
+
+
+# Of each field: what must hold of a value that is not None, in words, and an example.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    **dict.fromkeys(
+        ("seed", "batch_seed", "data_seed"), (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0")
+    ),
+    "density": (lambda x: 0 < x <= 1, "in (0, 1]", "0.01 trains one weight in a hundred"),
+    "epochs": (lambda x: x >= 1, "at least 1", "20"),
+    "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number", "one"),
+    "lr": (lambda x: 0 < x < math.inf, "above 0", "0.006 with adam"),
+    "momentum": (lambda x: 0 <= x < 1, "in [0, 1)", "0.9"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "0 or more", "0.0005"),
+    "milestones": (_rising_shares, "rising shares of the run in (0, 1)", "0.6 0.8"),
+    "batch_size": (lambda x: x >= 1, "at least 1", "128"),
+    "train_images": (lambda x: x >= 1, "at least 1", "5000"),
+    "eval_images": (lambda x: x >= 1, "at least 1", "1000"),
+    "clip_norm": (lambda x: 0 < x < math.inf, "above 0", "1"),
+    "validation_size": (lambda x: 0 <= x < 1, "a share of the training images in [0, 1)", "0.1"),
+    "mixup": (lambda x: 0 <= x <= 4, "from 0 to 4", "1, and 0 for none"),
+    "image_size": (lambda x: 1 <= x <= 4096, "from 1 to 4096 pixels", "32"),
+    "update_interval": (lambda x: x >= 1, "at least 1 step", "100"),
+    "drop_fraction": (lambda x: 0 < x <= 1, "in (0, 1]", "0.3 moves three weights of ten"),
+    "dynamics_end": (lambda x: 0 < x <= 1, "a share of the run in (0, 1]", "0.75"),
+    "levels": (lambda x: x >= 1, "at least 1", "10"),
+    "rewind_epoch": (lambda x: x >= 0, "0 or more", "1"),
+}

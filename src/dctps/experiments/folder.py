@@ -1,24 +1,23 @@
 """The run folder: what is written where, in which order, by one process at a time.
 
-The order is what makes a run safe from being killed, or from a power cut, at any moment. Each file is written
-whole by `write_atomically`: it holds the old content or the new one, and once the call returns the new one
-is on the disk, before anything that comes after it.
+The order is what makes a run safe from being killed, or from a power cut, at any moment. `write_atomically`
+writes each file whole: it holds the old content or the new one, and once the call returns the new one is on
+the disk, before anything that comes after it.
 
 1. `config.json`, then `data.json`, and `backends.json` where paths were measured, once each. Without a state
-   beside them nothing has been trained: the run starts at its beginning.
+   beside them nothing has been trained, and the run starts at its beginning.
 2. `state.safetensors`, after every epoch, and in between where asked for. **It alone says what has
    happened**: it holds all that the rest of the run depends on (`Session.state`), the metrics so far, and the
    best network.
 3. After every epoch, once its state is there: `metrics.jsonl`, `model.safetensors`, `best.safetensors`. They
-   follow from that state, and no later state is written before they are. So whoever finds a state of an
-   epoch's end can write all three again, and does; beside a state from the middle of an epoch
-   `model.safetensors` is as the last epoch left it, and the other two follow from this state as well.
+   follow from that state, and no later state is written before they are. So a run that goes on from the end
+   of an epoch writes all three again. Beside a state from the middle of an epoch `model.safetensors` is as
+   the last epoch left it, and the other two follow from this state as well.
 4. After the last epoch, once the files of 3 are there: `summary.json`. With it the run is finished.
 5. The state is deleted. Should that be missed, the next call deletes it: nothing reads it beside a summary.
 
-Between any two steps a restart therefore finds nothing, a state, or a summary, and what it makes of each is
-what an uninterrupted run would have made. `lock` is never deleted: the system frees it when its process ends,
-however that ends.
+Between any two steps a restart therefore finds nothing, a state, or a summary, and goes on as an
+uninterrupted run would have done. `lock` is never deleted: the system frees it when its process ends.
 """
 
 from __future__ import annotations
@@ -35,27 +34,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from dctps.checkpoint import save_state
-from dctps.experiments.backends import read_backends
+from dctps.experiments import records
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
-from dctps.experiments.records import (
-    CONFIG,
-    DATA,
-    METRICS,
-    SUMMARY,
-    Record,
-    RunFolderError,
-    check_data,
-    find_summary,
-    read_config,
-    read_data,
-    read_summary,
-    unreadable,
-)
+from dctps.experiments.records import CONFIG, DATA, METRICS, SUMMARY, Record, RunFolderError
 from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.experiments.unused import unused
 from dctps.files import make_folder, write_atomically
-
-__all__ = ["RunFolder", "RunFolderBusy", "RunFolderError", "read_config", "read_data", "read_summary"]
 
 STATE = "state.safetensors"
 LAST = "model.safetensors"
@@ -65,7 +49,6 @@ REWIND = "rewind.safetensors"  # of a run of imp, whose levels are runs in folde
 LOCK = "lock"
 
 _FORMAT = 1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolderBusy(RunFolderError):  # noqa: N818
@@ -73,53 +56,35 @@ class RunFolderBusy(RunFolderError):  # noqa: N818
 
 
 class RunFolder:
-    """The folder of one run.
-
-    Args:
-        path: of the folder, which need not exist.
-        config: of the run that it is to hold.
-    """
+    """The folder of one run, which need not exist. What it cannot do is a `RunFolderError`."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        self.path = path
-        self.config = resolve(config)
-        self._saved: str | None = None
+        self.path, self.config = path, resolve(config)
+        self.saved_where: str | None = None  # the run stands, in the saved state; for messages
         self._lock: int | None = None
 
     def finished(self) -> Record | None:
-        """The summary if this run is finished; None if it is still to be done.
-
-        Raises:
-            RunFolderError: the folder holds another run, or something that is no run.
-        """
+        """The summary if this run is finished, None if it is to be done; refuses another run's folder."""
         with self._explained():
             if not self.path.exists():
                 return None
-            strangers = [file.name for file in self.path.iterdir() if not self._ours(file.name)]
-            begun = (self.path / CONFIG).exists()
-        if not begun:
-            if strangers:
+            names = [file.name for file in self.path.iterdir()]
+        if CONFIG not in names:
+            if strangers := [name for name in names if name != LOCK and not name.endswith(".tmp")]:
                 raise RunFolderError(
                     f"{self.path} holds files that are no run ({min(strangers)}): choose another --out"
                 )
             return None
-        theirs = read_config(self.path)
-        differing = self._differing(theirs)
-        if differing:
+        if differing := self._differing(records.read_config(self.path)):
             listed = ", ".join(f"{name} {a} there and {b} here" for name, (a, b) in differing.items())
             raise RunFolderError(
                 f"{self.path} holds a different run ({listed}): choose another --out, or delete it"
             )
-        return find_summary(self.path)
+        return records.find_summary(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder, made where it is missing, against every other process.
-
-        Raises:
-            RunFolderBusy: another process holds it.
-            RunFolderError: it cannot be written.
-        """
+        """Make the folder where it is missing, and hold it; `RunFolderBusy` if another process holds it."""
         with self._explained():
             make_folder(self.path)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -137,37 +102,21 @@ class RunFolder:
             self._lock = None
 
     def describe(self, data: Record) -> None:
-        """Clear away what a killed process left half done, and write down what the run is.
-
-        Args:
-            data: what the run trains on, `Dataset.to_dict()`.
-
-        Raises:
-            RunFolderError: the run began on other data, or the folder cannot be written.
-        """
+        """Clear away what a killed process left half done, and write down the run and its `data`."""
         with self._explained():
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
         if not (self.path / CONFIG).exists():
             self._write(CONFIG, _to_json(to_dict(self.config)))
-        check_data(self.path, data)
+        records.check_data(self.path, data)
         if not (self.path / DATA).exists():
             self._write(DATA, _to_json(data))
 
     def begin(self, data: Record) -> State | None:
-        """As `describe`, and give the state that an earlier process saved, if any.
-
-        Args:
-            data: as for `describe`.
-
-        Raises:
-            RunFolderError: the state is damaged, missing, or of another run; the run began on other data; or
-                the folder cannot be written.
-        """
+        """As `describe`, and give the state that an earlier process saved, if any."""
         self.describe(data)
         if not (self.path / STATE).exists():
-            left = [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]
-            if left:
+            if left := [name for name in (METRICS, LAST, BEST) if (self.path / name).exists()]:
                 raise RunFolderError(
                     f"{self.path} has {left[0]} but no {STATE}, so the run cannot go on: "
                     f"put that file back, or delete the folder to train again from the beginning"
@@ -182,23 +131,10 @@ class RunFolder:
             if self._differing(from_dict(state["config"])):
                 raise StateError(f"it is of a different run than {CONFIG} beside it")
         except OSError as error:
-            raise unreadable(self.path / STATE, error) from None
+            raise records.unreadable(self.path / STATE, error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.damaged(error) from None
         return state
-
-    def backends(self) -> Record | None:
-        """The recorded paths of the layers, if they were measured for this run.
-
-        Raises:
-            RunFolderError: the file is damaged.
-        """
-        if not (self.path / BACKENDS).exists():
-            return None
-        try:
-            return read_backends(self.path / BACKENDS)
-        except ValueError as error:
-            raise RunFolderError(str(error)) from None
 
     def save_backends(self, record: Record) -> None:
         """Write down the paths of the layers, before the first step."""
@@ -214,10 +150,6 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def resumed(self, where: str) -> None:
-        """Take note that the saved state stands `where`, for messages."""
-        self._saved = where
-
     def damaged(self, error: Exception, name: str = STATE) -> RunFolderError:
         """What to tell a person about a file with a state that cannot be used."""
         reason = " ".join(str(error).split())[:200]
@@ -227,19 +159,14 @@ class RunFolder:
         )
 
     def save_state(self, state: State, where: str) -> None:
-        """Write the state, after which the run goes on from here.
-
-        Args:
-            state: of the session, and what else belongs to it.
-            where: the run stands, in words.
-        """
+        """Write the state, from which the run then goes on; `where` it stands, in words."""
         with self._explained():
             write_state(self.path / STATE, {"format": _FORMAT, "config": to_dict(self.config), **state})
-        self._saved = where
+        self.saved_where = where
 
-    def save_metrics(self, records: list[Record]) -> None:
-        """Write the metrics of all epochs so far, anew, so that the file never ends in half a line."""
-        self._write(METRICS, "".join(json.dumps(record) + "\n" for record in records).encode())
+    def save_metrics(self, metrics: list[Record]) -> None:
+        """Write the metrics of all epochs so far as a whole, so that the file never ends in half a line."""
+        self._write(METRICS, "".join(json.dumps(record) + "\n" for record in metrics).encode())
 
     def save_model(self, model: nn.Module, name: str, epoch: int) -> None:
         """Write the network as it is after `epoch`, under `LAST` or `BEST`."""
@@ -252,15 +179,15 @@ class RunFolder:
         self.drop_state()
 
     def drop_state(self) -> None:
-        """Delete the state of a finished run, if it is there and can be deleted: nobody needs it any more."""
+        """Delete the state of a finished run, if it is there and can be deleted: nothing reads it."""
         for name in (STATE, REWIND):
             with suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)
 
     def _differing(self, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:
-        """The fields in which another run's configuration differs, but for those without an effect."""
-        apart = differences(resolve(theirs), self.config)
-        return {name: values for name, values in apart.items() if name not in unused(self.config)}
+        """The fields in which another run's configuration differs, except those without an effect."""
+        idle = unused(self.config)
+        return {n: v for n, v in differences(resolve(theirs), self.config).items() if n not in idle}
 
     def _write(self, name: str, content: bytes) -> None:
         with self._explained():
@@ -276,23 +203,17 @@ class RunFolder:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             yield
         except OSError as error:
-            raise RunFolderError(self._explain(error)) from None
-
-    def _explain(self, error: OSError) -> str:
-        if self._lock is not None and isinstance(error, FileNotFoundError):
-            return (
-                f"{self.path} or its {LOCK} was moved or deleted while the run wrote to it: the same command "
-                f"continues where it was last saved if you put it back, or else starts again"
-            )
-        message = f"cannot write to {self.path} ({error.strerror}): "
-        if self._saved is None:
-            return message + ("free some space, or " if error.errno in _FULL else "") + "choose another --out"
-        remedy = "free some space" if error.errno in _FULL else "make it writable"
-        return message + f"{remedy}, and the same command continues {self._saved}"
-
-    @staticmethod
-    def _ours(name: str) -> bool:
-        return name == LOCK or name.endswith(".tmp")
+            if self._lock is not None and isinstance(error, FileNotFoundError):
+                raise RunFolderError(
+                    f"{self.path} or its {LOCK} was moved or deleted while the run wrote to it: the same "
+                    f"command continues where it was last saved if you put it back, or else starts again"
+                ) from None
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            remedy = ("free some space, or " if is_full else "") + "choose another --out"
+            if self.saved_where is not None:
+                remedy = "free some space" if is_full else "make it writable"
+                remedy += f", and the same command continues {self.saved_where}"
+            raise RunFolderError(f"cannot write to {self.path} ({error.strerror}): {remedy}") from None
 
 
 def _to_json(values: Record) -> bytes:

@@ -28,25 +28,25 @@ def intrinsic_dimension(
     seeds: Sequence[int] | None = None,
     ratio: float = 1.1,
     on_accuracy: Callable[[str, float], None] | None = None,
-    **place: Any,
+    **choices: Any,
 ) -> Record:
     """Search the smallest d at which training on a hyperplane reaches `share` of the dense accuracy.
 
     First d is doubled from N / 1000 until it does, N the prunable weights (or halved, while it does); then
     the gap is halved on a logarithmic scale. Accuracy is the best on validation, without a validation set the
-    last on test, a mean over the seeds; one seed's noise is the result's. Every d is a run folder
-    in `out`: a finished one is used again, an unfinished one goes on. The dense network has the same choices
-    but for lr and weight decay, which are its own defaults.
+    last on test, as a mean over the seeds. Every d is a run folder in `out`: a finished one is used again, an
+    unfinished one goes on. The dense network has the same choices, except for its own default lr and weight
+    decay.
 
     Args:
-        config: of the hyperplane's runs; its density and seed are not looked at.
+        config: of the hyperplane's runs; the search replaces its density and seed.
         out: folder of the runs and of the result, `intrinsic.json`.
         share: of the dense accuracy, in (0, 1]; 0.9 gives Li et al.'s d_int90.
         dense_accuracy: to compare with (None: that of dense runs made here).
         seeds: of the runs (None: that of `config`).
         ratio: largest ratio, above 1, of the d found to one that is too small.
         on_accuracy: called with `"dense"` or d in words, and its accuracy.
-        place: `data_dir`, `download`, `device`, `threads`, `progress`, `checkpoint_interval`: as for `run`.
+        choices: `data_dir`, `download`, `device`, `threads`, `progress`, `checkpoint_interval`: as for `run`.
 
     Returns:
         What intrinsic.json holds: `intrinsic_dimension` (None: not even N reaches it), `too_small` (the
@@ -67,12 +67,12 @@ def intrinsic_dimension(
     seeds = [config.seed] if seeds is None else list(seeds)
     note = on_accuracy or (lambda name, accuracy: None)
     out = Path(out)
-    data = data_of(config, place.get("data_dir"), place.get("download", False), None)
+    data = data_of(config, choices.get("data_dir"), choices.get("download", False), None)
     weights = count_weights(config.model, data.description)
 
-    def accuracy_of(choice: RunConfig, name: str) -> float:
-        summaries = [run(replace(choice, seed=s), out=out / f"{name}-seed{s}", **place) for s in seeds]
-        measure = "last_test_accuracy" if choice.validation_size == 0 else "best_val_accuracy"
+    def accuracy_of(config: RunConfig, name: str) -> float:
+        summaries = [run(replace(config, seed=s), out=out / f"{name}-seed{s}", **choices) for s in seeds]
+        measure = "last_test_accuracy" if config.validation_size == 0 else "best_val_accuracy"
         accuracy = float(mean(summary[measure] for summary in summaries))
         note(name, accuracy)
         return accuracy
@@ -108,14 +108,8 @@ def search_smallest(
 ) -> tuple[int | None, int | None]:
     """The smallest number that `reaches`, within `ratio`, and the largest seen that does not.
 
-    Args:
-        reaches: called once for each number; false below some number and true from it on.
-        first: to try, from 1 to `largest`.
-        largest: to try.
-        ratio: above 1, of the two numbers returned; next to each other they may differ by more.
-
-    Returns:
-        (number, too small); None for a number where even `largest` does not, or 1 does.
+    `reaches` is called once for each number from 1 to `largest` that is tried, `first` first. The number is
+    None where even `largest` does not reach, and the other where 1 does. Neighbours may differ by more.
     """
     low = high = None
     d = first

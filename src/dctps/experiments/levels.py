@@ -2,11 +2,11 @@
 
 Every level is an ordinary run in a folder of its own, `level0`, `level1`, ..., within the folder of the run.
 Level 0 is the run of the dense network. At the end of each level the smallest |weights| of the whole network
-go, and the survivors are put back to what they were at the rewinding point of level 0, together with
+are dropped. The others are put back to what they were at the rewinding point of level 0, together with
 everything else that training depends on: norms, optimizer slots, learning rate, loss scaler and the data's
-random stream (`rewind.safetensors` holds all that). From level 1 on the network is a sparse one, with the
-zero offset, that holds and trains the survivors alone. The folder of the run has the metrics of all levels
-and the network of the last one.
+random stream (`rewind.safetensors` holds all of it). From level 1 on the network is a sparse one, with the
+zero offset, that holds and trains the remaining weights alone. The folder of the run has the metrics of all
+levels and the network of the last one.
 
 Reference: Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; Frankle et al., "Linear Mode
 Connectivity and the Lottery Ticket Hypothesis", ICML 2020 (rewinding).
@@ -22,7 +22,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,17 +46,7 @@ _CPU = torch.device("cpu")
 
 
 class Levels:
-    """The levels of a run of `--method imp`.
-
-    Args:
-        config: of the run.
-        folder: of the run.
-        dataset: of `config.dataset`.
-        processes: that share the batches.
-
-    Attributes:
-        weights: N, of all layers that can be converted.
-    """
+    """The levels of a run of `--method imp`; `weights` is N, of all layers that can be converted."""
 
     def __init__(
         self, config: ResolvedConfig, folder: RunFolder, dataset: Dataset, processes: Processes
@@ -71,14 +60,10 @@ class Levels:
         self.weights = count_weights(config.model, dataset.description)
 
     def complete(self, train: Callable[..., Record], on_epoch: Callable[[Record], None]) -> None:
-        """Do what is left of all levels, and finish the run, whose folder process 0 holds for writing.
+        """Do what is left of all levels by `train`, and finish the run, whose folder process 0 holds.
 
-        Args:
-            train: does the run of a level: `dctps.experiments.run.run` on the same data and machine.
-            on_epoch: called with the record of each epoch, numbered through all levels.
-
-        Raises:
-            RunFolderError: the folder cannot be used; and what `train` raises.
+        `train` is `experiments.run.run` on the same data and machine; `on_epoch` is called with the record of
+        each epoch, numbered through all levels.
         """
         summaries = []
         for level in range(self.last + 1):
@@ -108,18 +93,19 @@ class Levels:
         plain = replace(self.config, dynamics=None, levels=None, rewind_epoch=None)
         nnz = self.nnz(level)
         if nnz is None:
-            choices: dict[str, Any] = dict.fromkeys(("density", "offset", "allocation", "criterion"))
-            return resolve(replace(plain, method="dense", **choices))
+            return resolve(
+                replace(plain, method="dense", density=None, offset=None, allocation=None, criterion=None)
+            )
         # Of N weights this density's budget is nnz exactly: the quotient's error is far below a half.
         return resolve(replace(plain, method="magnitude", density=nnz / self.weights))
 
     def records(self, level: int) -> list[Record]:
-        """Of all epochs from level 0 up to this one, each with its level and nnz, numbered through."""
-        found = []
+        """The records of all epochs of levels 0 to `level`, each with its level and nnz, numbered through."""
+        records = []
         for each in range(level + 1):
-            skipped = self.rewind_epoch if each else 0  # level 0 has trained those for all
-            found += [self._numbered(each, record) for record in read_metrics(self.path(each))[skipped:]]
-        return found
+            skipped = self.rewind_epoch if each else 0  # level 0 has trained them for all levels
+            records += [self._numbered(each, record) for record in read_metrics(self.path(each))[skipped:]]
+        return records
 
     def _through(self, level: int, epoch: int) -> int:
         """The number of a level's epoch over all levels; each but the first begins at the rewinding point."""
@@ -127,13 +113,8 @@ class Levels:
 
     def _numbered(self, level: int, record: Record) -> Record:
         number = record["epoch"]
-        return {
-            **record,
-            "epoch": self._through(level, number),
-            "level": level,
-            "of_level": number,
-            "nnz": self.nnz(level),
-        }
+        numbers = {"epoch": self._through(level, number), "level": level, "of_level": number}
+        return {**record, **numbers, "nnz": self.nnz(level)}
 
     def _begin(self, level: int, dataset: Dataset, device: torch.device, processes: Processes) -> Session:
         """The session of a level before its first step."""
@@ -143,7 +124,7 @@ class Levels:
             if self._writes:  # only now: a mistake found before here leaves nothing behind
                 self._describe(session)
             return session
-        supports = processes.from_first(lambda: self._survivors(level))
+        supports = processes.from_first(lambda: self._supports(level))
         supports = {name: support.to(device) for name, support in supports.items()}
         try:
             rewound = processes.from_first(lambda: read_state(self._folder.path / REWIND))
@@ -168,13 +149,12 @@ class Levels:
             write_state(self._folder.path / REWIND, session.state())
         self._keep_rewinding_point()  # a process that was killed may have come so far
 
-    def _survivors(self, level: int) -> dict[str, Tensor]:
+    def _supports(self, level: int) -> dict[str, Tensor]:
         """The supports of a level, from the weights at the end of the one before; ties to the earlier."""
         before, count = level - 1, self.nnz(level)
         assert count is not None, "level 0 keeps all"
         model = self._network(before, LAST)
-        if before == 0:
-            # All weights of the layers that can be converted: how many there are, and where.
+        if before == 0:  # every weight of the layers that can be converted
             model = dctps.sparsify_(model, 1.0, offset="zero", criterion="magnitude")
         layers = {name: module for name, module in named_modules(model) if isinstance(module, DpSLayer)}
         kept = keep_largest({name: layer.values.detach().abs() for name, layer in layers.items()}, count)
@@ -195,13 +175,11 @@ class Levels:
     def _finish(self, summaries: list[Record]) -> None:
         """Write what the folder of a run holds: the network of the last level, and the cost of all."""
         records, last = self.records(self.last), summaries[-1]
-        numbers = {
-            name: None if epoch is None else self._through(self.last, epoch)
-            for name, epoch in ((name, last[name]) for name in ("last_epoch", "best_epoch"))
-        }
+        numbers: Record = {"last_epoch": None, "best_epoch": None}
         for name, file in (("last_epoch", LAST), ("best_epoch", BEST)):
-            if (number := numbers[name]) is not None:
-                self._folder.save_model(self._network(self.last, file), file, number)
+            if last[name] is not None:
+                numbers[name] = self._through(self.last, last[name])
+                self._folder.save_model(self._network(self.last, file), file, numbers[name])
         self._folder.save_metrics(records)
         steps = math.ceil(len(split(self.config, self._dataset, _CPU).train) / self.config.batch_size)
         ends = {record["level"]: record for record in records}
@@ -214,15 +192,13 @@ class Levels:
         # The dense network of level 0 has no layers for native code, whatever there is.
         summaries[0] |= {"kernels": last["kernels"]}
         names = (*environment_of(_CPU, self._processes, self.config), "backends")
-        places = [
-            place
-            for summary in summaries
-            for place in (*summary["earlier_environments"], {name: summary[name] for name in names})
-        ]
+        environments = []
+        for summary in summaries:
+            environments += [*summary["earlier_environments"], {name: summary[name] for name in names}]
         changes = {
             "imp": cost,
             "seconds": sum(record["seconds"] for record in records),
-            "earlier_environments": [place for place, after in pairwise(places) if place != after],
+            "earlier_environments": [one for one, after in pairwise(environments) if one != after],
         }
         self._folder.finish({**last, **numbers, **changes})
 
@@ -234,7 +210,7 @@ def level_nnz(density: float, weights: int, level: int, levels: int) -> int:
 
 
 def _on_support(state: State, session: Session) -> State:
-    """A state of the dense network, as that of a session whose network has some of its weights."""
+    """The state of the dense network as one of `session`, whose network has some of its weights."""
     supports = {id(m.values): m.support for m in session.model.modules() if isinstance(m, DpSLayer)}
 
     def taken(slot: Tensor, parameter: nn.Parameter) -> Tensor:
@@ -242,7 +218,7 @@ def _on_support(state: State, session: Session) -> State:
         return slot if support is None else slot.reshape(-1)[support.to(slot.device)]
 
     slots = {
-        index: {name: taken(slot, session.parameters[int(index)]) for name, slot in named.items()}
+        index: {name: taken(slot, session.trainer.parameters[int(index)]) for name, slot in named.items()}
         for index, named in state["slots"].items()
     }
     return copy.deepcopy(
@@ -250,7 +226,7 @@ def _on_support(state: State, session: Session) -> State:
             **state,
             "slots": slots,
             "model": dict(session.model.state_dict()),
-            # What the dense network was on the validation set says nothing of this one.
+            # The validation accuracy of the dense network says nothing of this one.
             "records": [{**record, "val_accuracy": None} for record in state["records"]],
             "best": None,
             "epoch": {**state["epoch"], "seconds": 0.0},

@@ -22,15 +22,11 @@ METHODS.update(
     {
         "dctps": Method("dct", "epl", "random"),
         "sdctps": Method("sdct", "epl", "random"),
-        "random-uniform": Method("zero", "uniform", "random"),
-        "random-epl": Method("zero", "epl", "random"),
-        "random-epf": Method("zero", "epf", "random"),
-        "random-erk": Method("zero", "erk", "random"),
-        "snip": Method("zero", "global", "snip"),
-        "grasp": Method("zero", "global", "grasp"),
-        "force": Method("zero", "global", "force"),
-        "iter-snip": Method("zero", "global", "iter-snip"),
-        "synflow": Method("zero", "global", "synflow"),
+        **{f"random-{name}": Method("zero", name, "random") for name in ("uniform", "epl", "epf", "erk")},
+        **{
+            name: Method("zero", "global", name)
+            for name in ("snip", "grasp", "force", "iter-snip", "synflow")
+        },
         "magnitude": Method("zero", "global", "magnitude"),
         "dctps-rigl": Method("dct", "epl", "random", dynamics="rigl"),
         "sdctps-rigl": Method("sdct", "epl", "random", dynamics="rigl"),

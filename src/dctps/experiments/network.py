@@ -34,12 +34,12 @@ from dctps.training.optim import SCHEDULES
 
 def is_scored(config: ResolvedConfig) -> bool:
     """Whether a criterion chooses weights, so that the dense network must exist."""
-    return not {config.criterion, config.allocation} <= _drawn()
+    return not _is_drawn(config)
 
 
-def _drawn() -> set[str | None]:
-    """The criteria and allocations with which neither the weights nor any data decide."""
-    return {None, "random", *list_allocations()}
+def _is_drawn(config: ResolvedConfig, *more: str) -> bool:
+    """Whether criterion and allocation need neither weights nor data, or are among `more`."""
+    return {config.criterion, config.allocation} <= {None, "random", *list_allocations(), *more}
 
 
 def build_network(
@@ -50,20 +50,10 @@ def build_network(
     batches: Iterable[Any] | None = None,
     supports: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """The network of `config`, initialised from `config.seed` and torch's global generator, on `device`.
+    """The network of `config` for `data`, initialised from `config.seed` and torch's global generator.
 
-    Where the criterion does not look at the dense weights, they are never made.
-
-    Args:
-        config: of the run.
-        data: what the network is for.
-        device: where the network is to be.
-        batches: for criteria that look at data.
-        supports: by layer, already chosen; no criterion is then asked.
-
-    Raises:
-        ValueError: an unknown model, offset, allocation, criterion or projection, or one that does not fit
-            the model; or images that the model does not take.
+    Criteria may look at `batches`; with `supports`, by layer, no criterion is asked. Where none looks at the
+    dense weights, they are never made. Names that are unknown or do not fit the model are a ValueError.
     """
     if config.projection is not None:
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
@@ -77,18 +67,13 @@ def build_network(
     shuffled = supports is None and option_of_run(config.options, "shuffle")
     dense = copy.deepcopy(model).to(device) if shuffled else None
     model = dctps.sparsify_(
-        model.to(device) if scored else model,
-        config.density,
-        offset=config.offset,
+        model.to(device) if scored else model, config.density, offset=config.offset,
         allocation=_with_options(config, config.allocation),
         criterion=_with_options(config, config.criterion) if supports is None else supports,
-        alpha=config.alpha,
-        alpha_trainable=config.alpha_trainable,
-        loss=getattr(dctps.criteria, option_of_run(config.options, "loss")),
-        batches=batches,
-        seed=config.seed,
-        device=device,
-    )
+        alpha=config.alpha, alpha_trainable=config.alpha_trainable,
+        loss=getattr(dctps.criteria, option_of_run(config.options, "loss")), batches=batches,
+        seed=config.seed, device=device,
+    )  # fmt: skip
     return dctps.shuffle_(model, dense, seed=config.seed) if shuffled else model
 
 
@@ -99,17 +84,7 @@ def _with_options(config: ResolvedConfig, name: str | None) -> Any:
 
 
 def restore_network(config: ResolvedConfig, data: Description, file: Path, device: torch.device) -> nn.Module:
-    """The network of `config` that `file` holds, on `device`; nothing is drawn or chosen anew.
-
-    Args:
-        config: of the run.
-        data: what the network is for.
-        file: a checkpoint of the run.
-        device: where the network is to be.
-
-    Raises:
-        ValueError: a damaged file, or one of another network.
-    """
+    """The network of `config` in the checkpoint `file`, on `device`; nothing is drawn or chosen again."""
     if config.projection is None:
         model = plain_network(config, data, "meta")
     else:
@@ -134,15 +109,7 @@ def plain_network(config: RunConfig, data: Description, device: str) -> nn.Modul
 def build_dynamics(
     config: ResolvedConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, processes: Processes
 ) -> Dynamics | None:
-    """What changes the supports of `model` while `optimizer` trains it; None where they stay.
-
-    Args:
-        config: of the run.
-        model: of `build_network`.
-        optimizer: of its parameters.
-        total_steps: optimizer steps of the whole run.
-        processes: that share the batches.
-    """
+    """What changes the supports of `model` in the `total_steps` of `optimizer`; None where they stay."""
     if config.dynamics in (None, "imp"):  # imp changes no support while a level trains
         return None
     assert config.dynamics_end is not None, "resolve() fills it in"
@@ -160,11 +127,7 @@ def build_dynamics(
 
 
 def check_names(configs: Iterable[RunConfig]) -> None:
-    """Make sure that all names in the configurations are known, before the first run begins.
-
-    Raises:
-        ValueError: one has not; the message gives the nearest.
-    """
+    """Make sure that all names in the configurations are known; the error gives the nearest."""
     criteria = list_criteria()
     known = {
         "model": list_models(),
@@ -181,13 +144,13 @@ def check_names(configs: Iterable[RunConfig]) -> None:
 
 
 def describe(config: RunConfig, classes: int | None = None, in_channels: int | None = None) -> Report:
-    """The report on the network of `config`: `network_for_report` says what may be wrong with it."""
-    return dctps.report(network_for_report(config, classes, in_channels)[0])
+    """The report on the network of `config`; errors as for `network_for_report`."""
+    return dctps.report(network_for_report(config, classes, in_channels)[1])
 
 
 def count_weights(model: str, data: Description) -> int:
     """N, the weights of all layers that can be converted, of the network called `model` for `data`."""
-    return dctps.report(network_for_report(RunConfig(model=model), data=data)[0]).weights
+    return dctps.report(network_for_report(RunConfig(model=model), data=data)[1]).weights
 
 
 def network_for_report(
@@ -197,22 +160,15 @@ def network_for_report(
     *,
     data: Description | None = None,
     file: Path | None = None,
-) -> tuple[nn.Module, Description]:
-    """The network of `config`, on the CPU, and what it is for: no data are read.
+) -> tuple[ResolvedConfig, nn.Module, Description]:
+    """The whole configuration, its network on the CPU, and what it is for: no data are read.
 
-    Args:
-        config: what to build.
-        classes: outputs (None: those of the data set).
-        in_channels: of the images (None: those of the data set).
-        data: of the run (None: what the data set's name stands for).
-        file: a checkpoint of the run (None: a network is built).
-
-    Raises:
-        ValueError: a bad choice in `config`, one that data decide and no file, or a size that neither
-            arguments nor data set give.
+    The network is in `file`, a checkpoint, or it is built. Where the data set leaves them open, `data` or
+    `classes` and `in_channels` give the sizes. It is a ValueError where they do not, or where data decide the
+    weights and there is no file.
     """
     config = resolve(config)
-    if file is None and not {config.criterion, config.allocation} <= _drawn() | {"global", "magnitude"}:
+    if file is None and not _is_drawn(config, "global", "magnitude"):
         raise ValueError(
             f"with criterion {config.criterion!r} and allocation {config.allocation!r} the data decide which "
             f"weights train: train it, and give the run's folder"
@@ -225,16 +181,9 @@ def network_for_report(
             f"classes and in_channels must be at least 1, got {data.classes} and {data.channels}"
         )
     if file is not None:
-        return restore_network(config, data, file, torch.device("cpu")), data
+        return config, restore_network(config, data, file, torch.device("cpu")), data
     with torch.random.fork_rng(devices=[]):
-        return build_network(config, data, torch.device("cpu")), data
-
-
-def explain_network(
-    config: RunConfig, classes: int | None = None, in_channels: int | None = None
-) -> Explanation:
-    """Which paths the layers take in the training of `config`; arguments and errors as for `describe`."""
-    return explain_training(resolve(config), *network_for_report(config, classes, in_channels))
+        return config, build_network(config, data, torch.device("cpu")), data
 
 
 def explain_training(config: ResolvedConfig, model: nn.Module, data: Description) -> Explanation:

@@ -1,20 +1,20 @@
-"""The images that a run trains on, chooses by and is tested on, and those that criteria look at."""
+"""The images of a run: for training, for choosing the best epoch, for the test, and for criteria."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dctps.counter import derive_key
-from dctps.data import Dataset, ImageTensors, batches, first_of, split_validation
+from dctps.counter import derive_key, permutation
+from dctps.data import Dataset, ImageTensors, batches, first_of, normalize, split_validation
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.options import option_of_run
-from dctps.experiments.scoring import ScoringBatches
 
-_EVALUATION_BATCH = 500
+_EVALUATION_BATCH, _SCORING_BATCH = 500, 128
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Parts(NamedTuple):
@@ -39,25 +39,58 @@ class Stream:
         self._choices: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "flip": flip}
         self._augment = config.augment
 
-    def training(
-        self, data: ImageTensors, size: int, between: Callable[[], None], done: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def training(self, data: ImageTensors, size: int, between: Callable[[], None], done: int) -> Batches:
         """The batches of an epoch, shuffled, after the first `done`; `between` is called before each."""
         for index, batch in enumerate(self._batches(data, size, between, self._augment, shuffle=True)):
             if index >= done:
                 yield batch
 
-    def evaluation(self, data: ImageTensors, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation(self, data: ImageTensors, between: Callable[[], None]) -> Batches:
         """All of `data`, in order and as they are; `between` is called before each batch."""
         return self._batches(data, _EVALUATION_BATCH, between, augment=False, shuffle=False)
 
     def _batches(
         self, data: ImageTensors, size: int, between: Callable[[], None], augment: bool, shuffle: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Batches:
         choices = {"augment": augment, "shuffle": shuffle, **self._choices}
         for batch in batches(data, size, generator=self.generator, **choices):
             between()
             yield batch
+
+
+class ScoringBatches:
+    """As many images of each class, normalised, not augmented, for criteria; others in each pass over them.
+
+    Pass p takes the first `per_class` of each class (all of a class that has fewer) in the order of
+    `counter.permutation` under the key (seed, "", "scoring p"), p = 0, 1, ..., and gives them in that order.
+    """
+
+    def __init__(
+        self,
+        train: ImageTensors,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        per_class: int = 10,
+    ) -> None:
+        self._train, self._seed, self._mean, self._std = train, seed, mean, std
+        self._per_class, self._passes = per_class, 0
+
+    def __iter__(self) -> Batches:
+        key = derive_key(self._seed, "", f"scoring {self._passes}")
+        self._passes += 1
+        order = permutation(key, len(self._train))
+        labels = self._train.labels.cpu()[order]
+        by_class = labels.argsort(stable=True)
+        counts = labels.bincount()
+        first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+        within = torch.empty_like(by_class)
+        within[by_class] = torch.arange(len(labels), device=first.device) - first
+        chosen = order[within < self._per_class]
+        for part in chosen.chunk(-(-len(chosen) // _SCORING_BATCH)):
+            batch = self._train.select(part)
+            yield normalize(batch.images, self._mean, self._std), batch.labels
 
 
 def split(config: ResolvedConfig, dataset: Dataset, device: torch.device) -> Parts:
@@ -72,6 +105,6 @@ def split(config: ResolvedConfig, dataset: Dataset, device: torch.device) -> Par
 
 
 def scoring_batches(config: ResolvedConfig, train: ImageTensors, dataset: Dataset) -> ScoringBatches:
-    """What criteria look at, of the images that a run trains on."""
+    """The images of the training set `train` that a run's criteria see."""
     per_class = option_of_run(config.options, "images_per_class")
     return ScoringBatches(train, config.seed, dataset.mean, dataset.std, per_class=per_class)

@@ -1,29 +1,20 @@
 """Full configurations under a name: how others trained, and what does for a small budget.
 
-A recipe is a function of model, data set and method, as all three decide what is right, to a `RunConfig`;
-every field can be changed with `dataclasses.replace`. A run is what its configuration says: it does not
-remember which recipe that came from. This module does not import torch.
+A recipe is a function of model, data set and method to a `RunConfig`, and its defaults are what its source
+trained. A run does not remember which recipe it came from. This module does not import torch.
 """
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from dctps.experiments.config import RunConfig
 from dctps.experiments.methods import METHODS
 from dctps.names import Registry, lookup
 
-
-class Recipe(Protocol):
-    """A function whose defaults are what its source trained."""
-
-    def __call__(self, model: str = ..., dataset: str = ..., method: str = ...) -> RunConfig:
-        """The configuration for a model, a data set and a method."""
-
-
-RECIPES: Registry[Recipe] = Registry("recipe")
+RECIPES: Registry[Callable[..., RunConfig]] = Registry("recipe")
 
 
 def build_recipe(
@@ -40,9 +31,8 @@ def build_recipe(
     Raises:
         ValueError: no recipe or no method has that name; the message gives the nearest.
     """
-    recipe = RECIPES.find(name)
     chosen = {"model": model, "dataset": dataset, "method": method}
-    return recipe(**{key: value for key, value in chosen.items() if value is not None})
+    return RECIPES.find(name)(**{key: value for key, value in chosen.items() if value is not None})
 
 
 def list_recipes() -> list[str]:
@@ -51,12 +41,13 @@ def list_recipes() -> list[str]:
 
 
 def recipe_text(name: str) -> list[str]:
-    """What the recipe called `name` is: a line that sums it up, then the lines that go on.
-
-    Raises:
-        ValueError: no recipe has that name.
-    """
+    """What the recipe called `name` is: a summary in the first line, then the details."""
     return inspect.cleandoc(RECIPES.find(name).__doc__ or name).splitlines()
+
+
+_USUAL: dict[str, Any] = {
+    "weight_decay": 5e-4, "batch_size": 128, "validation_size": 0.1, "augment": True,
+}  # fmt: skip
 
 
 @RECIPES.register("short")
@@ -74,7 +65,7 @@ def paper(model: str = "resnet50", dataset: str = "cifar100", method: str = "dct
 
     Batches of 128, weight decay 5e-4 on everything (in Adam an L2 penalty), 45,000 images to train and 5,000
     to choose the best epoch by; the alphas of a Fixup network match its initialisation (section 5.3). Adam's
-    rate and the missing schedule are those of the command that the authors' code documents for DCTpS. SGD's
+    rate and the missing schedule come from the command that the authors' code documents for DCTpS. SGD's
     are its defaults with its optional schedule: a tenth after 119 epochs and again after 159, as its
     scheduler steps at the beginning of an epoch. The choices of each experiment, in the supplement, were not
     at hand.
@@ -83,20 +74,9 @@ def paper(model: str = "resnet50", dataset: str = "cifar100", method: str = "dct
     """
     if not _has_offset(method):
         return _sgd(model, dataset, method, epochs=200, milestones=(119, 159))
-    return RunConfig(
-        model=model,
-        dataset=dataset,
-        method=method,
-        epochs=200,
-        optimizer="adam",
-        lr=1e-3,
-        schedule="constant",
-        weight_decay=5e-4,
-        batch_size=128,
-        validation_size=0.1,
-        augment=True,
-        alpha="match" if model.startswith("fixup") else "one",
-    )
+    alpha = "match" if model.startswith("fixup") else "one"
+    adam = {"optimizer": "adam", "lr": 1e-3, "schedule": "constant", "alpha": alpha}
+    return RunConfig(**_USUAL | adam, model=model, dataset=dataset, method=method, epochs=200)
 
 
 @RECIPES.register("force")
@@ -106,7 +86,7 @@ def force(model: str = "resnet50", dataset: str = "cifar10", method: str = "forc
     Batches of 128, weight decay 5e-4, a tenth of the training images held out. On Tiny ImageNet 300 epochs
     with steps at 150 and 225. The authors' supports come from the logits without a softmax, and from 1, 10 or
     20 batches in each step (CIFAR-10, CIFAR-100, Tiny ImageNet): `--options loss=nll_on_logits
-    images_per_class=13` is that, but for their augmentation.
+    images_per_class=13` is that, except for their augmentation.
 
     Reference: "Progressive Skeletonization", ICLR 2021; https://github.com/naver/force.
     """
@@ -124,16 +104,8 @@ def synflow(model: str = "vgg16", dataset: str = "cifar100", method: str = "synf
     Reference: "Pruning neural networks without any data", NeurIPS 2020;
     https://github.com/ganguli-lab/Synaptic-Flow.
     """
-    return _sgd(
-        model,
-        dataset,
-        method,
-        epochs=160,
-        milestones=(60, 120),
-        nesterov=True,
-        weight_decay=1e-4,
-        validation_size=0.0,
-    )
+    choices = {"nesterov": True, "weight_decay": 1e-4, "validation_size": 0.0}
+    return _sgd(model, dataset, method, epochs=160, milestones=(60, 120), **choices)
 
 
 @RECIPES.register("fixup")
@@ -145,39 +117,18 @@ def fixup(model: str = "fixup-resnet110", dataset: str = "cifar10", method: str 
 
     Reference: "Fixup Initialization", ICLR 2019; https://github.com/hongyi-zhang/Fixup.
     """
-    return _sgd(
-        model,
-        dataset,
-        method,
-        epochs=200,
-        milestones=(100, 150),
-        weight_decay=1e-4,
-        validation_size=0.0,
-        mixup=1.0,
-        alpha="match" if _has_offset(method) else "one",
-    )
+    alpha = "match" if _has_offset(method) else "one"
+    choices = {"weight_decay": 1e-4, "validation_size": 0.0, "mixup": 1.0, "alpha": alpha}
+    return _sgd(model, dataset, method, epochs=200, milestones=(100, 150), **choices)
 
 
 def _sgd(
     model: str, dataset: str, method: str, *, epochs: int, milestones: tuple[int, ...], **choices: Any
 ) -> RunConfig:
     """SGD as most train with it: 0.1, momentum 0.9, batches of 128, crops and flips; milestones in epochs."""
-    usual = RunConfig(
-        model=model,
-        dataset=dataset,
-        method=method,
-        epochs=epochs,
-        optimizer="sgd",
-        lr=0.1,
-        momentum=0.9,
-        schedule="multistep",
-        milestones=tuple(epoch / epochs for epoch in milestones),
-        weight_decay=5e-4,
-        batch_size=128,
-        validation_size=0.1,
-        augment=True,
-    )
-    return replace(usual, **choices)
+    steps = {"schedule": "multistep", "milestones": tuple(epoch / epochs for epoch in milestones)}
+    sgd = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, **steps}
+    return RunConfig(**_USUAL | sgd | choices, model=model, dataset=dataset, method=method, epochs=epochs)
 
 
 def _has_offset(method: str) -> bool:

@@ -1,6 +1,7 @@
 """The small files of a run folder, read and checked: what they hold is of the kind that a run writes.
 
-A file that cannot be read is told from one that is damaged: a missing permission is no reason to train again.
+All functions raise a `RunFolderError` where a file cannot be used. It says whether the file cannot be read or
+is damaged: a missing permission is no reason to train again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _EPOCH = {
     **dict.fromkeys(("val_accuracy", "val_loss"), _MAYBE),
 }
 _END = {
-    **dict.fromkeys(("last_epoch",), int),
-    **dict.fromkeys(("best_epoch",), (int, type(None))),
+    "last_epoch": int,
+    "best_epoch": (int, type(None)),
     **dict.fromkeys(("last_test_accuracy", "seconds"), _NUMBER),
     **dict.fromkeys(("best_val_accuracy", "best_test_accuracy"), _MAYBE),
     **dict.fromkeys(("report", "versions"), dict),
@@ -40,9 +41,8 @@ _ROW = {"name": str, "nnz": int, "weights": int, "offset": (str, type(None))}
 _DATA = {
     "name": str,
     "sha256": dict,
-    "class_names": list,
+    **dict.fromkeys(("class_names", "mean", "std"), list),
     **dict.fromkeys(("classes", "channels", "image_size", "train", "test"), int),
-    **dict.fromkeys(("mean", "std"), list),
 }
 
 
@@ -51,11 +51,7 @@ class RunFolderError(ValueError):
 
 
 def read_config(path: Path) -> RunConfig:
-    """The configuration of the run in the folder `path`.
-
-    Raises:
-        RunFolderError: there is no run, or its configuration cannot be read or is damaged.
-    """
+    """The configuration of the run in the folder `path`."""
     values = _read(path / CONFIG)
     if values is None:
         raise RunFolderError(f"{path} holds no run (no {CONFIG}): give the folder that `dctps train` wrote")
@@ -66,11 +62,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def read_data(path: Path) -> Record | None:
-    """What the run in the folder `path` trains on; None for one of a version that did not write it down.
-
-    Raises:
-        RunFolderError: the file cannot be read or is damaged.
-    """
+    """The data of the run in the folder `path`; None for one of a version that did not write them down."""
     values = _read(path / DATA)
     if values is not None:
         _check(path / DATA, values, _DATA)
@@ -82,13 +74,10 @@ def check_data(path: Path, data: Record) -> None:
 
     What an older version did not write down is not compared. Mean and deviation may differ in their last
     digits.
-
-    Raises:
-        RunFolderError: it is not.
     """
     theirs = read_data(path) or {}
-    found = [name for name in ("sha256", "mean", "std", "flip") if name in theirs and name in data]
-    other = [name for name in found if not _alike(theirs[name], data[name])]
+    both = [name for name in ("sha256", "mean", "std", "flip") if name in theirs and name in data]
+    other = [name for name in both if not _alike(theirs[name], data[name])]
     if not other:
         return
     there, here = (f"{d.get('train')} training and {d.get('test')} test images" for d in (theirs, data))
@@ -103,25 +92,16 @@ def check_data(path: Path, data: Record) -> None:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of the epochs that the run in the folder `path` has done.
-
-    Raises:
-        RunFolderError: the file cannot be read or is damaged.
-    """
+    """The records of the epochs that the run in the folder `path` has done."""
     file = path / METRICS
-    text = read_text(file) or ""
-    records = [parse_object(file, line) for line in text.splitlines()]
+    records = [parse_object(file, line) for line in (read_text(file) or "").splitlines()]
     for record in records:
         _check(file, record, _EPOCH)
     return records
 
 
 def find_summary(path: Path) -> Record | None:
-    """The summary of the run in the folder `path`; None of a run that is not finished.
-
-    Raises:
-        RunFolderError: the file cannot be read or is damaged.
-    """
+    """The summary of the run in the folder `path`; None of a run that is not finished."""
     file = path / SUMMARY
     values = _read(file)
     if values is None:
@@ -133,40 +113,34 @@ def find_summary(path: Path) -> Record | None:
     for row in report.get("rows", []):
         _check(file, row, _ROW)
         need(file, row, "name", "nnz", "offset")
-    for place in values.get("earlier_environments", []):
-        _check(file, place, {"versions": dict})
+    for environment in values.get("earlier_environments", []):
+        _check(file, environment, {"versions": dict})
     return values
 
 
 def read_summary(path: Path) -> Record:
-    """The summary of the finished run in the folder `path`.
-
-    Raises:
-        RunFolderError: there is no run, or it is not finished, or its summary is damaged.
-    """
+    """The summary of the finished run in the folder `path`, with everything that commands print of it."""
     summary = find_summary(path)
     if summary is None:
         read_config(path)
         raise RunFolderError(f"the run in {path} is not finished: give its `dctps train` command again")
+    best = [f"best_{name}" for name in ("epoch", "val_accuracy", "test_accuracy")]
+    need(path / SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable")
     return summary
 
 
 def need(file: Path, values: Record, *names: str) -> None:
-    """Make sure that what `file` holds has these fields, `report.trainable` within `report`.
-
-    Raises:
-        RunFolderError: one is missing.
-    """
+    """Make sure that `values`, of `file`, have these fields; `report.trainable` is one within `report`."""
     for name in names:
-        found: Any = values
+        value: Any = values
         for part in name.split("."):
-            if not isinstance(found, dict) or part not in found:
+            if not isinstance(value, dict) or part not in value:
                 raise damaged(file, f"it has no {name}")
-            found = found[part]
+            value = value[part]
 
 
 def damaged(file: Path, reason: object) -> RunFolderError:
-    """What to tell a person about a file whose content cannot be used."""
+    """The error of a file whose content cannot be used."""
     return RunFolderError(
         f"{file} cannot be read (it is damaged: {reason}): put a whole copy of it back, or delete the folder "
         f"and train again"
@@ -174,16 +148,12 @@ def damaged(file: Path, reason: object) -> RunFolderError:
 
 
 def unreadable(file: Path, error: OSError) -> RunFolderError:
-    """What to tell a person about a file that the system does not give."""
+    """The error of a file that the system does not give."""
     return RunFolderError(f"{file} cannot be read ({error.strerror}): make it a readable file")
 
 
 def read_text(file: Path) -> str | None:
-    """The text of a file of a run; None where there is none.
-
-    Raises:
-        RunFolderError: it cannot be read, or is no text.
-    """
+    """The text of a file of a run; None where there is none."""
     try:
         return file.read_text()
     except (FileNotFoundError, NotADirectoryError):
@@ -195,11 +165,7 @@ def read_text(file: Path) -> str | None:
 
 
 def parse_object(file: Path, text: str) -> Record:
-    """The JSON object that `text`, of `file`, is.
-
-    Raises:
-        RunFolderError: it is none.
-    """
+    """The JSON object that `text`, of `file`, is."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -219,17 +185,17 @@ def _check(file: Path, values: Any, kinds: Mapping[str, Any]) -> None:
     if not isinstance(values, dict):
         raise damaged(file, f"{str(values)[:40]!r} stands where an object should")
     for name, kind in kinds.items():
-        value = values.get(name, ...)
-        if value is ...:
+        if name not in values:
             continue
+        value = values[name]
         finite = name.endswith("loss") or not isinstance(value, float) or math.isfinite(value)
         if not isinstance(value, kind) or isinstance(value, bool) or not finite:
             raise damaged(file, f"{name} is {str(value)[:40]!r}")
 
 
 def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, list) and isinstance(b, list | tuple) and len(a) == len(b):
-        return all(
-            isinstance(x, int | float) and math.isclose(x, y, rel_tol=1e-4) for x, y in zip(a, b, strict=True)
-        )
-    return bool(a == b)
+    if not isinstance(a, list) or not isinstance(b, list | tuple):
+        return bool(a == b)
+    return len(a) == len(b) and all(
+        isinstance(x, int | float) and math.isclose(x, y, rel_tol=1e-4) for x, y in zip(a, b, strict=True)
+    )

@@ -13,28 +13,18 @@ from torch import nn
 
 import dctps
 from dctps.data import Dataset, Description, is_published, load_dataset, resized
-from dctps.experiments.backends import apply_backends_, read_backends, to_record
+from dctps.experiments import records
+from dctps.experiments.backends import apply_backends_, backends_of_run, choose_backends, read_backends
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve, run_name
-from dctps.experiments.folder import BACKENDS, BEST, LAST, RunFolder
+from dctps.experiments.folder import BEST, LAST, RunFolder
 from dctps.experiments.levels import Levels
 from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
-from dctps.experiments.records import (
-    DATA,
-    SUMMARY,
-    Record,
-    RunFolderError,
-    check_data,
-    need,
-    read_config,
-    read_data,
-    read_summary,
-)
+from dctps.experiments.records import Record
+from dctps.experiments.saved_session import SavedSession
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings
 from dctps.experiments.signals import deferred_signals
 from dctps.experiments.unused import has_density, refuse_unused
-from dctps.experiments.work import Work
-from dctps.kernels import variant
 from dctps.networks.explanation import Explanation
 from dctps.reporting import Report
 from dctps.training import Metrics, Processes, joined, launched
@@ -64,11 +54,10 @@ def run(
 ) -> Record:
     """Train the network of `config` and write its run folder; a finished run is left as it is.
 
-    It answers for the data that it was trained on alone: others of a user's own are refused.
-
-    A run that was cut short, at whatever moment, goes on from where it was last saved, and ends with the very
-    numbers of one that was not (`dctps.experiments.folder` says why). Ctrl-C and SIGTERM save it and stop
-    it between two steps. The caller's random state and number of threads are afterwards as before.
+    A folder whose run was trained on other data is refused. A run that was cut short, at whatever moment,
+    goes on from where it was last saved, and ends with the very numbers of one that was not
+    (`dctps.experiments.folder` says why). Ctrl-C and SIGTERM save it and stop it between two steps. The
+    caller's random state and number of threads are afterwards as before.
 
     Args:
         config: what to run.
@@ -85,7 +74,7 @@ def run(
         progress: show a bar for each epoch where standard error is a terminal.
         on_epoch: called with each epoch's record, as in metrics.jsonl, once the epoch is saved.
         on_note: called with a line for a person: that the run continues, or what makes it inexact.
-        begin: makes the run as it is before its first step (None: the network of `config` is new).
+        begin: makes the session before the first step (None: the network of `config` is new).
 
     Returns:
         The summary, as in summary.json.
@@ -97,7 +86,7 @@ def run(
         TrainingError: the loss is not finite.
         Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the run is saved.
     """
-    # One density for many methods, of which dense has none, is how loops and grids say it.
+    # Loops and grids give one density to many methods, of which dense has none.
     refuse_unused(config if has_density(config.method) else replace(config, density=None))
     config = resolve(config)
     if checkpoint_interval is not None and checkpoint_interval < 1:
@@ -109,22 +98,24 @@ def run(
     given = None if backends is None else read_backends(Path(backends))
     folder = RunFolder(default_folder(config) if out is None else Path(out), config)
 
+    note, follow = on_note or (lambda line: None), on_epoch or (lambda record: None)
+
     def loaded() -> Dataset:
-        found = data_of(config, data_dir, download, dataset)
-        check_data(folder.path, found.to_dict())
-        return found
+        images = data_of(config, data_dir, download, dataset)
+        records.check_data(folder.path, images.to_dict())
+        return images
 
     def result() -> Record:
         # Published files are what their name says; all others may be other data than the run's by now.
         if dataset is not None or not is_published(config.dataset):
             loaded()
-        return whole_summary(folder.path)
+        return records.read_summary(folder.path)
 
     if not launched() and folder.finished() is not None:
         summary = result()
         folder.drop_state()
         return summary
-    with torch_settings(device, threads, config.seed) as place, joined(place) as processes:
+    with torch_settings(device, threads, config.seed) as used_device, joined(used_device) as processes:
         if processes.from_first(folder.finished) is not None:
             return processes.from_first(result)
         with processes.together():
@@ -132,53 +123,33 @@ def run(
         # One process writes.
         writing = folder.writing() if processes.rank == 0 else nullcontext()
         if config.dynamics == "imp":
-            level = partial(
-                run,
-                dataset=images,
-                device=device,
-                threads=threads,
+            train = partial(
+                run, dataset=images, device=device, threads=threads, progress=progress, on_note=on_note,
                 checkpoint_interval=checkpoint_interval,
-                progress=progress,
-                on_note=on_note,
-            )
-            levels = Levels(config, folder, images, processes)
+            )  # fmt: skip
             with writing:
-                levels.complete(level, on_epoch or (lambda record: None))
-            return processes.from_first(lambda: whole_summary(folder.path))
+                Levels(config, folder, images, processes).complete(train, follow)
+            return processes.from_first(lambda: records.read_summary(folder.path))
         with processes.together():
             if begin is None:
-                # A criterion that has chosen need not again, and might choose otherwise in another place.
-                saved = processes.from_first(folder.saved_supports) if is_scored(config) else None
-                session = Session(config, images, place, processes, supports=saved)
+                # A criterion does not choose twice: on another machine it might choose otherwise.
+                supports = processes.from_first(folder.saved_supports) if is_scored(config) else None
+                session = Session(config, images, used_device, processes, supports=supports)
             else:
-                session = begin(images, place, processes)
+                session = begin(images, used_device, processes)
         processes.check_same(session.model)
         # The folder comes last: a mistake found before here leaves nothing behind.
         with writing, deferred_signals() as request:
             # Another process may have finished it since the first look.
             if processes.from_first(folder.finished) is None:
-                recorded = processes.from_first(lambda: _backends(folder, given, session, place, tune))
-                environment = {
-                    **environment_of(place, processes, config),
-                    "backends": apply_backends_(session.model, recorded, place),
-                }
-                work = Work(session, folder, request, environment, processes, recorded)
-                work.resume(images.to_dict(), on_note or (lambda line: None))
-                work.complete(checkpoint_interval, progress, on_epoch or (lambda record: None))
+                paths = processes.from_first(lambda: choose_backends(folder.path, given, tune, session))
+                environment = environment_of(used_device, processes, config)
+                environment["backends"] = apply_backends_(session.model, paths, used_device)
+                saved = SavedSession(session, folder, request, environment, processes, paths)
+                saved.resume(images.to_dict(), note)
+                saved.complete(checkpoint_interval, progress, follow)
         # Read back, so that the first call and one that finds the run finished return the same.
-        return processes.from_first(lambda: whole_summary(folder.path))
-
-
-def whole_summary(path: Path) -> Record:
-    """The summary of the finished run in the folder `path`, with all that the end of a run is told from.
-
-    Raises:
-        RunFolderError: there is none, it is damaged, or it lacks some of that.
-    """
-    summary = read_summary(path)
-    best = [f"best_{name}" for name in ("epoch", "val_accuracy", "test_accuracy")]
-    need(path / SUMMARY, summary, "last_epoch", "last_test_accuracy", *best, "report.trainable")
-    return summary
+        return processes.from_first(lambda: records.read_summary(folder.path))
 
 
 def evaluate_run(
@@ -192,98 +163,61 @@ def evaluate_run(
 ) -> dict[str, Metrics]:
     """The test metrics of a finished run's networks: `"last"`, and `"best"` where it had a validation set.
 
-    Args:
-        path: the run folder.
-        data_dir: as for `run`.
-        download: as for `run`.
-        dataset: as for `run`.
-        device: as for `run`.
-        threads: as for `run`.
+    `path` is the run folder; the other arguments are as for `run`.
 
     Raises:
         ValueError: no finished run, a run on other data, or a damaged checkpoint.
         DataError: the data files are missing or damaged.
     """
     path = Path(path)
-    config = resolve(read_config(path))
-    summary = whole_summary(path)
-    with torch_settings(device, threads, config.seed) as place:
+    config = resolve(records.read_config(path))
+    summary = records.read_summary(path)
+    with torch_settings(device, threads, config.seed) as used_device:
         dataset = data_of(config, data_dir, download, dataset)
         data = dataset.to_dict()
-        del data["flip"]  # which matters to training alone
-        check_data(path, data)
-        found = {}
+        del data["flip"]  # it matters to training alone
+        records.check_data(path, data)
+        metrics = {}
         for name, file in (("last", LAST), ("best", BEST)):
             if summary[f"{name}_epoch"] is not None:
-                model = restore_network(config, dataset.description, path / file, place)
-                apply_backends_(model, RunFolder(path, config).backends(), place)
-                found[name] = Session(config, dataset, place, model=model).test()
-        return found
+                model = restore_network(config, dataset.description, path / file, used_device)
+                apply_backends_(model, backends_of_run(path), used_device)
+                metrics[name] = Session(config, dataset, used_device, model=model).test()
+        return metrics
 
 
 def describe_run(path: Path | str) -> Report:
     """The report on the network of the run in the folder `path`; no data are read.
 
     Raises:
-        ValueError: there is no run, as `RunFolderError`; or one whose weights the data decide, and which has
-            no network yet.
+        ValueError: there is no run (`RunFolderError`), or the data decide its weights and it has no network.
     """
     return dctps.report(_network_of(Path(path))[1])
 
 
 def explain_run(path: Path | str) -> Explanation:
-    """Which paths the layers of the run in the folder `path` take on this machine's CPU.
-
-    Raises:
-        ValueError: as for `describe_run`.
-    """
+    """Which paths the layers of the run in `path` take on this CPU; errors as for `describe_run`."""
     path = Path(path)
     config, model, data = _network_of(path)
-    apply_backends_(model, RunFolder(path, config).backends(), torch.device("cpu"))
+    apply_backends_(model, backends_of_run(path), torch.device("cpu"))
     return explain_training(config, model, data)
 
 
 def _network_of(path: Path) -> tuple[ResolvedConfig, nn.Module, Description]:
-    config, data = resolve(read_config(path)), read_data(path)
-    file = path / LAST if (path / LAST).exists() else None
-    if data is None:
-        return config, *network_for_report(config, file=file)
-    need(path / DATA, data, "classes", "channels", "image_size")
-    shape = Description(data["classes"], data["channels"], data["image_size"])
-    return config, *network_for_report(config, data=shape, file=file)
+    config, data, shape = records.read_config(path), records.read_data(path), None
+    if data is not None:
+        records.need(path / records.DATA, data, "classes", "channels", "image_size")
+        shape = Description(data["classes"], data["channels"], data["image_size"])
+    return network_for_report(config, data=shape, file=path / LAST if (path / LAST).exists() else None)
 
 
 def data_of(config: RunConfig, data_dir: Path | str | None, download: bool, given: Dataset | None) -> Dataset:
     """The data set of `config`, read, or the one given."""
     if given is None:
         return load_dataset(
-            config.dataset,
-            data_dir,
-            download=download,
-            image_size=config.image_size,
+            config.dataset, data_dir, download=download, image_size=config.image_size,
             data_seed=config.data_seed,
-        )
+        )  # fmt: skip
     if given.name != config.dataset:
         raise ValueError(f"the data set given is called {given.name!r}, and the run's is {config.dataset!r}")
     return given if config.image_size is None else resized(given, config.image_size)
-
-
-def _backends(
-    folder: RunFolder,
-    given: Record | None,
-    session: Session,
-    place: torch.device,
-    tune: bool,
-) -> Record | None:
-    """The paths that the run's layers are to take; None leaves them to the rule."""
-    recorded = folder.backends()
-    if recorded is None and tune:
-        recorded = to_record(
-            session.tune(), kernels=variant(), device=str(place), threads=torch.get_num_threads()
-        )
-    elif recorded is not None and given is not None and recorded["layers"] != given["layers"]:
-        raise RunFolderError(
-            f"{folder.path} has other backends (its {BACKENDS}) than those given: leave --backends out, or "
-            f"choose another --out"
-        )
-    return given if recorded is None else recorded

@@ -25,7 +25,7 @@ from dctps.training import Metrics, Processes, Tally
 
 @dataclass
 class _Epoch:
-    """The epoch under way: the rate at its first step, the time that it has taken, the sums of its steps."""
+    """The epoch that is going on: the rate at its first step, the time so far, the sums of its steps."""
 
     lr: float
     seconds: float = 0.0
@@ -38,22 +38,9 @@ class Session:
     `state` and `load_state` are the one place that knows what a run's future depends on. Whatever is added
     to a run and changes while it trains belongs there.
 
-    Args:
-        config: of the run.
-        dataset: of `config.dataset`.
-        device: where the network and the data are to be.
-        processes: that share the batches (None: this one alone).
-        model: to train, on `device` (None: the network that `config` describes).
-        supports: of a new network's layers, where a criterion has chosen them already.
-        parts: of the data set, where they were made already.
-
-    Attributes:
-        model: the network.
-        trainer: what changes it.
-        records: of the epochs that are done, as in metrics.jsonl.
-
-    Raises:
-        ValueError: a name or a choice in `config` that does not exist or does not fit.
+    The network is the one that `config` describes, with `supports` that a criterion has already chosen, or
+    `model`, on `device`. `processes` share the batches (None: this one alone). `parts` of the data set may
+    have been made already. `records` are of the epochs that are done, as in metrics.jsonl.
     """
 
     def __init__(
@@ -67,21 +54,16 @@ class Session:
         supports: Mapping[str, Tensor] | None = None,
         parts: Parts | None = None,
     ) -> None:
-        self.config = config
-        self._processes = Processes() if processes is None else processes
+        self.config, self.device = config, device
         self.parts = split(config, dataset, device) if parts is None else parts
-        self._train, self._validation, self._test = self.parts
         self._stream = Stream(config, dataset)
         self._clock: Callable[[], float] = time.perf_counter
-
+        images = self.parts.train
+        scoring = scoring_batches(config, images, dataset)
         self.model = model or build_network(
-            config,
-            dataset.description,
-            device,
-            batches=scoring_batches(config, self._train, dataset),
-            supports=supports,
+            config, dataset.description, device, batches=scoring, supports=supports
         )
-        self.trainer = Trainer(config, self.model, len(self._train), device, self._processes)
+        self.trainer = Trainer(config, self.model, len(images), device, processes or Processes())
         self.records: list[Record] = []
         self._best: dict[str, Any] | None = None
         self._begin_epoch()
@@ -92,16 +74,6 @@ class Session:
         return len(self.records) >= self.config.epochs
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Batches of training."""
-        return self.trainer.steps
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that train, in the order of the optimizer's slots."""
-        return self.trainer.parameters
-
-    @property
     def position(self) -> tuple[int, int]:
         """Epochs done, and steps done of the next."""
         return len(self.records), self._epoch.tally.steps
@@ -109,12 +81,10 @@ class Session:
     @property
     def where(self) -> str:
         """The position in words: `"after epoch 3 of 20"`, `"in epoch 4 of 20, after step 120 of 450"`."""
-        epochs, steps = self.position
+        (epochs, steps), total = self.position, self.config.epochs
         if steps:
-            return (
-                f"in epoch {epochs + 1} of {self.config.epochs}, after step {steps} of {self.steps_per_epoch}"
-            )
-        return f"after epoch {epochs} of {self.config.epochs}" if epochs else "before the first step"
+            return f"in epoch {epochs + 1} of {total}, after step {steps} of {self.trainer.steps}"
+        return f"after epoch {epochs} of {total}" if epochs else "before the first step"
 
     @property
     def best(self) -> Record | None:
@@ -133,33 +103,24 @@ class Session:
     def train_epoch(self, *, progress: bool, between: Callable[[], None]) -> Record:
         """Train to the end of the epoch, evaluate, and return its record for metrics.jsonl.
 
-        Args:
-            progress: show a bar where standard error is a terminal.
-            between: called before each batch, of evaluation too; `state()` is then whole, and an exception
-                ends the epoch there.
-
-        Raises:
-            NonFiniteLoss: see `dctps.training.train_epoch`.
+        `between` is called before each batch, of evaluation too; `state()` is then whole, and an exception
+        ends the epoch there. `progress` shows a bar where standard error is a terminal.
         """
         self._resumed_at = self._clock()
         number, epoch = len(self.records) + 1, self._epoch
         # disable=None is tqdm's way to say: off where standard error is no terminal.
         bar = tqdm(
-            self.training_batches(between),
-            desc=f"epoch {number}/{self.config.epochs}",
-            total=self.steps_per_epoch,
-            initial=epoch.tally.steps,
-            unit="step",
-            leave=False,
+            self.training_batches(between), desc=f"epoch {number}/{self.config.epochs}", unit="step",
+            total=self.trainer.steps, initial=epoch.tally.steps, leave=False,
             disable=None if progress else True,
-        )
+        )  # fmt: skip
         self.trainer.train_epoch(bar, number, epoch.tally)
-        validation = self._evaluate(self._validation, between) if len(self._validation) else None
-        test = self._evaluate(self._test, between)
-        return self.close_epoch(validation, test)
+        held_out = self.parts.validation
+        validation = self._evaluate(held_out, between) if len(held_out) else None
+        return self.close_epoch(validation, self._evaluate(self.parts.test, between))
 
     def close_epoch(self, validation: Metrics | None, test: Metrics) -> Record:
-        """End the epoch under way, all of whose steps are taken; gives its record for metrics.jsonl."""
+        """End the epoch, after its last step, and return its record for metrics.jsonl."""
         train = self._epoch.tally.metrics()
         record = {
             "epoch": len(self.records) + 1,
@@ -181,11 +142,9 @@ class Session:
         return record
 
     def share(self, leader: Session, clock: Callable[[], float]) -> None:
-        """Leave it to the caller to train on the batches of `leader`: by `take_step` and `close_epoch`.
+        """Let the caller train this run on the batches of `leader`, by `take_step` and `close_epoch`.
 
-        Args:
-            leader: a session at the same position, with the same batches.
-            clock: gives this run's part of the time, in seconds.
+        The leader is at the same position and has the same batches; `clock` gives this run's share of time.
         """
         self._stream, self._clock = leader._stream, clock
         self._resumed_at = clock()
@@ -193,22 +152,17 @@ class Session:
     def take_step(self, loss: float, correct: int, images: int) -> None:
         """Take one step of `train_epoch` along the gradients that the parameters hold.
 
-        Args:
-            loss: summed over the images of the batch.
-            correct: of them.
-            images: their number.
-
-        Raises:
-            NonFiniteLoss: the loss is not finite; nothing has changed.
+        `loss` is the sum over the `images` of the batch, of which `correct` are classified correctly. If it
+        is not finite, nothing changes and `NonFiniteLoss` is raised.
         """
         tally = self._epoch.tally
-        self.trainer.take_step(loss / images, len(self.records) + 1, tally)
+        self.trainer.take_step(loss / images, len(self.records) + 1, tally.steps + 1)
         tally.add(loss, correct, images)
 
     def training_batches(self, between: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
         """The rest of the epoch's batches; `between` as for `train_epoch`."""
         done = self._epoch.tally.steps
-        return self._stream.training(self._train, self.trainer.batch_size, between, done)
+        return self._stream.training(self.parts.train, self.config.batch_size, between, done)
 
     def evaluation_batches(
         self, data: ImageTensors, between: Callable[[], None]
@@ -218,11 +172,11 @@ class Session:
 
     def tune(self) -> dict[str, Measured]:
         """Measure the paths of the layers on a batch as in training, and fix each at its fastest."""
-        return self.trainer.tune(self._train.images)
+        return self.trainer.tune(self.parts.train.images)
 
     def test(self) -> Metrics:
         """Evaluate on the test images."""
-        return self._evaluate(self._test, lambda: None)
+        return self._evaluate(self.parts.test, lambda: None)
 
     def state(self) -> State:
         """All that the rest of the run depends on, and the metrics so far, for `write_state`.
@@ -238,15 +192,15 @@ class Session:
             "generator": self._epoch_generator,
             "torch_rng": torch.get_rng_state(),
         }
-        if self._device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self._device)
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         return state
 
     def load_state(self, state: State) -> None:
         """Go on where `state` was taken, of a session with the same configuration and data.
 
         Raises:
-            StateError: it does not fit this session; which is then of no more use.
+            StateError: it does not fit. The session is then of no more use.
         """
         try:
             self._load(state)
@@ -263,16 +217,17 @@ class Session:
         lr, seconds, tally = (state["epoch"][name] for name in ("lr", "seconds", "tally"))
         sums = Tally(int(tally["steps"]), float(tally["loss"]), int(tally["correct"]), int(tally["images"]))
         epoch = _Epoch(float(lr), float(seconds), sums)
-        if numbers != list(range(1, len(numbers) + 1)) or not 0 <= epoch.tally.steps <= self.steps_per_epoch:
-            raise ValueError(f"epochs {numbers}, step {epoch.tally.steps} of {self.steps_per_epoch}")
-        if len(numbers) > self.config.epochs - (epoch.tally.steps > 0):
-            raise ValueError(f"{len(numbers)} of {self.config.epochs} epochs, step {epoch.tally.steps}")
+        steps, most = sums.steps, self.trainer.steps
+        if numbers != list(range(1, len(numbers) + 1)) or not 0 <= steps <= most:
+            raise ValueError(f"epochs {numbers}, step {steps} of {most}")
+        if len(numbers) > self.config.epochs - (steps > 0):
+            raise ValueError(f"{len(numbers)} of {self.config.epochs} epochs, step {steps}")
 
         self.trainer.load_state(state)
         self._stream.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
-        if self._device.type == "cuda" and "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+        if self.device.type == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.records, self._best = records, state["best"]
         if (self.best is None) != (self._best is None):
             raise ValueError("the best network is missing, or there is one too many")
@@ -286,12 +241,8 @@ class Session:
         self._resumed_at = self._clock()
 
     def _seconds(self) -> float:
-        """What the epoch under way has taken, in this process and in those before."""
+        """How long the epoch has taken so far, in this process and in those before."""
         return self._epoch.seconds + self._clock() - self._resumed_at
-
-    @property
-    def _device(self) -> torch.device:
-        return self._test.images.device
 
     def _evaluate(self, data: ImageTensors, between: Callable[[], None]) -> Metrics:
         return self.trainer.evaluate(self.evaluation_batches(data, between))

@@ -20,30 +20,23 @@ from dctps.training import Processes, launched
 
 @contextmanager
 def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torch.device]:
-    """Number of threads, global seed and flushing of subnormals within, the caller's after; gives the device.
-
-    Raises:
-        ValueError: no such device, or a number of threads that cannot be.
-    """
-    place = _device(device)
+    """Set threads, the global seed and the flushing of subnormals, and put them back; gives the device."""
+    found = _device(device)
     if threads is not None and not 1 <= threads <= 1024:
         raise ValueError(f"threads must be from 1 to 1024, got {threads}")
-    before, flushed, profile = torch.get_num_threads(), _flushes_denormals(), forced_machine()
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    before, profile = torch.get_num_threads(), forced_machine()
+    flushed = float(torch.tensor([1e-310], dtype=torch.float64) + 0.0) == 0.0  # torch does not tell
+    with torch.random.fork_rng(devices=[found] if found.type == "cuda" else []):
         torch.manual_seed(seed)
         torch.set_num_threads(before if threads is None else threads)
         # A collapsed network decays into subnormal numbers, on which a CPU is ten times slower.
         torch.set_flush_denormal(True)
         try:
-            yield place
+            yield found
         finally:
             torch.set_num_threads(before)
             torch.set_flush_denormal(flushed)
             use_machine(profile)  # a run that goes on follows the profile that it recorded
-
-
-def _flushes_denormals() -> bool:
-    return float(torch.tensor([1e-310], dtype=torch.float64) + 0.0) == 0.0
 
 
 def _device(name: str) -> torch.device:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# An exception that a handler raises inside a callback of the interpreter, as imports have some, is dropped
-# there. The signal it stood for is kept here, for the run to find before its first step.
+# Python drops an exception that a handler raises inside a callback of the interpreter, as imports have some.
+# The signal is kept here, for the run to find before its first step.
 _raised: list[int] = []
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal stopped the run; the message says how to go on.
-
-    A `KeyboardInterrupt`, so that what handles Ctrl-C handles this too.
+    """A signal stopped the run; the message says how to go on. What handles Ctrl-C handles this too.
 
     Attributes:
         status: the exit status that shells give such a process, 128 + the signal's number.
@@ -29,41 +26,22 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has asked for a stop.
-
-    Attributes:
-        number: of that signal, or None.
-    """
+    """Whether a signal has asked for a stop: its `number`, or None."""
 
     number: int | None = None
 
 
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
-    """Only note a SIGINT or SIGTERM that arrives within; a second one acts as it did before.
-
-    A signal that the process ignores stays ignored. Outside the main thread, where Python allows no handlers,
-    nothing is noted and nothing changes.
-    """
+    """Only note a SIGINT or SIGTERM that arrives within; a second one acts as it did before."""
     request = StopRequest()
     request.number = _raised[-1] if _raised else None
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    # None is a handler that Python did not install and could not put back.
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    ours = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
 
-    def restore() -> None:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number: int, frame: object) -> None:
         request.number = number
         restore()
 
-    for number in ours:
-        signal.signal(number, note)
+    restore = _handle((signal.SIGINT, signal.SIGTERM), note)
     try:
         yield request
     finally:
@@ -72,20 +50,13 @@ def deferred_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def sigterm_raises(message: str) -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` within, as SIGINT raises KeyboardInterrupt anyway; main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Let SIGTERM raise `Stopped` within, as SIGINT raises KeyboardInterrupt anyway."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: object) -> None:
         _raised.append(number)
         raise Stopped(number, message)
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before in (signal.SIG_IGN, None):
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
+    restore = _handle((signal.SIGTERM,), stop)
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -94,5 +65,26 @@ def sigterm_raises(message: str) -> Iterator[None]:
             raise Stopped(_raised[-1], message) from None
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
         _raised.clear()
+
+
+def _handle(numbers: tuple[int, ...], handler: Callable[[int, Any], None]) -> Callable[[], None]:
+    """Install a handler, and return what puts the earlier ones back.
+
+    A signal that the process ignores stays ignored. Outside the main thread, where Python allows no handlers,
+    nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    before = {number: signal.getsignal(number) for number in numbers}
+    # None is a handler that Python did not install and could not put back.
+    ours = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for number in ours:
+        signal.signal(number, handler)
+
+    def restore() -> None:
+        for number, old in ours.items():
+            signal.signal(number, old)
+
+    return restore

@@ -30,9 +30,7 @@ class StateError(ValueError):
 def write_state(path: Path | str, state: State) -> None:
     """Write nested dicts (with str keys) and lists of tensors and JSON values to `path`, atomically.
 
-    Raises:
-        OSError: the file cannot be written; `path` is then as it was.
-        TypeError: something in `state` is neither.
+    Anything else in the state is a TypeError.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(state, "", tensors))
@@ -41,31 +39,24 @@ def write_state(path: Path | str, state: State) -> None:
 
 
 def read_state(path: Path | str) -> State:
-    """The inverse of `write_state`; tensors are on the CPU.
-
-    Raises:
-        OSError: the file cannot be read.
-        StateError: it is damaged.
-    """
+    """The inverse of `write_state`, with tensors on the CPU; a `StateError` where the file is damaged."""
     path = Path(path)
     length = path.stat().st_size
     try:
         try:
             tensors, fields = container.read(path, length, length)
-        except CheckpointError:
-            tensors, fields = _read_old(path.read_bytes())
-        state = _unpack(json.loads(fields["state"]), tensors)
+        except CheckpointError:  # an earlier version wrote it
+            content = path.read_bytes()
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            tensors, fields = safetensors.torch.load(content), header["__metadata__"]
+        state = json.loads(
+            fields["state"], object_hook=lambda value: tensors[value[_TENSOR]] if _TENSOR in value else value
+        )
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise StateError("it is no state file, or was cut short") from None
     if not isinstance(state, dict):
         raise StateError("it holds no state")
     return state
-
-
-def _read_old(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that an earlier version wrote."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return safetensors.torch.load(content), header["__metadata__"]
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -84,14 +75,3 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(
         f"{name} is a {type(value).__name__}: a state holds tensors, numbers, texts, lists, dicts"
     )
-
-
-def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    match value:
-        case dict():
-            if _TENSOR in value:
-                return tensors[value[_TENSOR]]
-            return {key: _unpack(item, tensors) for key, item in value.items()}
-        case list():
-            return [_unpack(item, tensors) for item in value]
-    return value

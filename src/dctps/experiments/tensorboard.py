@@ -21,23 +21,20 @@ EVENTS = "events.out.tfevents.0.dctps"
 def write_events(folder: Path) -> None:
     """Bring the event file of a run folder up to its metrics.jsonl; without that file nothing is written.
 
-    What is there is added to where it is the beginning of what should be: TensorBoard may be reading it.
-
-    Args:
-        folder: of a run, also while that goes on.
-
-    Raises:
-        ValueError: TensorBoard is missing; as `RunFolderError`, metrics.jsonl cannot be read.
-        OSError: the folder cannot be written.
+    New events are appended to a file that is the beginning of what it should be, as TensorBoard may be
+    reading it. Where TensorBoard is not installed, a ValueError says so.
     """
-    _proto()
     try:
-        start = (folder / CONFIG).stat().st_mtime
-    except FileNotFoundError:
+        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
+        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+    except ImportError:
+        raise ValueError("events for TensorBoard need it: pip install dctps[tensorboard]") from None
+    records = read_metrics(folder) if (folder / CONFIG).exists() else []
+    if not records:
         return
-    if not (records := read_metrics(folder)):
-        return
-    content, path = to_events(records, start), folder / EVENTS
+    content = _to_events(records, (folder / CONFIG).stat().st_mtime, Event, Summary, RecordWriter)
+    path = folder / EVENTS
     there = path.read_bytes() if path.exists() else b""
     if there and content.startswith(there):
         with path.open("rb+") as file:
@@ -47,40 +44,21 @@ def write_events(folder: Path) -> None:
         write_atomically(path, content)
 
 
-def to_events(records: Sequence[dict[str, Any]], start: float) -> bytes:
-    """The bytes of an event file: a scalar for each number of each record, under its name and epoch.
-
-    Args:
-        records: of metrics.jsonl; an epoch is dated by the `seconds` up to its end.
-        start: of the run, in seconds since 1970.
-    """
-    Event, Summary, RecordWriter = _proto()
+def _to_events(
+    records: Sequence[dict[str, Any]], start: float, Event: Any, Summary: Any, RecordWriter: Any
+) -> bytes:
+    """The bytes of an event file: a scalar for each number of each record, dated by its `seconds`."""
     file = io.BytesIO()
     writer = RecordWriter(file)
     writer.write(Event(wall_time=start, file_version="brain.Event:2").SerializeToString())
     now = start
     for record in records:
         now += record["seconds"]
-        numbers = {
-            name: value
+        scalars = [
+            Summary.Value(tag=name, simple_value=value)
             for name, value in record.items()
             if name != "epoch" and isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=x) for name, x in numbers.items()])
-        writer.write(Event(wall_time=now, step=record["epoch"], summary=summary).SerializeToString())
+        ]
+        event = Event(wall_time=now, step=record["epoch"], summary=Summary(value=scalars))
+        writer.write(event.SerializeToString())
     return file.getvalue()
-
-
-def _proto() -> tuple[Any, Any, Any]:
-    """TensorBoard's messages and its writer of records.
-
-    Raises:
-        ValueError: it is missing.
-    """
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
-        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
-        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
-    except ImportError:
-        raise ValueError("events for TensorBoard need it: pip install dctps[tensorboard]") from None
-    return Event, Summary, RecordWriter

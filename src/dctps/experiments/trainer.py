@@ -1,4 +1,4 @@
-"""A network and what changes it: optimizer, schedule, precision, mixup, dynamics; and their state."""
+"""A network and what changes it: optimizer, schedule, precision, mixup and dynamics, with their state."""
 
 from __future__ import annotations
 
@@ -9,50 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dctps import training
 from dctps.dynamic import take_sizes_
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_dynamics
 from dctps.experiments.state import State
 from dctps.networks import tune_
 from dctps.networks.tuning import Measured
-from dctps.training import (
-    Metrics,
-    Mixup,
-    Precision,
-    Processes,
-    Tally,
-    build_optimizer,
-    build_schedule,
-    check_finite,
-    evaluate,
-    parameter_groups,
-    take_step,
-    train_epoch,
-)
+from dctps.training import Metrics, Precision, Processes, Tally
 
 Batch = tuple[Tensor, Tensor]
 
-# What else a schedule has, its configuration fixes.
+# The configuration fixes everything else that a schedule has.
 _SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")
 _ADAM_SLOTS = {"step", "exp_avg", "exp_avg_sq"}
 _SLOTS = {"sgd": {"momentum_buffer"}, "adam": _ADAM_SLOTS, "adamw": _ADAM_SLOTS}
 
 
 class Trainer:
-    """The network of a run on its way, step by step.
-
-    Args:
-        config: of the run.
-        model: the network, on `device`.
-        images: in the training set.
-        device: where it trains.
-        processes: that share the batches.
+    """Trains a network on so many images, step by step.
 
     Attributes:
-        model: the network.
-        batch_size: of training.
         steps: of an epoch.
-        optimizer: of all parameters that train.
+        parameters: those that train, in the order of the optimizer's slots.
         dynamics: what changes the supports; None where they stay.
     """
 
@@ -65,21 +44,19 @@ class Trainer:
         processes: Processes,
     ) -> None:
         self.config, self.model, self._processes = config, model, processes
-        self.batch_size = config.batch_size
-        self.steps = math.ceil(images / self.batch_size)
+        self.steps = math.ceil(images / config.batch_size)
         self._precision = Precision(config.amp, device.type)
-        self._mixup = Mixup(config.mixup, config.seed) if config.mixup else None
-        groups = parameter_groups(
-            model,
-            config.weight_decay,
-            decay_alpha=config.decay_alpha,
-            decay_norm_bias=config.decay_norm_bias,
-        )
-        self.optimizer = build_optimizer(
+        self._mixup = training.Mixup(config.mixup, config.seed) if config.mixup else None
+        decays = {"decay_alpha": config.decay_alpha, "decay_norm_bias": config.decay_norm_bias}
+        groups = training.parameter_groups(model, config.weight_decay, **decays)
+        self.optimizer = training.build_optimizer(
             config.optimizer, groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
         )
+        self.parameters: list[nn.Parameter] = [
+            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+        ]
         steps = config.epochs * self.steps
-        self._schedule = build_schedule(
+        self._schedule = training.build_schedule(
             config.schedule, self.optimizer, total_steps=steps, milestones=config.milestones
         )
         self.dynamics = build_dynamics(config, model, self.optimizer, steps, processes)
@@ -90,66 +67,44 @@ class Trainer:
         }
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that train, in the order of the optimizer's slots."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    @property
     def lr(self) -> float:
-        """The rate of the next step, of the first group."""
+        """The learning rate of the next step, of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def train_epoch(self, batches: Iterable[Batch], epoch: int, tally: Tally) -> None:
         """Train on the rest of an epoch's batches, after those in `tally`."""
-        train_epoch(
-            self.model,
-            batches,
-            self.optimizer,
-            self._schedule,
-            epoch=epoch,
-            mixup=self._mixup,
-            tally=tally,
-            processes=self._processes,
-            **self._step,
-        )
+        training.train_epoch(
+            self.model, batches, self.optimizer, self._schedule, epoch=epoch, mixup=self._mixup, tally=tally,
+            processes=self._processes, **self._step,
+        )  # fmt: skip
         self._processes.average_statistics_(self.model)
 
-    def take_step(self, loss: float, epoch: int, tally: Tally) -> None:
-        """Step along the gradients that the parameters hold, as each step of `train_epoch` does.
+    def take_step(self, loss: float, epoch: int, step: int) -> None:
+        """Take a step of `train_epoch`, of that number, along the gradients that the parameters hold.
 
-        Args:
-            loss: mean over the images of the batch.
-            epoch: from 1, and
-            tally: of its steps so far, for the error.
-
-        Raises:
-            NonFiniteLoss: the loss is not finite; nothing has changed.
+        If the mean `loss` is not finite, nothing changes and `NonFiniteLoss` is raised.
         """
-        check_finite(loss, epoch, tally.steps + 1, self.optimizer, self._precision)
-        take_step(self.optimizer, self._schedule, **self._step)
+        training.check_finite(loss, epoch, step, self.optimizer, self._precision)
+        training.take_step(self.optimizer, self._schedule, **self._step)
 
     def evaluate(self, batches: Iterable[Batch]) -> Metrics:
         """Loss and accuracy on all of `batches`."""
-        return evaluate(self.model, batches, precision=self._precision)
+        return training.evaluate(self.model, batches, precision=self._precision)
 
     def tune(self, images: Tensor) -> dict[str, Measured]:
-        """Measure the paths of the layers on a batch as in training, and fix each at its fastest.
-
-        Args:
-            images: of the training set, bytes; as many are taken as one process has in a step.
-        """
-        batch = images[: math.ceil(self.batch_size / self._processes.count)]
+        """Measure the layers' paths on the uint8 `images` of a step of one process, and fix the fastest."""
+        batch = images[: math.ceil(self.config.batch_size / self._processes.count)]
         with self._precision.autocast():
             return tune_(self.model, batch.float() / 255)
 
     def fill(self, model: nn.Module, state: dict[str, Any]) -> None:
-        """Load a network's state, of supports of other sizes too, where they change."""
+        """Load a network's state into `model`; under DSR its supports may have other sizes."""
         if self.config.dynamics == "dsr":
             take_sizes_(model, state)
         model.load_state_dict(state)
 
     def state(self) -> State:
-        """All that its next steps depend on, beside the batches."""
+        """All that the next steps depend on, except the batches."""
         optimizer, schedule = self.optimizer.state_dict(), self._schedule.state_dict()
         return {
             "model": dict(self.model.state_dict()),
@@ -161,28 +116,20 @@ class Trainer:
         }
 
     def load_state(self, state: State) -> None:
-        """Go on where `state` was taken, of a trainer with the same configuration.
-
-        Raises:
-            ValueError: and what loading raises: it does not fit.
-        """
+        """Go on where `state` was taken; raises ValueError, or what loading raises, where it does not fit."""
         self.fill(self.model, state["model"])
-        self._load_optimizer(state["slots"], state["rates"])
-        self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
-        self._precision.scaler.load_state_dict(state["scaler"])
-        if self.dynamics is not None:
-            self.dynamics.load_state_dict(state["dynamics"])
-
-    def _load_optimizer(self, slots: dict[str, dict[str, Tensor]], rates: list[float]) -> None:
-        parameters = self.parameters
+        saved, slots = self.optimizer.state_dict(), state["slots"]
         for index, named in slots.items():
             if named.keys() != _SLOTS[self.config.optimizer]:
                 raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")
             for name, slot in named.items():
                 # A fused optimizer would read past the end of a slot that is too small.
-                if slot.shape != (() if name == "step" else parameters[int(index)].shape):
+                if slot.shape != (() if name == "step" else self.parameters[int(index)].shape):
                     raise ValueError(f"the optimizer's {name} of parameter {index} is {tuple(slot.shape)}")
-        saved = self.optimizer.state_dict()
-        for group, rate in zip(saved["param_groups"], rates, strict=True):
+        for group, rate in zip(saved["param_groups"], state["rates"], strict=True):
             group["lr"] = float(rate)
         self.optimizer.load_state_dict(saved | {"state": {int(index): s for index, s in slots.items()}})
+        self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
+        self._precision.scaler.load_state_dict(state["scaler"])
+        if self.dynamics is not None:
+            self.dynamics.load_state_dict(state["dynamics"])

@@ -1,7 +1,7 @@
-"""Choices that another choice leaves without any effect: said, rather than ignored.
+"""Choices without effect beside another choice: refused, rather than ignored, when a run is asked for.
 
 `resolve` lets them pass, so that run folders of any age can be read, and two runs that differ in them alone
-are the same run. Whoever asks for a run is told. This module does not import torch.
+are the same run. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -11,45 +11,37 @@ from typing import Any
 from dctps.experiments.config import RunConfig, differences, resolve
 from dctps.experiments.methods import METHODS
 
-_USUAL = RunConfig()
-
 
 def unused(config: RunConfig) -> dict[str, str]:
     """Fields that have no effect on the run of `config`, whatever their values, each with the reason."""
     run = resolve(config)
     has_alpha = run.offset not in (None, "zero")
     no_alpha = f"the method {run.method!r} has {'no offset' if run.offset is None else 'the offset zero'}"
-    alpha = {} if has_alpha else dict.fromkeys(("alpha", "alpha_trainable", "decay_alpha"), no_alpha)
-    reasons = {
-        "density": "" if has_density(run.method) else f"the method {run.method!r} trains every weight",
-        "momentum": "" if run.optimizer == "sgd" else f"the optimizer {run.optimizer} has none; sgd has",
-        "milestones": ""
-        if run.schedule == "multistep"
-        else f"the schedule {run.schedule} has none; multistep has",
-        "flip": ""
-        if run.augment
-        else "it is part of the augmentation, which this run does without; see augment",
-        "decay_alpha": "" if run.alpha_trainable else "alpha does not train",
+    effects = {
+        "density": (has_density(run.method), f"the method {run.method!r} trains every weight"),
+        "momentum": (run.optimizer == "sgd", f"the optimizer {run.optimizer} has none; sgd has"),
+        "milestones": (run.schedule == "multistep", f"the schedule {run.schedule} has none; multistep has"),
+        "flip": (run.augment, "it is part of the augmentation, which this run does without; see augment"),
+        "alpha": (has_alpha, no_alpha),
+        "alpha_trainable": (has_alpha, no_alpha),
+        "decay_alpha": (has_alpha and run.alpha_trainable, "alpha does not train" if has_alpha else no_alpha),
     }
-    return {name: reason for name, reason in reasons.items() if reason} | alpha
+    return {name: reason for name, (has_effect, reason) in effects.items() if not has_effect}
 
 
 def has_density(method: Any) -> bool:
     """Whether a method has one; true of an unknown method, so that its name is what is refused."""
-    found = METHODS.get(method) if isinstance(method, str) else None
-    return found is None or found.offset is not None or found.projection is not None
+    choices = METHODS.get(method) if isinstance(method, str) else None
+    return choices is None or choices.offset is not None or choices.projection is not None
 
 
 def refuse_unused(config: RunConfig) -> None:
-    """Make sure that everything that `config` asks for beside the usual is done.
+    """Raise a ValueError where `config` has a choice, other than the default, without an effect.
 
-    What switches off something that is not there, such as a momentum of 0, asks for nothing.
-
-    Raises:
-        ValueError: one has none; and as for `resolve`.
+    A choice that switches off what is not there, such as a momentum of 0, is allowed.
     """
     reasons = unused(config)
-    for name, (value, _) in differences(config, _USUAL).items():
+    for name, (value, _) in differences(config, RunConfig()).items():
         if value and name in reasons:
             raise ValueError(f"{name} {value} would have no effect ({reasons[name]}): leave it out")
     if config.criterion == "nonzero" and config.density != 1:

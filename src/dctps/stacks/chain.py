@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from dctps.nn import DpSConv2d, DpSLayer, DpSLinear
 from dctps.offsets import Offset, ZeroOffset
@@ -15,40 +16,25 @@ from dctps.subspace import Hyperplane
 # is what they do to each network's.
 _POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _MAPS = (
-    *_POOLS,
-    *(
-        nn.ReLU,
-        nn.ReLU6,
-        nn.LeakyReLU,
-        nn.ELU,
-        nn.GELU,
-        nn.SiLU,
-        nn.Tanh,
-        nn.Sigmoid,
-        nn.Hardtanh,
-        nn.Hardswish,
-    ),
-    *(nn.Softplus, nn.Identity),
+    *_POOLS, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh,
+    nn.Hardswish, nn.Softplus, nn.Identity,
+)  # fmt: skip
+_REMEDY = "train it by itself"
+_SHAPES = (
+    "images, and stacked networks have their linear layers behind a flattening",
+    "what has been flattened",
 )
-
-_Module = nn.Conv2d | nn.Linear | DpSConv2d | DpSLinear
 
 
 class NotAChain(ValueError):  # noqa: N818
     """The network is no chain of layers that can be stacked; the message names the first that cannot."""
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """What the weighted layers at one place of several networks have in common.
 
-    Attributes:
-        shape: of the weight, (out, in) or (out, in / groups, rows, columns).
-        bias: whether there is one.
-        stride: of a convolution, as are the others.
-        edges: zeros around the image: left, right, top, bottom.
-        dilation: see `stride`.
-        groups: see `stride`.
+    `shape` is that of the weight, (out, in) or (out, in / groups, rows, columns); `bias` says whether there
+    is one; `edges` are zeros around the image: left, right, top, bottom. (`product.geometry` has neither.)
     """
 
     shape: tuple[int, ...]
@@ -61,14 +47,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Link:
-    """One layer of a chain.
-
-    Attributes:
-        name: qualified, in the network.
-        kind: `"weighted"`, `"flatten"`, or `"map"`: an activation or a pool.
-        module: the layer.
-        geometry: of a weighted one.
-    """
+    """One layer of a chain, with its qualified name; a map is an activation or a pool."""
 
     name: str
     kind: Literal["weighted", "flatten", "map"]
@@ -89,10 +68,7 @@ class Link:
 
 
 def chain_of(model: nn.Module) -> list[Link]:
-    """The layers of `model` in the order in which images pass through them.
-
-    Args:
-        model: converted, dense or on a hyperplane.
+    """The layers of a converted or dense network, or one on a hyperplane, in their order.
 
     Raises:
         NotAChain: something in it is no convolution, linear layer, activation, pool or flattening, or its
@@ -125,17 +101,12 @@ def chain_of(model: nn.Module) -> list[Link]:
     if not flat:
         raise NotAChain(f"{type(network).__name__} ends in images, not in logits: {_REMEDY}")
     names = [link.name for link in links]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise NotAChain(f"layer {twice[0]!r} is used twice: {_REMEDY}")
     if not any(link.kind == "weighted" for link in links):
         raise NotAChain(f"{type(network).__name__} has no convolution and no linear layer: {_REMEDY}")
-    unused = {name for name, _ in network.named_parameters()} - {
-        f"{link.name}.{name}" if link.name else name
-        for link in links
-        for name, _ in link.module.named_parameters()
-    }
-    if unused:
+    used = {id(parameter) for link in links for parameter in link.module.parameters()}
+    if unused := [name for name, parameter in network.named_parameters() if id(parameter) not in used]:
         raise NotAChain(f"parameter {min(unused)!r} is of none of the layers in the chain: {_REMEDY}")
     return links
 
@@ -146,11 +117,13 @@ def offset_of(module: nn.Module) -> Offset | None:
     return None if isinstance(offset, ZeroOffset) else offset
 
 
-_REMEDY = "train it by itself"
-_SHAPES = (
-    "images, and stacked networks have their linear layers behind a flattening",
-    "what has been flattened",
-)
+def index_of(dense: Tensor, distinct: list[Tensor]) -> int:
+    """Where in `distinct` a D of the same numbers stands, whatever its seed; it is added if there is none."""
+    for index, other in enumerate(distinct):
+        if torch.equal(dense, other):
+            return index
+    distinct.append(dense)
+    return len(distinct) - 1
 
 
 class _Tracer(fx.Tracer):  # type: ignore[misc, no-any-unimported, unused-ignore]
@@ -160,9 +133,8 @@ class _Tracer(fx.Tracer):  # type: ignore[misc, no-any-unimported, unused-ignore
 
 def _link(name: str, module: nn.Module) -> Link:
     where = f"layer {name!r} ({type(module).__name__})"
-    if any(
-        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    ):
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(module, kind) for kind in hooks):
         raise NotAChain(f"{where} has hooks, which stacked networks do not call: {_REMEDY}")
     if type(module) in (nn.Linear, DpSLinear):
         shape = (module.out_features, module.in_features)

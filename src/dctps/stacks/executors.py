@@ -36,13 +36,18 @@ def stacked(size: int) -> Executor:
 def on_ray(address: str = "local", *, runs_per_gpu: int = 1, stack: int = 1) -> Executor:
     """An executor for `run_sweep` that does the runs as Ray tasks, several of them in each as one stack.
 
+    A process that is connected to Ray stays so, whatever the address; otherwise the connection lasts as long
+    as the sweep.
+
     Args:
-        address: as for `dctps.sweeps.ray.ray_executor`.
-        runs_per_gpu: as for `dctps.sweeps.ray.ray_executor`; a stack counts as one.
+        address: of a cluster's head (`host:port`); `"auto"` for the cluster that this machine belongs to, or
+            that RAY_ADDRESS names; `"local"` for a new instance on this machine alone.
+        runs_per_gpu: tasks that share a GPU, where the device is `"cuda"`, or `"auto"` and there are GPUs.
         stack: runs that a task trains together at most.
 
     Raises:
-        ValueError: a size below 1; and as for `dctps.sweeps.ray.ray_executor`.
+        ValueError: Ray is missing or not reached, or a number is less than 1; once jobs are given, they name
+            one certain GPU, or need more than this machine has.
     """
     grouping = None if stack == 1 else _stacks(stack)
     return ray_executor(address, runs_per_gpu=runs_per_gpu, grouping=grouping)
@@ -55,16 +60,11 @@ def _stacks(size: int) -> Grouping:
 
 
 def grouped(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
-    """The jobs in groups of at most `size` that can be one stack; those that cannot are alone, and last.
+    """The jobs in groups of at most `size` that can be one stack; jobs that cannot be are alone, and last.
 
-    Jobs on one offset stay together, as they share its product with the images; the slowest, hyperplanes,
+    Jobs with one offset stay together, as they share its product with the images. The slowest, hyperplanes,
     come first. The stacks of like jobs are as equal as can be, and fewer jobs than `size` times the workers
     are spread over all workers.
-
-    Args:
-        jobs: of a sweep.
-        size: of a stack at most.
-        workers: that the groups are for.
     """
     alike: dict[str, list[Job]] = {}
     alone = []
@@ -74,10 +74,10 @@ def grouped(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]
         else:
             alone.append([job])
     groups = []
-    for those in alike.values():
-        those.sort(key=_order)
-        count = max(-(-len(those) // size), min(workers, len(those)))
-        groups += [those[len(those) * i // count : len(those) * (i + 1) // count] for i in range(count)]
+    for like in alike.values():
+        like.sort(key=_order)
+        count = max(-(-len(like) // size), min(workers, len(like)))
+        groups += [like[len(like) * i // count : len(like) * (i + 1) // count] for i in range(count)]
     return groups + alone
 
 
@@ -109,7 +109,7 @@ def _shared(job: Job) -> str:
     config = job.config
     fields = {name: value for name, value in to_dict(config).items() if name not in _OWN}
     seed = config.seed if config.batch_seed is None else config.batch_seed
-    return repr((fields, seed, job.place))
+    return repr((fields, seed, job.arguments))
 
 
 def _order(job: Job) -> tuple[bool, bool, str, int, str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from dctps.kernels import variant
 from dctps.kernels.layouts import MOST_OPERATIONS, Kind
 from dctps.kernels.stack import LayerTensors, Operation, StackKernel
-from dctps.stacks.chain import Geometry, Link, offset_of
+from dctps.stacks.chain import Geometry, Link, index_of, offset_of
 from dctps.subspace import Hyperplane
 
 
@@ -57,13 +58,7 @@ def operations_of(links: Sequence[Link], image: tuple[int, int, int]) -> list[Op
 
 
 class NativeStack:
-    """The networks of a stack, laid out for the kernel.
-
-    Args:
-        models: as for `Stack`; on the CPU in float32.
-        chains: of these.
-        operations: of all of them.
-    """
+    """The networks of a stack, on the CPU in float32, laid out for the kernel."""
 
     def __init__(
         self, models: Sequence[nn.Module], chains: Sequence[Sequence[Link]], operations: Sequence[Operation]
@@ -79,7 +74,7 @@ class NativeStack:
 
     @torch.no_grad()
     def move(self) -> None:
-        """Make theta_0 + P v of the hyperplanes anew: before the networks are called, once v has changed."""
+        """Make theta_0 + P v of the hyperplanes again: before the networks are called, once v has changed."""
         for plane, start, moved, _ in self._planes:
             torch.add(start, plane.projection.apply(plane.theta_d), out=moved)
 
@@ -99,12 +94,14 @@ class NativeStack:
         module, offset = link.module, offset_of(link.module)
         parameters = dict(module.named_parameters())
         named = {name: self._place(parameter, own) for name, parameter in parameters.items()}
-        values, d_values = named.get("values") or named["weight"]
-        alpha, d_alpha = named.get("alpha", (None, None))
-        bias, d_bias = named.get("bias", (None, None))
+        values, grad_values = named.get("values") or named["weight"]
+        alpha, grad_alpha = named.get("alpha", (None, None))
+        bias, grad_bias = named.get("bias", (None, None))
         support = module.get_buffer("support") if "values" in named else None
-        dense = None if offset is None else self._interned(offset.to_dense().flatten().contiguous())
-        return LayerTensors(values, support, alpha, dense, bias, d_values, d_alpha, d_bias)
+        dense = None
+        if offset is not None:  # one tensor for all layers with the same D
+            dense = self._offsets[index_of(offset.to_dense().flatten().contiguous(), self._offsets)]
+        return LayerTensors(values, support, alpha, dense, bias, grad_values, grad_alpha, grad_bias)
 
     def _place(
         self, parameter: nn.Parameter, own: dict[nn.Parameter, tuple[Tensor, Tensor]]
@@ -119,22 +116,14 @@ class NativeStack:
         return parameter.detach(), gradient
 
     def _moved(self, plane: Hyperplane) -> dict[nn.Parameter, tuple[Tensor, Tensor]]:
-        """Places for theta_0 + P v and its gradient, by the parameters that they stand for."""
+        """For each parameter of the network: its part of theta_0 + P v, and where its gradient goes."""
         parameters = [plane.network.get_parameter(name) for name in plane.moved]
         start = torch.cat([parameter.detach().flatten() for parameter in parameters])
         moved, gradient = torch.empty_like(start), torch.zeros_like(start)
         self._planes.append((plane, start, moved, gradient))
         sizes = [parameter.numel() for parameter in parameters]
-        places = zip(moved.split(sizes), gradient.split(sizes), strict=True)
-        return dict(zip(parameters, places, strict=True))
-
-    def _interned(self, dense: Tensor) -> Tensor:
-        """One tensor for all D of the same numbers, whatever seed is in their specs."""
-        for other in self._offsets:
-            if torch.equal(dense, other):
-                return other
-        self._offsets.append(dense)
-        return dense
+        pairs = zip(moved.split(sizes), gradient.split(sizes), strict=True)
+        return dict(zip(parameters, pairs, strict=True))
 
 
 def is_native(models: Sequence[nn.Module]) -> bool:
@@ -148,10 +137,6 @@ def is_native(models: Sequence[nn.Module]) -> bool:
 
 def _window(pool: nn.AvgPool2d) -> tuple[int, int] | None:
     """Of a pool whose windows lie side by side; None for others."""
-    size, stride, padding = (_pair(v) for v in (pool.kernel_size, pool.stride, pool.padding))
+    size, stride, padding = (tuple(_pair(v)) for v in (pool.kernel_size, pool.stride, pool.padding))
     plain = size == stride and padding == (0, 0) and not pool.ceil_mode and pool.divisor_override is None
-    return size if plain else None
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (size[0], size[1]) if plain else None

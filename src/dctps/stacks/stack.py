@@ -9,17 +9,17 @@ No network's loss depends on another's parameters, so that each may have its own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.offsets import Offset
-from dctps.stacks.chain import Geometry, Link, NotAChain, chain_of, offset_of
+from dctps.stacks.chain import Geometry, Link, NotAChain, chain_of, index_of, offset_of
 from dctps.stacks.native import Losses, NativeStack, is_native, operations_of
 from dctps.subspace import Hyperplane
 from dctps.training.loop import Metrics, Tally
@@ -44,7 +44,6 @@ class Stack:
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         chains = [chain_of(model) for model in models]
-        first = [link.signature for link in chains[0]]
         for chain in chains[1:]:
             for link, other in zip(chains[0], chain, strict=False):
                 if link.signature != other.signature:
@@ -52,7 +51,7 @@ class Stack:
                         f"layer {link.name!r} is {link.module} in one network and {other.module} in another: "
                         f"stack networks of one architecture"
                     )
-            if len(chain) != len(first):
+            if len(chain) != len(chains[0]):
                 raise NotAChain("one network has more layers than another: stack those of one architecture")
         self.models = list(models)
         self._links, self._chains = chains[0], chains
@@ -132,7 +131,7 @@ class Stack:
         """Logits (B, R, classes)."""
         count = len(self.models)
         layers = iter(zip(self._layers, weights, strict=True))
-        shared = True  # all networks still see the same
+        shared = True  # until the first weighted layer, x is the same for all networks
         for link in self._links:
             if link.kind == "flatten":
                 x = x.flatten(1) if shared else x.reshape(len(x), count, -1)
@@ -146,28 +145,24 @@ class Stack:
         return x
 
 
-@dataclass(frozen=True)
-class _Layer:
+class _Layer(NamedTuple):
     """Where a weighted layer's numbers stand in a network's row of `_Weights`."""
 
-    name: str
     geometry: Geometry
-    weight: int
-    bias: int
+    weight: slice
+    bias: slice
     alpha: int
-
-    @property
-    def size(self) -> int:
-        return torch.Size(self.geometry.shape).numel()
 
 
 def _lay_out(links: list[Link]) -> list[_Layer]:
-    layers, at = [], 0
+    layers, start = [], 0
     for link in links:
         if link.geometry is not None:
-            size, outputs = torch.Size(link.geometry.shape).numel(), link.geometry.shape[0]
-            layers.append(_Layer(link.name, link.geometry, at, at + size, at + size + outputs))
-            at += size + outputs + 1
+            shape = link.geometry.shape
+            bias = start + math.prod(shape)
+            alpha = bias + shape[0]
+            layers.append(_Layer(link.geometry, slice(start, bias), slice(bias, alpha), alpha))
+            start = alpha + 1
     return layers
 
 
@@ -180,25 +175,22 @@ class _Weights:
         self._base = torch.zeros(len(models), self._width, dtype=some.dtype, device=some.device)
         self._parameters: list[nn.Parameter] = []
         self._projected: list[tuple[int, Hyperplane, Tensor]] = []
-        where: list[Tensor] = []
+        indices: list[Tensor] = []
         for r, (model, chain) in enumerate(zip(models, chains, strict=True)):
             weighted = [link for link in chain if link.kind == "weighted"]
-            places: dict[nn.Parameter, Tensor] = {}
+            columns: dict[nn.Parameter, Tensor] = {}
             for layer, link in zip(layers, weighted, strict=True):
-                places |= _places(layer, link, some.device)
-            if isinstance(model, Hyperplane):
-                for parameter, place in places.items():
-                    self._base[r, place] = parameter.detach().flatten()
-                moved = [model.network.get_parameter(name) for name in model.moved]
-                self._projected.append((r, model, torch.cat([places[p] for p in moved])))
-                continue
-            for parameter, place in places.items():
+                columns |= _columns(layer, link, some.device)
+            for parameter, of_it in columns.items():
                 if parameter.requires_grad:
                     self._parameters.append(parameter)
-                    where.append(place + r * self._width)
-                else:
-                    self._base[r, place] = parameter.detach().flatten()
-        self._where = torch.cat(where) if where else torch.empty(0, dtype=torch.int64, device=some.device)
+                    indices.append(of_it + r * self._width)
+                else:  # also theta_0 of a hyperplane
+                    self._base[r, of_it] = parameter.detach().flatten()
+            if isinstance(model, Hyperplane):
+                moved = [model.network.get_parameter(name) for name in model.moved]
+                self._projected.append((r, model, torch.cat([columns[p] for p in moved])))
+        self._indices = torch.cat(indices) if indices else None
         self._offsets = [
             _offsets([offset_of(chain[i].module) for chain in chains], some)
             for i, link in enumerate(chains[0])
@@ -213,66 +205,58 @@ class _Weights:
     def made(self) -> list[_Made]:
         """For each layer the weights (R, *shape) and the biases (R, out), differentiable."""
         rows = self._base
-        if self._parameters:
+        if self._indices is not None:
             numbers = torch.cat([parameter.flatten() for parameter in self._parameters])
-            rows = rows.flatten().index_copy(0, self._where, numbers).view_as(rows)
+            rows = rows.flatten().index_copy(0, self._indices, numbers).view_as(rows)
         if self._projected:
             moved = [
-                self._base[r].index_add(0, place, plane.projection(plane.theta_d).to(rows.dtype))
-                for r, plane, place in self._projected
+                self._base[r].index_add(0, columns, plane.projection(plane.theta_d).to(rows.dtype))
+                for r, plane, columns in self._projected
             ]
             index = torch.tensor([r for r, _, _ in self._projected], device=rows.device)
             rows = rows.index_copy(0, index, torch.stack(moved))
         made: list[_Made] = []
         for layer, offsets in zip(self._layers, self._offsets, strict=True):
-            weight = rows[:, layer.weight : layer.bias]
+            weight = rows[:, layer.weight]
             if offsets is not None:
                 which, dense = offsets
                 weight = weight + rows[:, layer.alpha, None] * dense[which]
-            bias = rows[:, layer.bias : layer.alpha] if layer.geometry.bias else None
+            bias = rows[:, layer.bias] if layer.geometry.bias else None
             made.append((weight.unflatten(1, layer.geometry.shape), bias))
         return made
 
 
-def _places(layer: _Layer, link: Link, device: torch.device) -> dict[nn.Parameter, Tensor]:
+def _columns(layer: _Layer, link: Link, device: torch.device) -> dict[nn.Parameter, Tensor]:
     """Where in a row each of the layer's parameters goes."""
-    module, places = link.module, dict[nn.Parameter, Tensor]()
-    for name, parameter in module.named_parameters():
-        start = {"bias": layer.bias, "alpha": layer.alpha}.get(name, layer.weight)
-        within = (
-            module.get_buffer("support")
-            if name == "values"
-            else torch.arange(parameter.numel(), device=device)
-        )
-        places[parameter] = start + within
-    return places
+    columns: dict[nn.Parameter, Tensor] = {}
+    for name, parameter in link.module.named_parameters():
+        start = {"bias": layer.bias.start, "alpha": layer.alpha}.get(name, layer.weight.start)
+        within = torch.arange(parameter.numel(), device=device)
+        columns[parameter] = start + (link.module.get_buffer("support") if name == "values" else within)
+    return columns
 
 
 def _offsets(offsets: list[Offset | None], like: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Each network's place among the distinct D, and those, flat; None where no network has one."""
+    """The index of each network's D among the distinct ones, and these, flat; None where there is no D."""
     if not any(offsets):
         return None
     distinct: list[Tensor] = []
-    which = []
-    for offset in offsets:
-        dense = None if offset is None else offset.to_dense(dtype=like.dtype, device=like.device).flatten()
-        # Compared as numbers: the paper's D has a seed in its spec and none in its entries.
-        found = [i for i, other in enumerate(distinct) if dense is not None and torch.equal(dense, other)]
-        if dense is not None and not found:
-            distinct.append(dense)
-        which.append(-1 if dense is None else found[0] if found else len(distinct) - 1)
-    distinct.append(torch.zeros_like(distinct[0]))  # of those without
+    which = [
+        -1 if offset is None
+        else index_of(offset.to_dense(dtype=like.dtype, device=like.device).flatten(), distinct)
+        for offset in offsets
+    ]  # fmt: skip
+    distinct.append(torch.zeros_like(distinct[0]))  # of networks without an offset
     return torch.tensor(which, device=like.device), torch.stack(distinct)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, shared: bool) -> Tensor:
     """(B, R, out) of (B, R, in), or of (B, in) where it is shared."""
-    y = F.linear(x, weight.flatten(0, 1)).unflatten(1, weight.shape[:2]) if shared else _each(x, weight)
+    if shared:
+        y: Tensor = F.linear(x, weight.flatten(0, 1)).unflatten(1, weight.shape[:2])
+    else:
+        y = torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
     return y if bias is None else y + bias
-
-
-def _each(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, shared: bool) -> Tensor:
@@ -282,15 +266,8 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometr
     if (left, top) != (right, bottom):
         x, padding = F.pad(x, geometry.edges), (0, 0)
     groups = geometry.groups
-    kernel = weight.flatten(0, 1)
     if shared and groups > 1:
         x = x.repeat(1, len(weight), 1, 1)  # groups of one network lie side by side
-    return F.conv2d(
-        x,
-        kernel,
-        None if bias is None else bias.flatten(),
-        geometry.stride,
-        padding,
-        geometry.dilation,
-        groups if shared and groups == 1 else groups * len(weight),
-    )
+    groups = 1 if shared and groups == 1 else groups * len(weight)
+    flat_bias = None if bias is None else bias.flatten()
+    return F.conv2d(x, weight.flatten(0, 1), flat_bias, geometry.stride, padding, geometry.dilation, groups)

@@ -22,8 +22,8 @@ from dctps.subspace.projection import Projection, build_projection
 class Hyperplane(Mergeable, Identified[Projection]):
     """`network` with the parameters theta_0 + P theta_d, of which theta_d alone trains, from 0 on.
 
-    theta_0 are the network's own parameters, frozen in place and in their own names under `network.`; those
-    that were frozen before have no part in it. P maps onto all of the others together, weights and
+    theta_0 are the network's own parameters, frozen in place and in their own names under `network.`;
+    parameters that were frozen before have no part in it. P maps onto all of the others together, weights and
     biases, in the order of `named_parameters()`, each flat and row-major. Buffers, such as BatchNorm's
     statistics, go on as in any network. It holds theta_0, theta_d, what P holds (`projection.held_bytes()`),
     and for one forward and backward pass the D parameters and their gradient.
@@ -58,11 +58,7 @@ class Hyperplane(Mergeable, Identified[Projection]):
 
     @property
     def projection(self) -> Projection:
-        """P, as the state names it.
-
-        Raises:
-            ValueError: the state is not one that this library has written.
-        """
+        """P, as the state names it; a ValueError where this library has not written the state."""
         return self._current()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,11 +69,10 @@ class Hyperplane(Mergeable, Identified[Projection]):
         """theta_0 + P theta_d by the network's names, differentiable."""
         pieces = self.projection(self.theta_d).split(list(self._sizes.values()))
         starts = dict(self.network.named_parameters())  # plain tensors within a functional_call
-        moved = {}
-        for name, piece in zip(self._sizes, pieces, strict=True):
-            start = starts[name]
-            moved[name] = start + piece.reshape(start.shape).to(start.device, start.dtype)
-        return moved
+        return {
+            name: starts[name] + piece.reshape(starts[name].shape).to(starts[name].device, starts[name].dtype)
+            for name, piece in zip(self._sizes, pieces, strict=True)
+        }
 
     @property
     def moved(self) -> list[str]:
@@ -158,11 +153,7 @@ def _count(parameters: dict[str, nn.Parameter]) -> int:
 
 
 def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient, by name.
-
-    Raises:
-        ValueError: there are none, or one of them cannot move along a hyperplane.
-    """
+    """The parameters that require a gradient, by name, all of which can move along a hyperplane."""
     if any(isinstance(module, Hyperplane) for module in network.modules()):
         raise ValueError("the network is on a hyperplane already: merge_ makes it a plain one")
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}

@@ -15,7 +15,7 @@ from dctps.arguments import whole
 from dctps.names import Registry
 from dctps.transforms.tables import constant_to_compilers, making_constants
 
-DENSE_LIMIT = 10**8  # entries of a dense P: 400 MB in float32
+DENSE_LIMIT = 10**8  # entries of a dense P that "auto" takes: 400 MB in float32
 DRAWN_AT_ONCE = 1 << 14  # numbers whose scratch stays in a core's cache, which is four times faster
 
 
@@ -51,12 +51,7 @@ class Projection:
     @property
     def spec(self) -> dict[str, Any]:
         """All that P depends on, ready for JSON: `build_projection(**spec)` builds it again."""
-        return {
-            "name": self.name,
-            "size": self.size,
-            "dimensions": self.dimensions,
-            "seed": self.seed,
-        }
+        return {name: getattr(self, name) for name in ("name", "size", "dimensions", "seed")}
 
     def __call__(self, v: Tensor) -> Tensor:
         """P v, (size,), of (dimensions,); in float32 at least. Differentiable."""
@@ -75,11 +70,7 @@ class Projection:
         raise NotImplementedError
 
     def held_bytes(self, itemsize: int = 4) -> int:
-        """Bytes of the tables that are held from the first use on.
-
-        Args:
-            itemsize: bytes of one number of the vectors that it is applied to.
-        """
+        """Bytes of the tables that are held from the first use on, for vectors of numbers of this size."""
         raise NotImplementedError
 
     def to_dense(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
@@ -106,7 +97,7 @@ class Projection:
         raise NotImplementedError
 
     def _drawn(self, like: Tensor) -> tuple[Tensor, ...]:
-        """The tables for vectors as this one; those for another device or dtype are let go."""
+        """The tables for vectors as this one; tables for another device or dtype are dropped."""
         key = (like.device, like.dtype)
         if key not in self._held:
             self._held.clear()
@@ -116,9 +107,11 @@ class Projection:
 
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
+        product: Tensor
         if torch.compiler.is_compiling():
-            return _compiled_product(wide, self, transposed=transposed)
-        product: Tensor = _Product.apply(wide, self, transposed)
+            product = torch.ops.dctps.projected(wide, _spec(self), self.size, self.dimensions, transposed)
+        else:
+            product = _Product.apply(wide, self, transposed)
         return product
 
 
@@ -158,13 +151,6 @@ _library.define("projected(Tensor x, str spec, int size, int dimensions, bool tr
 _in_use: WeakValueDictionary[str, Projection] = WeakValueDictionary()
 
 
-def _compiled_product(x: Tensor, projection: Projection, *, transposed: bool) -> Tensor:
-    """P x, or P^T x if `transposed`, as one operator with derivatives."""
-    sizes = projection.size, projection.dimensions
-    product: Tensor = torch.ops.dctps.projected(x, _spec(projection), *sizes, transposed)
-    return product
-
-
 @constant_to_compilers
 def _spec(projection: Projection) -> str:
     text = json.dumps(projection.spec)
@@ -174,9 +160,7 @@ def _spec(projection: Projection) -> str:
 
 @torch.library.impl(_library, "projected", "CompositeExplicitAutograd")
 def _projected(x: Tensor, spec: str, size: int, dimensions: int, transposed: bool) -> Tensor:
-    projection = _in_use[spec]
-    with torch.autocast(x.device.type, enabled=False):
-        return projection.adjoint(x) if transposed else projection.apply(x)
+    return _Product.forward(x, _in_use[spec], transposed)
 
 
 @torch.library.register_fake("dctps::projected", lib=_library)  # type: ignore[untyped-decorator]
@@ -189,8 +173,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    by_x = torch.ops.dctps.projected(g, *ctx.constants, not ctx.transposed)
-    return by_x, None, None, None, None
+    return torch.ops.dctps.projected(g, *ctx.constants, not ctx.transposed), None, None, None, None
 
 
 torch.library.register_autograd("dctps::projected", _backward, setup_context=_setup_context, lib=_library)
@@ -200,11 +183,7 @@ PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto
 
 
 def register_projection(name: str) -> Callable[[type[Projection]], type[Projection]]:
-    """Class decorator that gives a `Projection` subclass its name.
-
-    Raises:
-        ValueError: the name is taken.
-    """
+    """Class decorator that gives a `Projection` subclass its name; a ValueError where it is taken."""
     return PROJECTIONS.register(name)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep asks for and what it hears of it: jobs, and the events of runs."""
+"""What a sweep sends to its workers, and what they send back: jobs, and the events of runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from dctps.experiments.config import ResolvedConfig
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do.
-
-    Attributes:
-        name: in the sweep.
-        config: of the run.
-        out: its folder.
-        place: further arguments of `dctps.experiments.run.run`.
-    """
+    """One run to do: its name in the sweep, its folder, and further arguments of `experiments.run.run`."""
 
     name: str
     config: ResolvedConfig
     out: Path
-    place: dict[str, Any]
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,12 +52,12 @@ class Busy:
 
 
 Event = Epoch | Finished | Failed | Busy
+# The name of a job and what has happened to it; `Finished` or `Failed` comes last of each.
 Events = Iterator[tuple[str, Event]]
-"""The name of a job and what has happened to it, again and again."""
-
-
-Together = Callable[[Sequence[Job]], Events]
-"""Does several jobs in one process."""
+# Does the jobs, so many at a time.
+Executor = Callable[[Sequence[Job], int], Events]
+# Does several jobs in one process.
+RunGroup = Callable[[Sequence[Job]], Events]
 
 
 @dataclass(frozen=True)
@@ -73,13 +66,14 @@ class Grouping:
 
     Attributes:
         split: makes the groups, of the jobs and the number of groups that are done at a time.
-        together: does the several jobs of one group and yields all their events. It is a function of a
+        run_group: does the several jobs of one group and yields all their events. It is a function of a
             module, because it is sent to other processes by its name.
     """
 
     split: Callable[[Sequence[Job], int], Sequence[Sequence[Job]]]
-    together: Together
+    run_group: RunGroup
 
 
-Executor = Callable[[Sequence[Job], int], Events]
-"""Does the jobs, so many at a time."""
+def groups_of(jobs: Sequence[Job], at_once: int, grouping: Grouping | None) -> list[list[Job]]:
+    """The jobs in groups, `at_once` of which are done at a time; without a grouping each is alone."""
+    return [[job] for job in jobs] if grouping is None else list(map(list, grouping.split(jobs, at_once)))

@@ -29,8 +29,8 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
         ['lenet5-digits-dctps-0.1-seed0', 'lenet5-digits-dctps-0.01-seed0', 'lenet5-digits-dense-seed0']
 
     A run's name says in what it differs from a run of the same network, data, method, density and seed with
-    everything else as usual (`run_name`), so that runs that are added to a sweep rename no other. A density
-    beside others, or for other methods, is not looked at by a method that has none.
+    the defaults (`run_name`), so that runs that are added to a sweep rename no other. A method without a
+    density ignores the densities of a grid with other methods.
 
     Args:
         tables: a field of `RunConfig` to its value, or to a list of values that are taken in turn; the first
@@ -56,7 +56,7 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
             except ValueError as error:
                 listed = ", ".join(f"{name}={value}" for name, value in chosen.items())
                 raise ValueError(f"the run with {listed}: {error}") from None
-            runs[_name(whole)] = whole
+            runs[_folder_name(whole)] = whole
     if len(densities) == 1 and all(config.density is None for config in runs.values()):
         raise ValueError(
             f"density {densities.pop()} would have no effect (these methods train every weight): leave it out"
@@ -96,35 +96,28 @@ def read_tables(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def parse_fields(assignments: Sequence[str]) -> dict[str, Any]:
-    """Fields that are given as `name=value` or `name=value,value`, for `grid`.
-
-    Raises:
-        ValueError: an assignment without `=`, or an unknown field.
-    """
+    """Fields that are given as `name=value` or `name=value,value`, for `grid`."""
     table: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"{assignment!r} sets no field: write name=value, or name=value,value")
-        _known(name)
+        lookup("field", field_types(), name)
         values = [read_word(field_types()[name], word) for word in text.split(",")]
         table[name] = values if len(values) > 1 else values[0]
     return table
 
 
 def _axis(name: str, value: Any) -> list[Any]:
-    _known(name)
+    """The values that a field takes in turn."""
+    lookup("field", field_types(), name)
     several = isinstance(value, list | tuple)
     if isinstance(getattr(RunConfig, name), tuple):  # a single value is itself a list
-        return list(value) if several and value and isinstance(value[0], list | tuple) else [value]
+        several = several and len(value) > 0 and isinstance(value[0], list | tuple)
     return list(value) if several else [value]
 
 
-def _known(name: str) -> None:
-    lookup("field", field_types(), name)
-
-
-def _name(config: RunConfig) -> str:
+def _folder_name(config: RunConfig) -> str:
     name = run_name(config)
     if len(name.encode()) <= _LONGEST_NAME:
         return name

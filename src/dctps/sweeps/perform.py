@@ -7,48 +7,37 @@ from collections.abc import Callable, Sequence
 
 from dctps.experiments.folder import RunFolderBusy
 from dctps.experiments.run import run
-from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Finished, Job, Together
+from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Finished, Job, RunGroup
 
 _PAUSE = 1.0  # seconds before a run that another process holds is tried again
 
 
 def perform(
-    jobs: Sequence[Job],
-    tell: Callable[[str, Event], None],
-    together: Together | None = None,
+    jobs: Sequence[Job], send: Callable[[str, Event], None], run_group: RunGroup | None = None
 ) -> Events:
-    """Do the jobs of one group in this process.
+    """Do the jobs of one group in this process: several by `run_group`, of a `Grouping`.
 
-    Args:
-        jobs: of the group.
-        tell: called with the name of a job and each of its epochs, once that is saved.
-        together: does the jobs of a group of several (None: there is one job), as `Grouping` has it.
-
-    Yields:
-        The name of a job and what has happened to it; of several jobs all epochs too. `Busy` comes after a
-        pause, so that whoever tries again at once does not spin.
-
-    Raises:
-        Stopped: a `KeyboardInterrupt`, after SIGINT or SIGTERM; the runs are saved.
-        BrokenPipeError: from `tell`.
+    Their events are yielded, except the epochs of a single job: `send` is called with each, once it is saved.
+    `Busy` comes after a pause, so that whoever tries again at once does not spin. After SIGINT or SIGTERM
+    `Stopped` is raised, and the runs are saved.
     """
-    if together is not None and len(jobs) > 1:
-        for name, event in together(jobs):
-            if isinstance(event, Busy):
-                time.sleep(_PAUSE)
-            yield name, event
-        return
-    (job,) = jobs
+    events = run_group(jobs) if run_group is not None and len(jobs) > 1 else _perform_one(jobs[0], send)
+    for name, event in events:
+        if isinstance(event, Busy):
+            time.sleep(_PAUSE)
+        yield name, event
+
+
+def _perform_one(job: Job, send: Callable[[str, Event], None]) -> Events:
+    def on_epoch(record: dict[str, object]) -> None:
+        send(job.name, Epoch(record))
+
     try:
-        summary = run(
-            job.config, out=job.out, on_epoch=lambda record: tell(job.name, Epoch(record)), **job.place
-        )
+        event: Event = Finished(run(job.config, out=job.out, on_epoch=on_epoch, **job.arguments))
     except BrokenPipeError:
         raise
     except RunFolderBusy:
-        time.sleep(_PAUSE)
-        yield job.name, Busy()
+        event = Busy()
     except Exception as error:  # whatever it is, the other runs go on
-        yield job.name, Failed.of(error)
-    else:
-        yield job.name, Finished(summary)
+        event = Failed.of(error)
+    yield job.name, event

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dctps.sweeps.events import Busy, Epoch, Events, Executor, Failed, Grouping, Job, Together
+from dctps.sweeps.events import Busy, Epoch, Events, Executor, Failed, Grouping, Job, RunGroup, groups_of
 from dctps.sweeps.perform import perform
 
 if TYPE_CHECKING:
@@ -32,21 +32,7 @@ _GRACE = 60.0  # seconds for the runs under way to save themselves
 def ray_executor(
     address: str = "local", *, runs_per_gpu: int = 1, grouping: Grouping | None = None
 ) -> Executor:
-    """The executor that does the jobs of a sweep as Ray tasks, to be given to `run_sweep`.
-
-    A process that is connected to Ray stays so, whatever the address; otherwise the connection lasts as long
-    as the sweep.
-
-    Args:
-        address: of a cluster's head (`host:port`); `"auto"` for the cluster that this machine belongs to, or
-            that RAY_ADDRESS names; `"local"` for a new instance on this machine alone.
-        runs_per_gpu: tasks that share a GPU, where the device is `"cuda"`, or `"auto"` and there are GPUs.
-        grouping: of the jobs that a task does together (None: it does one).
-
-    Raises:
-        ValueError: Ray is missing or not reached, or a number is less than 1; once jobs are given, they name
-            one certain GPU, or need more than this machine has.
-    """
+    """As `dctps.stacks.on_ray`, with a grouping of the jobs that a task does together (None: it does one)."""
     if runs_per_gpu < 1:
         raise ValueError(f"runs_per_gpu must be at least 1, got {runs_per_gpu}")
     try:
@@ -60,31 +46,30 @@ def ray_executor(
         with _connected(address):
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             asked = {job.name: needs(job, total.get("GPU", 0), runs_per_gpu) for job in jobs}
-            if address == "local":  # a cluster may grow
-                _check_fit(asked, total)
+            for name, resources in asked.items() if address == "local" else ():  # a cluster may grow
+                if _fitting(resources, total) < 1:  # it would wait for ever
+                    needed = " and ".join(f"{n:g} {_KINDS[kind]}" for kind, n in resources.items())
+                    there = " and ".join(
+                        f"{total.get(_KINDS[kind], 0):g} {_KINDS[kind]}" for kind in resources
+                    )
+                    raise ValueError(
+                        f"{name} needs {needed}, and Ray has {there} on this machine: use fewer threads, or "
+                        f"the device cpu"
+                    )
             at_once = min(workers, max(1, *(_fitting(resources, total) for resources in asked.values())))
-            groups = [[job] for job in jobs] if grouping is None else grouping.split(jobs, at_once)
-            yield from _execute(groups, workers, asked, None if grouping is None else grouping.together)
+            groups = [list(map(_anywhere, group)) for group in groups_of(jobs, at_once, grouping)]
+            yield from _execute(groups, workers, asked, None if grouping is None else grouping.run_group)
 
     return execute
 
 
 def needs(job: Job, gpus: float, runs_per_gpu: int) -> dict[str, float]:
-    """The resources that Ray sets aside for a job.
-
-    Args:
-        job: with its threads and device.
-        gpus: of the whole cluster.
-        runs_per_gpu: runs that share one.
-
-    Raises:
-        ValueError: the job's device is one certain GPU.
-    """
-    device = job.place.get("device", "auto")
+    """The resources that Ray sets aside for a job, in a cluster that has `gpus`."""
+    device = job.arguments.get("device", "auto")
     if device.startswith("cuda:"):
         raise ValueError(f"on Ray the device cannot be {device!r}, since Ray deals out the GPUs: give cuda")
     share = {"num_gpus": 1 / runs_per_gpu} if device == "cuda" or (device == "auto" and gpus) else {}
-    return {"num_cpus": float(job.place.get("threads") or 1), **share}
+    return {"num_cpus": float(job.arguments.get("threads") or 1), **share}
 
 
 def _fitting(resources: dict[str, float], total: dict[str, float]) -> int:
@@ -92,23 +77,11 @@ def _fitting(resources: dict[str, float], total: dict[str, float]) -> int:
     return int(min(total.get(_KINDS[name], 0) / needed + 1e-6 for name, needed in resources.items()))
 
 
-def _check_fit(asked: dict[str, dict[str, float]], total: dict[str, float]) -> None:
-    """Make sure that no run waits for ever."""
-    for run, resources in asked.items():
-        if _fitting(resources, total) < 1:
-            needed = " and ".join(f"{needed:g} {_KINDS[name]}" for name, needed in resources.items())
-            there = " and ".join(f"{total.get(_KINDS[name], 0):g} {_KINDS[name]}" for name in resources)
-            raise ValueError(
-                f"{run} needs {needed}, and Ray has {there} on this machine: use fewer threads, or the "
-                f"device cpu"
-            )
-
-
 def _execute(
     groups: Sequence[Sequence[Job]],
     workers: int,
     asked: dict[str, dict[str, float]],
-    together: Together | None,
+    run_group: RunGroup | None,
 ) -> Events:
     """As `workers.execute`, in the cluster that this process is connected to."""
     import ray  # noqa: PLC0415
@@ -116,43 +89,43 @@ def _execute(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
     task = ray.remote(max_retries=0)(_task)
-    # Beside this process, so that no other node's end takes the line away.
+    # Beside this process, so that no other node's end takes the queue away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    line = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    waiting = deque([_anywhere(job) for job in group] for group in groups)
-    under_way: dict[Any, dict[str, Job]] = {}  # jobs by name, those that are not done
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    waiting = deque(groups)
+    running: dict[Any, dict[str, Job]] = {}  # by task, its jobs that are not done, by name
     try:
-        while waiting or under_way:
-            while waiting and len(under_way) < workers:
+        while waiting or running:
+            while waiting and len(running) < workers:
                 jobs = waiting.popleft()
                 named = task.options(name=jobs[0].name, **asked[jobs[0].name])
-                under_way[named.remote(jobs, together, line)] = {job.name: job for job in jobs}
-            ended, _ = ray.wait(list(under_way), timeout=_PAUSE)
-            heard = line.get_nowait_batch(line.size())  # all that a task that has ended has said is there
-            for name, event in heard:
-                jobs_of = next(jobs for jobs in under_way.values() if name in jobs)
+                running[named.remote(jobs, run_group, queue)] = {job.name: job for job in jobs}
+            ended, _ = ray.wait(list(running), timeout=_PAUSE)
+            # Everything that a task has sent before its end is in the queue.
+            for name, event in queue.get_nowait_batch(queue.size()):
+                left = next(jobs for jobs in running.values() if name in jobs)
                 if isinstance(event, Busy):
-                    waiting.append([jobs_of[name]])
+                    waiting.append([left[name]])
                 if not isinstance(event, Epoch):
-                    del jobs_of[name]
+                    del left[name]
                 yield name, event
             for reference in ended:
-                for name in under_way.pop(reference):
+                for name in running.pop(reference):
                     yield name, _failure(reference)
     finally:
-        for reference in under_way:
+        for reference in running:
             ray.cancel(reference)
-        if under_way:
-            ray.wait(list(under_way), num_returns=len(under_way), timeout=_GRACE)
-        line.shutdown()
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=_GRACE)
+        queue.shutdown()
 
 
-def _task(jobs: Sequence[Job], together: Together | None, line: Queue) -> None:
+def _task(jobs: Sequence[Job], run_group: RunGroup | None, queue: Queue) -> None:
     """The jobs of one group, in a worker of Ray."""
     # Ray cancels by this signal alone, which is ignored below a sweep that was begun in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for said in perform(jobs, lambda name, event: line.put((name, event)), together):
-        line.put(said)
+    for event in perform(jobs, lambda name, event: queue.put((name, event)), run_group):
+        queue.put(event)
 
 
 def _failure(reference: Any) -> Failed:
@@ -171,9 +144,9 @@ def _failure(reference: Any) -> Failed:
 
 def _anywhere(job: Job) -> Job:
     """The job with paths that do not depend on where a process was started."""
-    data = job.place.get("data_dir")
-    place = job.place if data is None else job.place | {"data_dir": Path(data).absolute()}
-    return replace(job, out=job.out.absolute(), place=place)
+    data = job.arguments.get("data_dir")
+    arguments = job.arguments if data is None else job.arguments | {"data_dir": Path(data).absolute()}
+    return replace(job, out=job.out.absolute(), arguments=arguments)
 
 
 @contextlib.contextmanager

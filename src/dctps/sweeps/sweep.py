@@ -1,8 +1,8 @@
-"""A sweep: many runs, each in a folder of its own under one roof.
+"""A sweep: many runs, each in a folder of its own within one folder.
 
-A sweep has no state of its own. What is finished, begun or missing is read from the run folders, so that one
-that was killed, or to which runs were added, goes on by the same command, and several may work on the same
-folder.
+A sweep has no state of its own. What is finished, begun or missing is read from the run folders. So a sweep
+that was killed, or to which runs were added, goes on by the same command, and several processes may work on
+the same folder.
 """
 
 from __future__ import annotations
@@ -29,21 +29,13 @@ from dctps.sweeps.workers import execute
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a sweep has before it.
-
-    Attributes:
-        finished: names of the runs that are done.
-        begun: names of those that were cut short and go on where they were saved.
-        missing: names of the others.
-        epochs: left of all.
-        seconds: that these take on one worker; None if unknown.
-    """
+    """What is left of a sweep: runs by name, the epochs of all together, and their seconds on one worker."""
 
     finished: list[str]
-    begun: list[str]
+    begun: list[str]  # cut short; they go on where they were saved
     missing: list[str]
     epochs: int
-    seconds: float | None = None
+    seconds: float | None = None  # unknown
 
     def __str__(self) -> str:
         runs = len(self.finished) + len(self.begun) + len(self.missing)
@@ -56,12 +48,7 @@ class Outlook:
 
 @dataclass
 class SweepResult:
-    """How a sweep ended.
-
-    Attributes:
-        finished: names of the runs that are done.
-        failed: of the others by name, what went wrong.
-    """
+    """How a sweep ended: the names of the runs that are done, and by name why each other run failed."""
 
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -76,41 +63,43 @@ def look_ahead(
 ) -> Outlook:
     """What is left of a sweep, and how long it will take.
 
-    A run's epochs take as long as the median of those that like runs in this folder have recorded; where
-    there is none, as long as `trial` says. A run whose folder is of no use is one that is missing.
+    A run's epochs take as long as the median of the epochs that runs of its kind in this folder have
+    recorded; where there is none, as long as `trial` says. A run whose folder is of no use is missing.
 
-    Args:
-        runs: by name, from `grid`.
-        out: folder of the sweep.
-        trial: seconds of an epoch of the runs whose configurations it is called with, by trying some steps of
-            it; several are trained as one stack (None: no trials).
-        split: makes the groups of runs that are trained together (None: each run by itself).
+    `split` makes the groups of runs that are trained together (None: each run by itself). `trial` is called
+    with the configurations of a group, and gives the seconds of an epoch, by trying some steps of it.
     """
     out = Path(out)
-    seconds = {name: _epoch_seconds(out / name) for name in runs}
-    finished = [name for name, config in runs.items() if _is_finished(RunFolder(out / name, config))]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}  # of each epoch that is recorded
+    finished = []
+    for name, config in runs.items():
+        with suppress(RunFolderError, KeyError):
+            seconds[name] = [float(record["seconds"]) for record in read_metrics(out / name)]
+        with suppress(RunFolderError):  # the run itself will say so
+            finished += [name] if RunFolder(out / name, config).finished() is not None else []
     left = {name: config for name, config in runs.items() if name not in finished}
     epochs = {name: total_epochs(config) - len(seconds[name]) for name, config in left.items()}
 
     recorded: dict[tuple[Any, ...], list[float]] = {}
     for name, config in runs.items():
         recorded.setdefault(_kind(config), []).extend(seconds[name])
-    per_epoch = {kind: statistics.median(those) for kind, those in recorded.items() if those}
-    share = {name: per_epoch[_kind(config)] for name, config in left.items() if _kind(config) in per_epoch}
+    per_epoch = {
+        name: statistics.median(like) for name, config in left.items() if (like := recorded[_kind(config)])
+    }
     tried: dict[tuple[Any, ...], float] = {}
     jobs = [Job(name, config, out / name, {}) for name, config in left.items()]
     for group in [[job] for job in jobs] if split is None else split(jobs):
         kinds = tuple(sorted(repr(_kind(job.config)) for job in group))
-        if trial is not None and any(job.name not in share for job in group):
+        if trial is not None and any(job.name not in per_epoch for job in group):
             if kinds not in tried:
                 tried[kinds] = trial(*(job.config for job in group)) / len(group)
-            share |= {job.name: tried[kinds] for job in group if job.name not in share}
+            per_epoch = {job.name: tried[kinds] for job in group} | per_epoch
     return Outlook(
         finished,
         [name for name in left if seconds[name]],
         [name for name in left if not seconds[name]],
         sum(epochs.values()),
-        sum(epochs[name] * share[name] for name in left) if share.keys() == left.keys() else None,
+        sum(epochs[name] * per_epoch[name] for name in left) if per_epoch.keys() == left.keys() else None,
     )
 
 
@@ -143,11 +132,11 @@ def run_sweep(
             `dctps.stacks.on_ray()` makes one for Ray.
 
     Returns:
-        what is finished, and the error of each run that failed, which the next call tries again.
+        what is finished, and the error of each run that failed. The next call tries failed runs again.
 
     Raises:
-        ValueError: fewer than one worker or thread; TensorBoard is missing; as `RunFolderError`, a folder
-            that holds something else.
+        ValueError: fewer than one worker or thread, or TensorBoard is missing.
+        RunFolderError: a folder holds something else; it is a `ValueError`.
         KeyboardInterrupt: after SIGINT, or as `Stopped` after SIGTERM; the runs under way are saved.
     """
     if min(workers, threads) < 1:
@@ -155,11 +144,10 @@ def run_sweep(
     note = on_note or (lambda line: None)
     out = Path(out)
     outlook = look_ahead(runs, out)
-    place: dict[str, Any] = {"data_dir": data_dir, "device": device, "threads": threads}
-    jobs = [Job(name, runs[name], out / name, place) for name in outlook.begun + outlook.missing]
-    result = SweepResult()
-    result.failed = _on_other_data({name: runs[name] for name in outlook.finished}, out, data_dir)
-    result.finished = [name for name in outlook.finished if name not in result.failed]
+    arguments: dict[str, Any] = {"data_dir": data_dir, "device": device, "threads": threads}
+    jobs = [Job(name, runs[name], out / name, arguments) for name in outlook.begun + outlook.missing]
+    failed = _on_other_data({name: runs[name] for name in outlook.finished}, out, data_dir)
+    result = SweepResult([name for name in outlook.finished if name not in failed], failed)
     if tensorboard:
         for name in runs:
             with suppress(RunFolderError):  # of metrics that are damaged there are no events
@@ -187,21 +175,19 @@ def run_sweep(
 
 
 def _on_other_data(runs: Runs, out: Path, data_dir: Path | str | None) -> dict[str, str]:
-    """Of finished runs on data of a user's own, those that were trained on other data than there are now."""
+    """Of finished runs on a user's own data, by name: why the data in `data_dir` are not those they had."""
     failed: dict[str, str] = {}
-    own = {name: config for name, config in runs.items() if not is_published(config.dataset)}
-    for images in dict.fromkeys(map(images_of, own.values())):
-        those = [name for name, config in own.items() if images_of(config) == images]
-        try:
-            data = data_of(own[those[0]], data_dir, False, None).to_dict()
-        except (DataError, ValueError) as error:
-            failed |= dict.fromkeys(those, str(error))
+    loaded: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name, config in runs.items():
+        if is_published(config.dataset):
             continue
-        for name in those:
-            try:
-                check_data(out / name, data)
-            except RunFolderError as error:
-                failed[name] = str(error)
+        images = images_of(config)
+        try:
+            if images not in loaded:
+                loaded[images] = data_of(config, data_dir, False, None).to_dict()
+            check_data(out / name, loaded[images])
+        except (DataError, ValueError) as error:
+            failed[name] = str(error)
     return failed
 
 
@@ -211,25 +197,10 @@ def images_of(config: RunConfig) -> tuple[Any, ...]:
 
 
 def _kind(config: RunConfig) -> tuple[Any, ...]:
-    """What the time of an epoch mostly depends on."""
+    """The choices that the time of an epoch mostly depends on."""
     images = (*images_of(config)[:2], config.train_images, config.eval_images, config.validation_size)
     network = (config.model, config.offset, config.projection, config.density, config.dynamics == "imp")
     return (*images, *network, config.batch_size, config.augment, config.amp)
-
-
-def _is_finished(folder: RunFolder) -> bool:
-    try:
-        return folder.finished() is not None
-    except RunFolderError:  # which its run then says
-        return False
-
-
-def _epoch_seconds(folder: Path) -> list[float]:
-    """Of each epoch that a run has recorded."""
-    try:
-        return [float(record["seconds"]) for record in read_metrics(folder)]
-    except (RunFolderError, KeyError):
-        return []
 
 
 def _in_words(seconds: float) -> str:

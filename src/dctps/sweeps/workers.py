@@ -1,7 +1,7 @@
 """Runs side by side on this machine, each worker a process of its own.
 
 A worker that dies takes its one run with it, which is reported and can go on later. If the sweep itself
-dies, its workers notice that the line to it is cut, save their runs and stop.
+dies, its workers notice that their pipe is closed, save their runs and stop.
 """
 
 from __future__ import annotations
@@ -16,79 +16,67 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Grouping, Job, Together
+from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Grouping, Job, RunGroup, groups_of
 
 _PAUSE = 1.0  # seconds between two looks at the process of the sweep
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
 
 def execute(jobs: Sequence[Job], workers: int, *, grouping: Grouping | None = None) -> Events:
-    """Do all jobs, `workers` at a time.
+    """Do all jobs, in their order, in `workers` processes at a time, each of which does one group at a time.
 
     Closing the iterator early, as an exception does, stops the workers, which save their runs first.
-
-    Args:
-        jobs: in the order in which they are begun.
-        workers: processes.
-        grouping: of the jobs that a process does together (None: it does one at a time).
-
-    Yields:
-        The name of a job and what has happened to it; `Finished` or `Failed` comes last of each.
     """
-    groups = [(job,) for job in jobs] if grouping is None else grouping.split(jobs, workers)
-    together = None if grouping is None else grouping.together
-    waiting = deque(tuple(group) for group in groups)
-    crew: dict[Connection, _Worker] = {}
+    waiting = deque(groups_of(jobs, workers, grouping))
+    run_group = None if grouping is None else grouping.run_group
+    processes: dict[Connection, _Worker] = {}
     try:
-        while waiting or any(worker.jobs for worker in crew.values()):
-            for worker in crew.values():
-                if not worker.jobs and waiting:
-                    worker.begin(waiting.popleft(), together)
-            while waiting and len(crew) < workers:
-                worker = _Worker()
-                crew[worker.line] = worker
-                worker.begin(waiting.popleft(), together)
-            for line in wait([line for line, worker in crew.items() if worker.jobs]):
-                worker = crew[line]  # type: ignore[index]
-                for name, event in worker.hear():
+        while waiting or any(worker.jobs for worker in processes.values()):
+            while waiting:
+                worker = next((one for one in processes.values() if not one.jobs), None)
+                if worker is None and len(processes) == workers:
+                    break
+                if worker is None:
+                    worker = _Worker()
+                    processes[worker.pipe] = worker
+                worker.begin(waiting.popleft(), run_group)
+            for pipe in wait([pipe for pipe, worker in processes.items() if worker.jobs]):
+                worker = processes[pipe]  # type: ignore[index]
+                for name, event in worker.receive():
                     if isinstance(event, Busy):
-                        waiting.append((worker.jobs[name],))
+                        waiting.append([worker.jobs[name]])
                     if not isinstance(event, Epoch):
                         del worker.jobs[name]
                     yield name, event
                 if worker.is_dead:
-                    del crew[line]  # type: ignore[arg-type]
+                    del processes[pipe]  # type: ignore[arg-type]
     finally:
-        for worker in crew.values():
-            worker.dismiss()
-        for worker in crew.values():
+        for worker in processes.values():
+            worker.stop()
+        for worker in processes.values():
             worker.process.join()
 
 
 class _Worker:
-    """A process that does one group of jobs at a time.
-
-    Attributes:
-        jobs: by name, those that are not done.
-    """
+    """A process that does one group of jobs at a time; `jobs` has those that are not done, by name."""
 
     def __init__(self) -> None:
-        self.line, theirs = _SPAWN.Pipe()
+        self.pipe, theirs = _SPAWN.Pipe()
         self.process: BaseProcess = _SPAWN.Process(target=_work, args=(theirs,), daemon=True)
         self.process.start()
-        theirs.close()  # so that their death cuts the line
+        theirs.close()  # so that the pipe closes when the process ends
         self.jobs: dict[str, Job] = {}
         self.is_dead = False
 
-    def begin(self, jobs: Sequence[Job], together: Together | None) -> None:
+    def begin(self, jobs: Sequence[Job], run_group: RunGroup | None) -> None:
         self.jobs = {job.name: job for job in jobs}
-        with contextlib.suppress(OSError):  # it is dead, as `hear` will find
-            self.line.send((jobs, together))
+        with contextlib.suppress(OSError):  # it is dead, as `receive` will find
+            self.pipe.send((jobs, run_group))
 
-    def hear(self) -> list[tuple[str, Event]]:
-        """What the worker says next; its death is the failure of its jobs."""
+    def receive(self) -> list[tuple[str, Event]]:
+        """What the worker sends next; its death is the failure of its jobs."""
         try:
-            said: tuple[str, Event] = self.line.recv()
+            return [self.pipe.recv()]
         except (EOFError, OSError):
             self.process.join()
             self.is_dead = True
@@ -97,17 +85,16 @@ class _Worker:
             hint = " (out of memory? Use fewer workers)" if status == -signal.SIGKILL else ""
             message = f"its process ended with {reason}{hint}; it goes on where it was last saved"
             return [(name, Failed(message)) for name in self.jobs]
-        return [said]
 
-    def dismiss(self) -> None:
-        self.line.close()
+    def stop(self) -> None:
+        self.pipe.close()
         if self.jobs and self.process.is_alive():
             self.process.terminate()
 
 
-def _work(line: Connection) -> None:
-    """A worker's life: take jobs until the line is cut."""
-    # Ctrl-C reaches every process of a terminal: the sweep hears it, and tells the workers by SIGTERM.
+def _work(pipe: Connection) -> None:
+    """What a worker does: take jobs until the pipe is closed."""
+    # Ctrl-C reaches every process of a terminal. The sweep takes it, and stops the workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Only now, as these import torch, which takes a second.
     from dctps.experiments.signals import Stopped  # noqa: PLC0415
@@ -115,16 +102,16 @@ def _work(line: Connection) -> None:
 
     while True:
         try:
-            jobs, together = line.recv()
+            jobs, run_group = pipe.recv()
         except (EOFError, OSError):
             return
         over = threading.Event()
         watch = threading.Thread(target=_stop_when_alone, args=(over,), daemon=True)
         watch.start()
         try:
-            for name, event in perform(jobs, lambda name, event: line.send((name, event)), together):
-                line.send((name, event))
-        except (Stopped, OSError):  # asked to, or nobody hears
+            for name, event in perform(jobs, lambda name, event: pipe.send((name, event)), run_group):
+                pipe.send((name, event))
+        except (Stopped, OSError):  # asked to, or nobody receives
             return
         finally:
             over.set()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 import dctps
-from dctps.experiments.folder import BEST, LAST, RunFolder
+from dctps.experiments.folder import BACKENDS, BEST, LAST, RunFolder
 from dctps.experiments.records import Record
 from dctps.experiments.session import Session
 from dctps.experiments.signals import Stopped, StopRequest
@@ -16,8 +14,11 @@ from dctps.product.machine import follow
 from dctps.training import Processes
 
 
-class Work:
-    """A session and the locked folder that it is saved in: steps 2 to 5 of `dctps.experiments.folder`."""
+class SavedSession:
+    """A session and its folder, which process 0 holds: steps 2 to 5 of `dctps.experiments.folder`.
+
+    `environment` says where this process runs; `backends` are the layers' paths, if they are not the rule's.
+    """
 
     def __init__(
         self,
@@ -25,12 +26,11 @@ class Work:
         folder: RunFolder,
         request: StopRequest,
         environment: Record,
-        processes: Processes,
-        backends: Record | None,
+        processes: Processes | None = None,
+        backends: Record | None = None,
     ) -> None:
-        self.backends = backends
         self.session, self.folder, self.request = session, folder, request
-        self.processes = processes
+        self.processes, self.backends = processes or Processes(), backends
         self.environments = [environment]
         self.saved = session.position
 
@@ -39,31 +39,31 @@ class Work:
         state = self.processes.from_first(lambda: self._begin(data))
         if state is None:
             return
+        here = self.environments[0]
         try:
             self.session.load_state(state["session"])
             earlier = [dict(environment) for environment in state["environments"]]
-            self._follow(earlier[-1].get("profile"))
-            changes = _changes(earlier[-1], self.environments[0])
+            if (profile := earlier[-1].get("profile")) is not None:  # choose the same paths as before
+                here = {**here, "profile": follow(profile, self.session.device.type)}
+            changes = ", ".join(
+                f"{name} {earlier[-1].get(name)} before and {value} now"
+                for name, value in here.items()
+                if earlier[-1].get(name) != value
+            )
         except (StateError, KeyError, TypeError, ValueError, IndexError) as error:
             raise self.folder.damaged(error) from None
         self.saved = self.session.position
-        self.folder.resumed(self.session.where)
+        self.folder.saved_where = self.session.where
         note(f"{self.folder.path} continues {self.session.where}")
         if changes:
             note(f"{changes}: the run stays valid, but it is not bit for bit the one of a single place")
-        self.environments = earlier + self.environments if changes else earlier
+        self.environments = [*earlier, here] if changes else earlier
         # A process that was killed may have saved the state and not yet what follows from it.
-        self.publish(best_too=True)
-
-    def _follow(self, profile: str | None) -> None:
-        """Choose paths by the profile that the run recorded, if there is one, so that it repeats."""
-        if profile is not None:
-            device = torch.device(self.environments[0]["device"]).type
-            self.environments[0] = {**self.environments[0], "profile": follow(profile, device)}
+        self._publish(best_too=True)
 
     def _begin(self, data: Record) -> State | None:
         state = self.folder.begin(data)
-        if self.backends is not None and self.folder.backends() is None:
+        if self.backends is not None and not (self.folder.path / BACKENDS).exists():
             self.folder.save_backends(self.backends)
         return state
 
@@ -76,74 +76,65 @@ class Work:
             # A signal need not reach all processes before the same step.
             self.request.number = self.processes.largest(self.request.number or 0) or None
             steps = self.session.position[1]
-            due = checkpoint_interval is not None and steps > 0 and steps % checkpoint_interval == 0
-            if (due or self.request.number is not None) and self.session.position != self.saved:
+            if checkpoint_interval is not None and steps > 0 and steps % checkpoint_interval == 0:
                 self.save()
-            self.stop_if_asked(f"saved {self.session.where}: the same command continues from there")
+            self.stop_if_asked()
 
         while not self.session.finished:
             record = self.session.train_epoch(progress=progress, between=between)
             self.save_epoch(record)
             on_epoch(record)
         if self.processes.rank == 0:
-            self.folder.finish(self.summary())
-        self.stop_if_asked("finished")
+            self.finish()
+        if self.request.number is not None:
+            raise Stopped(self.request.number, f"stopped; {self.folder.path} is finished")
+
+    def stop_if_asked(self) -> None:
+        """Save the session and raise `Stopped` if a signal has come."""
+        if self.request.number is not None:
+            self.save()
+            saved = f"saved {self.session.where}: the same command continues from there"
+            raise Stopped(self.request.number, f"stopped; {self.folder.path} is {saved}")
 
     def save_epoch(self, record: Record) -> None:
-        """Write all that an epoch leaves, `record` of it among that."""
+        """Write all files of an epoch that has just ended with `record`."""
         self.save()
-        self.publish(best_too=self.session.best == record)
+        self._publish(best_too=self.session.best == record)
 
     def save(self) -> None:
-        """Write the state."""
+        """Write the state, unless it has been written at this position."""
+        if self.saved != self.session.position and self.processes.rank == 0:
+            state = {"session": self.session.state(), "environments": self.environments}
+            self.folder.save_state(state, self.session.where)
         self.saved = self.session.position
-        if self.processes.rank > 0:
-            return
-        state = {"session": self.session.state(), "environments": self.environments}
-        self.folder.save_state(state, self.session.where)
 
-    def publish(self, *, best_too: bool) -> None:
-        """Write what follows from the saved state."""
-        if self.processes.rank > 0:
-            return
-        epochs, steps = self.session.position
-        if epochs:
-            self.folder.save_metrics(self.session.records)
-        if epochs and not steps:
-            self.folder.save_model(self.session.model, LAST, epochs)
-        best, model = self.session.best, self.session.best_model()
-        if best_too and best is not None and model is not None:
-            self.folder.save_model(model, BEST, best["epoch"])
-
-    def stop_if_asked(self, standing: str) -> None:
-        """Raise `Stopped` if a signal has come."""
-        if self.request.number is not None:
-            raise Stopped(self.request.number, f"stopped; {self.folder.path} is {standing}")
-
-    def summary(self) -> Record:
-        """What summary.json holds."""
+    def finish(self) -> None:
+        """Write the summary of a run whose epochs are done; it is then finished."""
         records = self.session.records
         last = records[-1]
         chosen = self.session.best or {"epoch": None, "val_accuracy": None, "test_accuracy": None}
         report = dctps.report(self.session.model).to_dict()
         # What this process has cached so far, which says something about the process and not about the run.
         del report["shape_table_bytes"]
-        return {
+        summary = {
             "last_epoch": last["epoch"],
             "last_test_accuracy": last["test_accuracy"],
-            "best_epoch": chosen["epoch"],
-            "best_val_accuracy": chosen["val_accuracy"],
-            "best_test_accuracy": chosen["test_accuracy"],
+            **{f"best_{name}": chosen[name] for name in ("epoch", "val_accuracy", "test_accuracy")},
             "report": report,
             "seconds": sum(record["seconds"] for record in records),
             **self.environments[-1],
             "earlier_environments": self.environments[:-1],
         }
+        self.folder.finish(summary)
 
-
-def _changes(before: Record, now: Record) -> str:
-    return ", ".join(
-        f"{name} {before.get(name)} before and {now[name]} now"
-        for name in now
-        if before.get(name) != now[name]
-    )
+    def _publish(self, *, best_too: bool) -> None:
+        """Write what follows from the saved state."""
+        epochs, steps = self.session.position
+        if self.processes.rank > 0 or not epochs:
+            return
+        self.folder.save_metrics(self.session.records)
+        if not steps:
+            self.folder.save_model(self.session.model, LAST, epochs)
+        best, model = self.session.best, self.session.best_model() if best_too else None
+        if best is not None and model is not None:
+            self.folder.save_model(model, BEST, best["epoch"])
