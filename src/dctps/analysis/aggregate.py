@@ -48,18 +48,10 @@ class Cell:
         return "" if self.n == self.wanted else self.note or "not run yet"
 
     def __str__(self) -> str:
-        return self.text()
-
-    def text(self, scale: float = 100, digits: int = 1) -> str:
-        """For a table: `"68.4 ± 0.3"`, with `(n=2 of 3)` where runs are missing, `"missing"` where all are.
-
-        Numbers are multiplied by `scale`: 100 makes percent of a fraction.
-        """
+        """In percent: `"68.4 ± 0.3"`, with `(n=2 of 3)` where runs are missing, `"missing"` where all are."""
         if self.mean is None:
             return "missing"
-        text = f"{scale * self.mean:.{digits}f}"
-        if self.std is not None:
-            text += f" ± {scale * self.std:.{digits}f}"
+        text = f"{100 * self.mean:.1f}" + ("" if self.std is None else f" ± {100 * self.std:.1f}")
         return text if self.n == self.wanted else f"{text} (n={self.n} of {self.wanted})"
 
 

@@ -12,6 +12,10 @@ from dctps.analysis.style import in_order
 from dctps.experiments.config import RunConfig
 
 Rows = list[dict[str, Any]]
+QUANTITIES: dict[str, Callable[[Run], float | None]] = {
+    "test accuracy": lambda run: run.test_accuracy,
+    "maximum validation accuracy": lambda run: run.max_val_accuracy,
+}
 FIELDS = ("model", "dataset", "epochs", "train_images", "image_size")  # that the runs of a panel share
 PanelKey = tuple[str, str, int, int | None, int | None]
 

@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
 from dctps.analysis.accuracy import MANY, draw_families, draw_panels
-from dctps.analysis.curves import Panel, make_panels, rows_of
+from dctps.analysis.curves import QUANTITIES, Panel, make_panels, rows_of
 from dctps.analysis.jacobians import figure4
 from dctps.analysis.layers import figure5
 from dctps.analysis.runs import Run, read_runs
@@ -28,14 +27,10 @@ Draw = Callable[[Sequence[Run], Sequence[RunConfig], Notes, Path], list[Path]]
 
 
 def _accuracy(
-    stem: str, value: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
+    stem: str, quantity: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
 ) -> list[Path]:
-    """Panels of many methods have a picture each, with a plot for each family; the others share one.
-
-    `value` is the attribute of `Run` that is drawn against density.
-    """
-    quantity = {"test_accuracy": "test accuracy", "max_val_accuracy": "maximum validation accuracy"}[value]
-    panels = make_panels(runs, wanted, notes, attrgetter(value))
+    """Panels of many methods have a picture each, with a plot for each family; the others share one."""
+    panels = make_panels(runs, wanted, notes, QUANTITIES[quantity])
     many = [panel for panel in panels if len(panel.curves) > MANY]
     files = []
     for panel in many:
@@ -62,9 +57,9 @@ def _only(panel: Panel, others: Sequence[Panel]) -> Panel:
 
 
 FIGURES: dict[str, Draw] = {
-    "1": partial(_accuracy, "figure1", "max_val_accuracy"),
-    "2": partial(_accuracy, "figure2", "test_accuracy"),
-    "3": partial(_accuracy, "figure3", "test_accuracy"),
+    "1": partial(_accuracy, "figure1", "maximum validation accuracy"),
+    "2": partial(_accuracy, "figure2", "test accuracy"),
+    "3": partial(_accuracy, "figure3", "test accuracy"),
     "4": figure4,
     "5": figure5,
     "table1": table1,

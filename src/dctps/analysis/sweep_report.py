@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from dctps.analysis.accuracy import MANY, draw_families, draw_learning, draw_panels, learning_lines
 from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import Panel, make_panels, panel_of
+from dctps.analysis.curves import QUANTITIES, Panel, make_panels, panel_of
 from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
@@ -23,10 +23,6 @@ _DPI = 150
 _AXES = ("model", "dataset", "epochs", "train_images", "method", "density", "seed")
 _MACHINE = ("device", "threads", "processes", "cpu", "kernels", "versions")
 _TABLE = "Percent, mean ± standard deviation over the seeds."
-_QUANTITIES: dict[str, Callable[[Run], float | None]] = {
-    "test accuracy": lambda run: run.test_accuracy,
-    "maximum validation accuracy": lambda run: run.max_val_accuracy,
-}
 
 
 def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
@@ -101,7 +97,7 @@ def _results(
 ) -> list[str]:
     """A table and a figure of each accuracy, network and data set, and how the runs got there."""
     parts = []
-    for quantity, value in _QUANTITIES.items():
+    for quantity, value in QUANTITIES.items():
         for panel in make_panels(runs, configs, notes, value):
             if quantity != "test accuracy" and panel.empty:
                 continue  # nothing was held out, or nothing is finished
@@ -111,7 +107,7 @@ def _results(
                 many = len(panel.curves) > MANY
                 figure = draw_families(panel, quantity) if many else draw_panels([panel], quantity)
                 parts.append(picture(image(figure, "png", _DPI), f"{name}, against density"))
-    for panel in make_panels(runs, configs, notes, _QUANTITIES["test accuracy"]):
+    for panel in make_panels(runs, configs, notes, QUANTITIES["test accuracy"]):
         for quantity in ("validation accuracy", "test accuracy"):
             held_out = quantity == "validation accuracy"
             own = [run for run in runs if panel_of(run.config) == panel.key]

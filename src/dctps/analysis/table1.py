@@ -85,7 +85,7 @@ def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardwa
         lowest = densities[-1] if densities else None
         lines += [
             f"**{panel.title}, {panel.effort}**: test accuracy below the dense network's in points"
-            + ("" if panel.dense is None else f" ({panel.dense.text()}%)")
+            + ("" if panel.dense is None else f" ({panel.dense}%)")
             + f"; costs at density {100 * (lowest or 1):g}%",
             "",
             "| method | "
