@@ -206,7 +206,10 @@ def measured(cell: Cell, how: argparse.Namespace) -> Cell:
 def measure(path: Path, seed: int, how: argparse.Namespace) -> list[Cell]:
     """Time drawn cells, and put them into a file, which keeps those of other variants."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    command = f"python benchmarks/fit_rule.py {how.action} --cells {how.cells} --clock {how.clock}"
+    command = (
+        f"python benchmarks/fit_rule.py {how.action} --cells {how.cells} --clock {how.clock} "
+        f"--statistic {how.statistic} --seed {seed}"
+    )
     run = {
         **provenance(command, 0),
         "statistic": how.statistic,
@@ -311,12 +314,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="for each cell")
     parser.add_argument("--clock", choices=("wall", "thread"), default="wall")
     parser.add_argument("--statistic", choices=("median", "least"), default="median")
+    parser.add_argument("--seed", type=int, help="of the cells (default: 0 for measure, 1 for check)")
     parser.add_argument("--name", help="of the profile to write")
     how = parser.parse_args()
     if how.action == "measure":
-        measure(CELLS, 0, how)
+        measure(CELLS, 0 if how.seed is None else how.seed, how)
     elif how.action == "check":
-        measure(REGRET, 1, how)
+        measure(REGRET, 1 if how.seed is None else how.seed, how)
         show(regrets(cells_in(REGRET), current_machine()))
     else:
         cells = cells_in(CELLS)
