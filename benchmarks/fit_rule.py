@@ -48,10 +48,8 @@ RESULTS = Path(__file__).parent / "results"
 CELLS, REGRET = RESULTS / "rule_cells.json", RESULTS / "regret.json"
 MODES = ("training", "inference")
 ROUNDS = 9
-SLOW, MARGIN = (
-    2.0,
-    0.3,
-)  # a path of so many times the best time decides nothing if its estimate is not too low
+# A path of so many times the best time decides nothing, if its estimate is not too low.
+SLOW, MARGIN = 2.0, 0.3
 Array = NDArray[np.float64]
 Cell = dict[str, Any]
 Costs = dict[str, dict[str, dict[str, float]]]
