@@ -67,18 +67,14 @@ def choose_weights(
     density: float,
     allocation: str | Mapping[str, float] | Allocation | Criterion | None,
     criterion: str | Mapping[str, Tensor] | Criterion,
-    layers: Mapping[str, nn.Module],
     scorer: Scorer,
     seed: int,
 ) -> Mapping[str, Options]:
     """Which weights of each layer train, as arguments of `from_dense`; the rest is as for `sparsify_`."""
+    layers = scorer.layers
     if isinstance(criterion, Mapping):
-        check_names(
-            criterion,
-            layers,
-            "the supports must name each converted layer",
-            "; filter_fn leaves a layer dense",
-        )
+        start, end = "the supports must name each converted layer", "; filter_fn leaves a layer dense"
+        check_names(criterion, layers, start, end)
         return {name: {"support": support} for name, support in criterion.items()}
     if criterion == "nonzero":
         return {name: {} for name in layers}
@@ -91,12 +87,12 @@ def choose_weights(
         counts = {n: int(s.sum()) if s.dtype == torch.bool else len(s) for n, s in kept.items()}
     elif allocation not in (None, "global"):
         counts = allocate(allocation, shapes, total, seed=seed)  # type: ignore[arg-type]
+    elif criterion == "random" and allocation == "global":
+        raise ValueError(
+            "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks "
+            "nothing: choose 'uniform' or another allocation"
+        )
     elif criterion == "random":
-        if allocation == "global":
-            raise ValueError(
-                "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks "
-                "nothing: choose 'uniform' or another allocation"
-            )
         counts = allocate("epl", shapes, total, seed=seed)
     if criterion == "random":
         return {name: {"nnz": counts[name]} for name in layers}  # type: ignore[index]

@@ -15,9 +15,7 @@ _APART = 16  # the most that writes of the layers' tensors differ by, as every s
 _LAYERS = 8  # the largest, which are looked at
 _SIDE = 256  # rows and columns of each of them, at most
 _FEWEST = 16  # rows and columns with which the largest singular value says something
-_LARGE = (
-    1.25  # of the largest that independent entries lead to; up to 1.04 at initialisation, 1.3 to 2.1 trained
-)
+_LARGE = 1.25  # `spread`: up to 1.04 at initialisation, 1.3 to 2.1 once trained
 
 
 def warn_of_trained(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
