@@ -18,9 +18,9 @@ from dctps.nn.surgery import named_modules, refuse_wrapped, replace_
 from dctps.nn.survey import Expanded, is_frozen, survey
 from dctps.offsets import Offset, OffsetChoice
 from dctps.selection.allocation import Allocation
-from dctps.selection.choose import Options, Scorer, choose_weights
 from dctps.selection.criteria import Criterion, Loss
 from dctps.selection.trained import warn_of_trained
+from dctps.selection.weights import Options, Scorer, choose_weights
 
 Filter = Callable[[nn.Module, str], bool]
 
