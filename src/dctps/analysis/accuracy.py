@@ -92,9 +92,7 @@ def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None)
             axes.axvline(edge, color=look.color, linestyle=(0, (2, 2)), linewidth=1)
     if dense is not None and dense.mean is not None:
         look = draw.style("dense")
-        axes.axhline(
-            100 * dense.mean, color=look.color, linestyle=look.line, linewidth=1.3, label=look.label, zorder=1
-        )
+        axes.axhline(100 * dense.mean, **look.of_line(), linewidth=1.3, zorder=1)
         if dense.std is not None:
             low, high = 100 * (dense.mean - dense.std), 100 * (dense.mean + dense.std)
             axes.axhspan(low, high, color=look.color, alpha=0.12, linewidth=0)

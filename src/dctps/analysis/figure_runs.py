@@ -65,9 +65,7 @@ def runs_of_figure(figure: str, scale: str, fields: Sequence[str] = ()) -> Figur
         there = {getattr(config, name) for runs in parts for config in runs.values()}
         if unknown := sorted(set(values) - there):
             raise ValueError(f"figure {figure} has no {name} {unknown[0]!r}: choose from {sorted(there)}")
-        parts = [
-            {k: config for k, config in runs.items() if getattr(config, name) in values} for runs in parts
-        ]
+        parts = [{k: v for k, v in runs.items() if getattr(v, name) in values} for runs in parts]
     if not any(parts):
         raise ValueError(f"no run of figure {figure} has all of {', '.join(fields)}")
     return FigureRuns(*parts)

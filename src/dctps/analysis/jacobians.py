@@ -13,7 +13,7 @@ import numpy as np
 
 from dctps.analysis import style as draw
 from dctps.analysis.aggregate import setting
-from dctps.analysis.curves import models_of
+from dctps.analysis.curves import Notes, models_of
 from dctps.analysis.runs import Run
 from dctps.benchmarking.initial import INITIAL, TRAINED, read_examined
 from dctps.experiments.config import RunConfig
@@ -67,9 +67,7 @@ class Spectra:
         }
 
 
-def collect(
-    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], name: str
-) -> list[Spectra]:
+def collect(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, name: str) -> list[Spectra]:
     """The spectra in the files `name` of the run folders, by method and falling density."""
     paths = {run.config: run.path for run in runs}
     found: dict[RunConfig, Spectra] = {}
@@ -85,9 +83,7 @@ def collect(
     return sorted(found.values(), key=lambda s: (order.index(s.config.method), -(s.config.density or 1)))
 
 
-def figure4(
-    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], out: Path
-) -> list[Path]:
+def figure4(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
     """Draw all spectra, write down every value, and in figure4-summary.csv what becomes of each spectrum."""
     initial = collect(runs, wanted, notes, INITIAL)
     briefly = [c for c in wanted if c.train_images is not None]

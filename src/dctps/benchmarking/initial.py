@@ -85,14 +85,14 @@ def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, device: torc
     batch = first_of(dataset.train, _STATISTICS, config.data_seed, "spectrum")
     images = normalize(batch.images.to(device), dataset.mean, dataset.std)
     values = spectrum(freeze_statistics_(model, images), images[:_IMAGES])
-    rows = dctps.report(model).rows
+    fields = ("name", "weights", "nnz", "offset")
+    rows = [{name: getattr(row, name) for name in fields} for row in dctps.report(model).rows]
+
     return {
         "statistics_images": len(images),
         "images": min(_IMAGES, len(images)),
         "spectrum": [float(f"{value:.6e}") for value in values],
-        "layers": [
-            {"name": row.name, "weights": row.weights, "nnz": row.nnz, "offset": row.offset} for row in rows
-        ],
+        "layers": rows,
     }
 
 

@@ -79,9 +79,7 @@ def _in_a_process(model: str, offset: str, density: float, batch: int) -> dict[s
     arguments = (model, offset, repr(density), str(batch), str(torch.get_num_threads()))
     program = "from dctps.benchmarking.memory import print_peak; print_peak()"
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(
-        command, env=os.environ | _ALLOCATOR, stdout=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run(command, env=os.environ | _ALLOCATOR, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise ValueError(f"the process that trains {model} under {offset} ended with {done.returncode}")
     found: dict[str, int] = json.loads(done.stdout)

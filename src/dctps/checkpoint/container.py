@@ -64,9 +64,7 @@ def header(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
     at = 0
     for name, entry in _in_order(entries):
         if entry.dtype not in _CODES:
-            raise ValueError(
-                f"{name!r} is of {entry.dtype}, which a checkpoint cannot hold: convert it first"
-            )
+            raise ValueError(f"{name!r} is {entry.dtype}, which a checkpoint cannot hold: convert it first")
         table[name] = {
             "dtype": _CODES[entry.dtype],
             "shape": entry.shape,
@@ -100,22 +98,24 @@ def read(path: Path, max_header: int, max_data: int) -> tuple[dict[str, Tensor],
         _foreign(path, content)
     start = 8 + int.from_bytes(content[:8], "little")
     if start - 8 > max_header or start > len(content):
-        _damaged(path, f"its header claims {start - 8} bytes")
+        refuse_damaged(path, f"its header claims {start - 8} bytes")
     if content[_DIGITS] != _checksum(content):
-        _damaged(path, "its SHA-256 does not match")
+        refuse_damaged(path, "its SHA-256 does not match")
     # The checksum is no secret: whoever made this file may have made it fit. Nothing below trusts it.
-    table = parse_json(content[8:start], lambda reason: _damaged(path, reason))
+    table = parse_json(content[8:start], lambda reason: refuse_damaged(path, reason))
     notes = table.pop("__metadata__", None)
     if not isinstance(notes, dict) or set(notes) != {"dctps"} or not isinstance(notes["dctps"], str):
-        _damaged(path, "its header has no metadata")
-    fields = parse_json(notes["dctps"].encode("utf-8", "replace"), lambda reason: _damaged(path, reason))
+        refuse_damaged(path, "its header has no metadata")
+    fields = parse_json(
+        notes["dctps"].encode("utf-8", "replace"), lambda reason: refuse_damaged(path, reason)
+    )
     try:  # safetensors makes sure that the tensors lie end to end, each as long as its dtype and shape say
         tensors = safetensors.torch.load(content)
     except Exception as error:  # also torch refuses a shape, and says so in several ways
-        _damaged(path, shorten(str(error)))
+        refuse_damaged(path, shorten(str(error)))
     for name, tensor in tensors.items():
         if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            _damaged(path, f"the tensor {shorten(name)} holds a boolean that is neither 0 nor 1")
+            refuse_damaged(path, f"the tensor {shorten(name)} holds a boolean that is neither 0 nor 1")
     fields.pop("sha256", None)
     return tensors, fields
 
@@ -190,12 +190,15 @@ def _foreign(path: Path, content: bytes) -> NoReturn:
     except safetensors.SafetensorError:
         ours = True
     if ours:
-        _damaged(path, "it does not begin as one")
+        refuse_damaged(path, "it does not begin as one")
     raise CheckpointError(
         f"{path} holds a plain state dict, as safetensors, Trainer and accelerate write it, and not what "
         f"save_pretrained writes: {same}(safetensors.torch.load_file({str(path)!r}))"
     )
 
 
-def _damaged(path: Path, reason: str) -> NoReturn:
-    raise CheckpointError(f"{path} is no readable checkpoint ({reason}): copy it again, or train again")
+def refuse_damaged(path: Path, reason: str) -> NoReturn:
+    """Raise the error of a file that `write` did not make, or that has changed since."""
+    raise CheckpointError(
+        f"{path} is no readable checkpoint ({reason}): copy it again, or train again"
+    ) from None

@@ -117,15 +117,12 @@ def _load_expanded(
     except _MismatchError as error:
         raise CheckpointError(f"{path} is of another architecture: {error}") from None
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} is no readable checkpoint ({error}): copy it again, or train again"
-        ) from None
+        container.refuse_damaged(path, str(error))
     if replacements:
         refuse_wrapped(model)
     if notes.inference_only and model.training:
-        raise CheckpointError(
-            f"{path} holds {notes.norms} norms, which only inference can use: call model.eval() first"
-        )
+        reason = f"{notes.norms} norms, which only inference can use"
+        raise CheckpointError(f"{path} holds {reason}: call model.eval() first")
     # From here on nothing is refused.
     with torch.no_grad():
         for slot, tensor in placements:
@@ -164,9 +161,8 @@ def _target(modules: Mapping[str, nn.Module], shared: Collection[int], record: L
         if id(module.weight) in shared:
             raise _MismatchError(f"the weight of layer {name} is shared in the model and not in the file")
     else:
-        raise _MismatchError(
-            f"layer {name} is a {type(module).__name__} in the model, which cannot be converted"
-        )
+        kind = type(module).__name__
+        raise _MismatchError(f"layer {name} is a {kind} in the model, which cannot be converted")
     for key, value in found.items():
         if given[key] != value:
             raise _MismatchError(

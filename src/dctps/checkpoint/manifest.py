@@ -164,9 +164,7 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
     where = name, offset.shape, layer.nnz, offset.groups, offset.name
     record = LayerRecord(*where, seed, offset_seed, draws, trains, rice=None)
     if not all(_is_seed(number) for number in (seed, offset.seed)):
-        raise ValueError(
-            f"layer {name!r} has a seed of more than {_MAX_SEED_BITS} bits: choose a smaller one"
-        )
+        raise ValueError(f"layer {name!r} has a seed above {_MAX_SEED_BITS} bits: choose a smaller one")
     try:
         if offset.name not in list_offsets():
             raise ValueError(f"name one with register_offset, {offset!r} has none")

@@ -57,9 +57,8 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     layers, skipped = {}, set(map(id, skip))
     for name, module in named_modules(model):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
-            raise ValueError(
-                f"module {name!r} ({type(module).__name__}) has extra state, which a checkpoint cannot hold"
-            )
+            what = f"module {name!r} ({type(module).__name__})"
+            raise ValueError(f"{what} has extra state, which a checkpoint cannot hold")
         if isinstance(module, DpSLayer):
             layers[name] = module
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -69,9 +68,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
                 continue
             if is_lazy(tensor):
-                raise ValueError(
-                    f"module {name!r} is lazy: call the model once, so that its shapes are known"
-                )
+                raise ValueError(f"module {name!r} is lazy: call the model once, so that it has its shapes")
             path = ".".join(filter(None, (name, key)))
             found.setdefault(id(tensor), (path, Slot(tensor)))[1].owners.append((module, key))
     if len({path for path, _ in found.values()}) < len(found):
@@ -79,9 +76,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     slots = dict(found.values())
     projections = {n: m.projection.spec for n, m in named_modules(model) if isinstance(m, Hyperplane)}
     if projections and norms.startswith("folded"):
-        raise ValueError(
-            f"norms={norms!r} cannot fold the norms of a network on a hyperplane: make it plain with merge_"
-        )
+        raise ValueError(f"norms={norms!r} does not fold norms on a hyperplane: make it plain with merge_")
 
     batch_norms = {n: m for n, m in named_modules(model) if isinstance(m, _NormBase) and norms != "full"}
     folded: dict[str, _NormBase] = {}
@@ -101,9 +96,8 @@ def folded_names(name: str) -> tuple[str, str]:
 
 def is_norm(slot: Slot) -> bool:
     """Whether this is a floating-point number of a normalisation layer."""
-    return slot.tensor.is_floating_point() and all(
-        isinstance(module, NORM_LAYERS) for module, _ in slot.owners
-    )
+    of_norms = all(isinstance(module, NORM_LAYERS) for module, _ in slot.owners)
+    return of_norms and slot.tensor.is_floating_point()
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -264,12 +264,9 @@ def _assemble(spec: Cifar, layout: Layout, contents: Iterator[tuple[PublishedFil
     parsed = {published.name: _parse(spec, layout, published, data) for published, data in contents}
 
     def joined(files: tuple[PublishedFile, ...]) -> ImageTensors:
-        pixels, labels = (
-            np.concatenate(parts) for parts in zip(*(parsed[f.name] for f in files), strict=True)
-        )
-        return ImageTensors(
-            torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels.astype(np.int64))
-        )
+        parts = zip(*(parsed[file.name] for file in files), strict=True)
+        pixels, labels = (torch.from_numpy(np.concatenate(part)) for part in parts)
+        return ImageTensors(pixels.view(-1, 3, 32, 32), labels.long())
 
     train, test = joined(layout.train), joined(layout.test)
     return Dataset(spec.name, train, test, spec.classes, spec.mean, spec.std, flip=True)
@@ -285,9 +282,8 @@ def _parse(
         raise DataError(f"{where}: {error}") from error
     n = published.images
     if pixels.shape != (n, PIXELS) or labels.shape != (n,):
-        raise DataError(
-            f"{where} holds pixels {pixels.shape} and labels {labels.shape} instead of {n} images"
-        )
+        found = f"pixels {pixels.shape} and labels {labels.shape}"
+        raise DataError(f"{where} holds {found} instead of {n} images")
     if not 0 <= labels.min() <= labels.max() < spec.classes:
         raise DataError(f"{where} has labels outside 0..{spec.classes - 1}")
     return pixels, labels

@@ -80,9 +80,7 @@ def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]
     # Decoders answer damaged files with nearly every kind of exception.
     except Exception as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot read the image {path} ({reason}): replace it by a whole one, or take it away"
-        ) from error
+        raise DataError(f"cannot read the image {path} ({reason}): replace it or take it away") from error
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:

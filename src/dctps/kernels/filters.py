@@ -127,9 +127,7 @@ def _mixing(filters: Filters, m: int, channels: int, taps: int, kept: list[Tenso
     rank = 0 if first is None or second is None else first.shape[0]
     rounds, count = maps // q if q else 0, 0 if bank is None else bank.numel() // taps
     if not count or (q and not (rounds * q == maps and channels <= q and has_plan(q))):
-        raise ValueError(
-            f"D's tables are not those of a convolution of {channels} channels to {m}: {filters}"
-        )
+        raise ValueError(f"D's tables do not fit a convolution of {channels} channels to {m}: {filters}")
     if rounds > 1 and filters.signs is None:
         raise ValueError(f"D has {rounds} transforms of the channels, and no signs for them: {filters}")
     return (

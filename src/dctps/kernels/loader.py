@@ -78,9 +78,8 @@ def _library() -> ctypes.CDLL | None:
             problem = "were compiled from other sources than these"
         except (OSError, AttributeError) as error:
             problem = f"cannot be loaded ({error})"
-    warnings.warn(
-        f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}", stacklevel=2
-    )
+    message = f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}"
+    warnings.warn(message, stacklevel=2)
     return None
 
 

@@ -99,9 +99,7 @@ class StackKernel:
             or operations[-1].written[1:] != (1, 1)
             or any(len(network) != weighted for network in networks)
         ):
-            raise ValueError(
-                f"no chain of operations, or not one layer for each weighted one: {self._operations}"
-            )
+            raise ValueError(f"no chain of operations, or not a layer for each weighted one: {operations}")
         self._lay_out()
 
     def _lay_out(self) -> None:

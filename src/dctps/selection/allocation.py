@@ -73,9 +73,8 @@ def allocate(
         )
     wrong = [name for name, shape in shapes.items() if not 0 <= counts.get(name, -1) <= math.prod(shape)]
     if wrong or sum(counts.values()) != total:
-        raise ValueError(
-            f"the allocation gave {sum(counts.values())} weights for {total}; layers off: {wrong}"
-        )
+        given = sum(counts.values())
+        raise ValueError(f"the allocation gave {given} weights for {total}; layers off: {wrong}")
     return counts
 
 
@@ -92,9 +91,7 @@ def share_out(shares: Mapping[str, Fraction], shapes: Mapping[str, Shape], total
     counts = dict.fromkeys(shapes, 0)
     active = [name for name in shapes if shares[name] > 0]
     if total > (room := sum(sizes[name] for name in active)):
-        raise ValueError(
-            f"layers with a positive share hold {room} weights, fewer than the {total} to divide"
-        )
+        raise ValueError(f"layers with a positive share hold {room} weights, fewer than the {total} asked")
     left = total
     while active:
         whole = sum((shares[name] for name in active), Fraction(0))
