@@ -114,7 +114,9 @@ class Dataset:
         if train_shape != test_shape:
             raise ValueError(f"{self.name}: training images are {train_shape}, test images {test_shape}")
         if not len(self.mean) == len(self.std) == train_shape[0]:
-            raise ValueError(f"{self.name}: mean and std need a number for each of {train_shape[0]} channels")
+            raise ValueError(
+                f"{self.name}: mean and std take one number for each of {train_shape[0]} channels"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"{self.name}: std must be positive, got {self.std}")
         if self.class_names and len(self.class_names) != self.classes:
