@@ -105,10 +105,7 @@ def figure4(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out:
 
 
 def draw_spectra(summary: Sequence[Row], values: Sequence[Row]) -> Figure:
-    """A row for each density, a column for each family of methods, and one for the trained networks.
-
-    `summary` are the rows of figure4-summary.csv, `values` those of figure4.csv.
-    """
+    """A line of panels for each density, a column for each family; `values` are the rows of figure4.csv."""
     from matplotlib.lines import Line2D  # noqa: PLC0415 (an extra)
 
     start = [row for row in summary if not int(row["steps"])]

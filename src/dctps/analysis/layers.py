@@ -118,10 +118,7 @@ def draw_layers(rows: Sequence[Row], wanted: Collection[str] = ()) -> Figure:
 
 
 def draw_accuracy(rows: Sequence[Row]) -> Figure:
-    """Test accuracy against the number of emptied layers, a mark for each row of figure5-accuracy.csv.
-
-    Marks are larger where the network is denser.
-    """
+    """Test accuracy against emptied layers: a mark for each row of figure5-accuracy.csv, larger if denser."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     order = draw.in_order({row["method"] for row in rows})
     densities = sorted({float(row["density"]) for row in rows})

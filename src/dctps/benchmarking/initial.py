@@ -64,11 +64,7 @@ def examine(
 
 
 def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
-    """What `examine` wrote into the run folder `path`; None if it has not, or the file is of no use.
-
-    Returns:
-        `spectrum`: singular values, descending; `layers`: dicts with name, weights, nnz and offset.
-    """
+    """What `examine` wrote, a descending spectrum and rows of layers; None if it is missing or of no use."""
     found = read_json(path / name)
     try:
         layers = [{**row, "nnz": int(row["nnz"]), "name": str(row["name"])} for row in found["layers"]]
@@ -132,12 +128,9 @@ def jacobian_blocks(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def spectrum(model: nn.Module, images: Tensor) -> Tensor:
-    """All singular values of the Jacobian of the batch, n * min(classes, inputs) of them, descending.
+    """All singular values of the Jacobian of the batch, float64, descending; exactly 0 where a block is.
 
-    They are float64, and exactly 0 where a block of `jacobian_blocks` is.
-
-    Raises:
-        ValueError: the Jacobian is not finite.
+    They are n * min(classes, inputs). A Jacobian that is not finite is a ValueError.
     """
     blocks = jacobian_blocks(model, images).double().cpu()
     if not blocks.isfinite().all():

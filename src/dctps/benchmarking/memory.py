@@ -31,11 +31,7 @@ _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", 
 
 
 def memory_cells(plan: Plan) -> Iterator[Cell]:
-    """Bytes of a training step of each network; `share` is of dense parameters, gradients and Adam's state.
-
-    Raises:
-        ValueError: the system does not tell a process's memory as Linux does.
-    """
+    """Bytes of a training step; `share` is of a dense network's parameters, gradients and Adam's state."""
     if not Path("/proc/self/clear_refs").exists():
         raise ValueError("memory is read from /proc/self, which only Linux has")
     density = plan.density

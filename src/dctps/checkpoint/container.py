@@ -54,11 +54,7 @@ class Entry:
 
 
 def header(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
-    """All bytes before the data of a file with these tensors and metadata, with a blank checksum.
-
-    Raises:
-        ValueError: metadata that JSON has no form for, or a dtype that the format has no code for.
-    """
+    """All bytes before the data, with a blank checksum; ValueError for what the format cannot hold."""
     text = json.dumps({"sha256": _BLANK.decode(), **fields}, separators=(",", ":"), allow_nan=False)
     table: dict[str, Any] = {"__metadata__": {"dctps": text}}
     at = 0

@@ -104,11 +104,7 @@ _KEYS = tuple(f.name for f in fields(LayerRecord))
 
 
 def parse(values: Mapping[str, Any]) -> Manifest:
-    """The inverse of `to_fields`, for values of any origin.
-
-    Raises:
-        ValueError: `to_fields` cannot have made them; the message is one line.
-    """
+    """The inverse of `to_fields`; ValueError, with one line, for values that it cannot have made."""
     if values.get("format") != FORMAT or type(values["format"]) is not int:
         raise ValueError(f"it is of format {shorten(values.get('format'))}, and this dctps reads {FORMAT}")
     if set(values) - {"projections"} != {"format", "norms", "inference_only", "common", "layers", "user"}:
@@ -183,11 +179,7 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
 
 
 def read_supports(manifest: Manifest, packed: Tensor | None) -> dict[str, Tensor]:
-    """Each layer's support, int64 (nnz,), from the file's packed ones, uint8 (None: it has none).
-
-    Raises:
-        ValueError: `packed` is not exactly the code of supports of these layers.
-    """
+    """Each layer's support, int64 (nnz,); ValueError if `packed`, uint8 or None, is not just their code."""
     coded = [layer for layer in manifest.layers if layer.rice is not None]
     if (packed is None) == bool(coded):
         raise ValueError("its packed supports are not those of its layers")

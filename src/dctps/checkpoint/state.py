@@ -48,10 +48,9 @@ class State:
 
 
 def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] = ()) -> State:
-    """What a file with such `norms` holds of `model`, without the tensors `skip`; a shared one once.
+    """What a file with such `norms` holds of `model`, a shared tensor once, those in `skip` never.
 
-    Raises:
-        ValueError: state that is no tensor, or two tensors of one name.
+    State that is no tensor, or two tensors of one name, are a ValueError.
     """
     found: dict[int, tuple[str, Slot]] = {}
     layers, skipped = {}, set(map(id, skip))

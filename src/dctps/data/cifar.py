@@ -45,11 +45,7 @@ class PublishedFile:
     images: int = 0
 
     def check(self, size: int, digest: Callable[[], str], where: str) -> None:
-        """Compare the size, then the MD5, of what was read at `where`.
-
-        Raises:
-            DataError: it is another file, or a part of this one.
-        """
+        """Compare the size, then the MD5, of what was read at `where`; DataError if they differ."""
         if size < self.size:
             raise DataError(f"{where} is cut off, {size} of {self.size} bytes: {_REPLACE}")
         if size > self.size:
