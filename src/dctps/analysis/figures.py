@@ -72,9 +72,6 @@ def draw_figure(
 
     The figure is of the resolved configurations that are `wanted`. Those without a finished run are shown as
     missing, for which `notes` has reasons; `runs` of others are left out.
-
-    Raises:
-        ValueError: matplotlib is not installed.
     """
     known = set(wanted)
     return FIGURES[name]([run for run in runs if run.config in known], wanted, notes, out)

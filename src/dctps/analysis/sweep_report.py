@@ -29,11 +29,7 @@ def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
     """Write the page of a sweep, or of a single run, whose `folder` is given, to `file`.
 
     Runs that are `wanted`, from `grid`, and have no folder are shown as missing; of a damaged one the page
-    says so.
-
-    Raises:
-        ValueError: matplotlib is missing; as `RunFolderError`, there is no run.
-        OSError: the file cannot be written.
+    says so. Without matplotlib or any run that is a ValueError.
     """
     require_matplotlib()
     damaged: dict[str, str] = {}

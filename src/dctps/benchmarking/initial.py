@@ -41,13 +41,9 @@ def examine(
 ) -> None:
     """Write down what the network of a run is before its first step and, where it is there, after its last.
 
-    What is in the folder already is left, and what is damaged is made anew. The batch norms have the
+    What is in the folder already is left, and what is damaged is made again. The batch norms have the
     statistics of 128 training images, the same for all runs of a data set and data seed; the spectrum is of
-    the first 16 of them. The arguments are those of `dctps.experiments.run.run`.
-
-    Raises:
-        ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
-        DataError: the data files are missing or damaged.
+    the first 16 of them. The arguments and errors are those of `dctps.experiments.run.run`.
     """
     config = resolve(config)
     folder = RunFolder(out, config)

@@ -84,10 +84,8 @@ def write(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
 def read(path: Path, max_header: int, max_data: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata of a file, checked bit by bit against its checksum.
 
-    No header above `max_header` bytes is read, and no tensors above `max_data`.
-
-    Raises:
-        CheckpointError: there is no such file, or it is not one that `write` could have made.
+    No header above `max_header` bytes is read, and no tensors above `max_data`. A file that is missing, or
+    that `write` could not have made, is a `CheckpointError`.
     """
     content = _content(path, max_header, max_data)
     if content[8 : _DIGITS.start] != _OPENING or len(content) < _DIGITS.stop:

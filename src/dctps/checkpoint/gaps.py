@@ -45,10 +45,7 @@ def decode(packed: Bytes, start: int, size: int, nnz: int, k: int) -> tuple[Ints
 
     `packed` has eight bits in a byte, the most significant first. `size` is at most 2^53, `nnz` within
     0..size, and 2^k at most `size`. Time and memory are O(nnz + bits left in `packed`), whatever the
-    arguments claim.
-
-    Raises:
-        ValueError: the bits end early, or give a position that is out of range.
+    arguments claim. Bits that end early or give a position out of range are a ValueError.
     """
     m = min(nnz, size - nnz)
     left = 8 * len(packed) - start - m * k

@@ -148,10 +148,8 @@ def _record(common: dict[str, Any], values: object) -> LayerRecord:
 def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None]:
     """A layer's record, and the bits of its support unless the seed gives it (None).
 
-    A layer on the meta device has no support to look at, and is taken as drawn from its seed.
-
-    Raises:
-        ValueError: an offset that a file cannot name, or a support that is none.
+    A layer on the meta device is taken as drawn from its seed. An offset that a file cannot name is a
+    ValueError.
     """
     offset, seed = layer.offset, layer.seed
     offset_seed = None if offset.seed == seed else offset.seed

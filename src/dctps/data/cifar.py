@@ -174,14 +174,9 @@ def load_cifar(
 ) -> Dataset:
     """Load from the first complete version in a folder: unpacked folders first, then archives.
 
-    Args:
-        spec: which data set, in which versions.
-        data_dir: the folder that holds the published folders or archives, or one of these itself.
-        download: fetch the python version's archive into `data_dir` if no version there is complete.
-        base_url: where the archive is, with a slash at the end.
-
-    Raises:
-        DataError: no folder was given; nothing complete is in it; a file is damaged; the download failed.
+    `data_dir` holds the published folders or archives, or is one of them. With `download`, the archive of the
+    python version is fetched from `base_url` if no version there is complete. Without a folder, with nothing
+    complete in it, a damaged file or a failed download, that is a DataError.
     """
     if data_dir is None:
         wanted = ", ".join(f"{layout.folder}/ or {layout.archive.name}" for layout in spec.layouts)

@@ -43,8 +43,7 @@ def address(
 
 
 def strided(t: Tensor, dims: int, what: str) -> Tensor:
-    """A float32 tensor of `dims` dimensions on the CPU, of any strides, whose numbers are what lies in
-    memory.
+    """A float32 tensor of `dims` dimensions on the CPU, of any strides, without a pending negation.
 
     Another dtype, device or layout is a TypeError, another number of dimensions a ValueError.
     """

@@ -35,11 +35,8 @@ def conv_forward(
     x is float32 (batch, channels, height, width) of any strides, and is not copied. The values are float32
     (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is
     no D; the bias is float32 (m,) or None. `cache` floats of one thread's strips fit a cache; results depend
-    on it in their last bits.
-
-    Raises:
-        TypeError: a tensor of another dtype, or not on the CPU.
-        ValueError: sizes that do not agree, or a support that is none.
+    on it in their last bits. Another dtype or device is a TypeError; sizes that do not agree, or a support
+    that is none, are a ValueError.
     """
     x = strided(x, 4, "x")
     y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_format(x))

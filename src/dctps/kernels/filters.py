@@ -106,9 +106,8 @@ def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
 def mixing(filters: Filters, alpha: Tensor | None, m: int, channels: int, taps: int) -> tuple[int, ...]:
     """D's fields of a call for m outputs, from `mix` to `bank`; its tables are checked once.
 
-    Raises:
-        TypeError: a table of another dtype, or not on the CPU.
-        ValueError: D's tables do not fit each other, or the channels and taps of the kernel.
+    A table of another dtype or device is a TypeError; tables that do not fit each other, or the kernel, a
+    ValueError.
     """
     if alpha is None or not filters.terms:
         return _NO_MIXING

@@ -81,11 +81,9 @@ def allocate(
 def share_out(shares: Mapping[str, Fraction], shapes: Mapping[str, Shape], total: int) -> dict[str, int]:
     """Divide `total` in proportion to `shares`, no layer above its size.
 
-    Layers whose share exceeds them are full and leave; the rest is divided again. What remains after
-    rounding down goes to the largest remainders, ties to the earlier layer.
-
-    Raises:
-        ValueError: the layers with a positive share hold fewer than `total` weights.
+    Layers whose share exceeds them are full and leave; the rest is divided again. What remains after rounding
+    down goes to the largest remainders, ties to the earlier layer. Fewer weights with a share than `total`
+    are a ValueError.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     counts = dict.fromkeys(shapes, 0)

@@ -120,10 +120,8 @@ def choose(
     """The weights that a criterion keeps, by layer: bool masks of their shapes, or sorted flat positions.
 
     The model is afterwards as before: parameters, buffers, gradients, modes and random state. `loss` is by
-    default `cross_entropy`; a criterion that looks at `batches` where there are none is an error.
-
-    Raises:
-        ValueError: an unknown name, scores that cannot be ranked, or too few that are not zero.
+    default `cross_entropy`. Scores that cannot be ranked, too few that are not zero, or missing `batches`,
+    are a ValueError.
     """
     name = name_of(criterion)
     data = NoData(name) if batches is None else list(batches) if isinstance(batches, Iterator) else batches
