@@ -48,8 +48,9 @@ def draw_families(panel: Panel, quantity: str) -> Figure:
     figure, grid = draw.new_grid(len(families), 2, 2.7, beside=0.6, sharey=True)
     for axes, (title, family) in zip(grid, families.items(), strict=True):
         for method, curve in panel.curves.items():
-            if method not in family:
-                _draw_behind(axes, curve)
+            there = [(p.density, 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
+            if method not in family and there:
+                axes.plot(*zip(*there, strict=True), color=draw.GREY, linewidth=0.7, zorder=0.5)
         shown = [m for m in dict.fromkeys(["dctps", *family]) if m in panel.curves]
         _draw(axes, {method: panel.curves[method] for method in shown}, panel.dense)
         notes = _notes({method: panel.curves[method] for method in family}, panel.dense)
@@ -96,12 +97,6 @@ def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None)
         if dense.std is not None:
             low, high = 100 * (dense.mean - dense.std), 100 * (dense.mean + dense.std)
             axes.axhspan(low, high, color=look.color, alpha=0.12, linewidth=0)
-
-
-def _draw_behind(axes: Axes, curve: Sequence[Point]) -> None:
-    there = [(p.density, 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
-    if there:
-        axes.plot(*zip(*there, strict=True), color=draw.GREY, linewidth=0.7, zorder=0.5)
 
 
 def _notes(curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> list[str]:

@@ -61,12 +61,9 @@ def header(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
     for name, entry in _in_order(entries):
         if entry.dtype not in _CODES:
             raise ValueError(f"{name!r} is {entry.dtype}, which a checkpoint cannot hold: convert it first")
-        table[name] = {
-            "dtype": _CODES[entry.dtype],
-            "shape": entry.shape,
-            "data_offsets": [at, at + entry.nbytes],
-        }
-        at += entry.nbytes
+        span = [at, at + entry.nbytes]
+        table[name] = {"dtype": _CODES[entry.dtype], "shape": entry.shape, "data_offsets": span}
+        at = span[1]
     text = json.dumps(table, separators=(",", ":"))
     text += " " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text.encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,10 +82,13 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     dropped: list[Slot] = []
     for name, norm in batch_norms.items():
         dropped += _take(slots, norm, ("num_batches_tracked",))
-        if norms.startswith("folded") and _foldable(slots, norm):
+        owners = [slot.owners for slot in slots.values()]
+        if norms.startswith("folded") and all([(norm, key)] in owners for key in STATISTICS):
             _take(slots, norm, STATISTICS)
             folded[name] = norm
-    return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers, projections)
+    # A tensor at the model's root may be called as one of the three packed ones: it gets a slash.
+    slots = {f"/{path}" if path.lstrip("/") in _PACKED else path: slot for path, slot in slots.items()}
+    return State(slots, folded, dropped, layers, projections)
 
 
 def folded_names(name: str) -> tuple[str, str]:
@@ -108,16 +111,6 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def _foldable(slots: Mapping[str, Slot], module: nn.Module) -> bool:
-    own = [slot for slot in slots.values() if slot.owners in [[(module, key)] for key in STATISTICS]]
-    return len(own) == len(STATISTICS)
-
-
 def _take(slots: dict[str, Slot], module: nn.Module, keys: Collection[str]) -> list[Slot]:
     paths = [p for p, slot in slots.items() if slot.owners[0][0] is module and slot.owners[0][1] in keys]
     return [slots.pop(path) for path in paths]
-
-
-def _escaped(path: str) -> str:
-    """A tensor at the model's root may be called as one of the three packed ones: it gets a slash."""
-    return f"/{path}" if path.lstrip("/") in _PACKED else path

@@ -130,16 +130,11 @@ def _mixing(filters: Filters, m: int, channels: int, taps: int, kept: list[Tenso
     if rounds > 1 and filters.signs is None:
         raise ValueError(f"D has {rounds} transforms of the channels, and no signs for them: {filters}")
     return (
-        _COSINE if q else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)],
-        maps,
-        rank,
-        terms,
-        count,
+        _COSINE if q else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)], maps, rank, terms, count,
         address(first, (rank or maps) * channels, "D's mixing", kept),
         address(second, maps * rank, "D's second mixing", kept),
-        q,
-        address(filters.signs, rounds * channels, "D's signs", kept),
+        q, address(filters.signs, rounds * channels, "D's signs", kept),
         address(filters.source, m * terms, "the maps of D's terms", kept, torch.int32),
         address(filters.filter, m * terms, "the filters of D's terms", kept, torch.int32),
         address(bank, count * taps, "D's filters", kept),
-    )
+    )  # fmt: skip

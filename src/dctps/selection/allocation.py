@@ -62,7 +62,11 @@ def allocate(
     if isinstance(allocation, str):
         allocation = ALLOCATIONS.find(allocation)
     if isinstance(allocation, Mapping):
-        counts = share_out(_checked_shares(allocation, shapes), shapes, total)
+        check_names(allocation, shapes, "the shares must name each converted layer")
+        shares = {n: Fraction(real(f"the share of layer {n!r}", share)) for n, share in allocation.items()}
+        if bad := [name for name, share in shares.items() if share < 0]:
+            raise ValueError(f"shares must be finite and not negative; see {bad}")
+        counts = share_out(shares, shapes, total)
     elif callable(allocation):
         found = allocation(shapes, total, seed)
         counts = {name: whole(f"the allocation's count of layer {name!r}", n) for name, n in found.items()}
@@ -144,11 +148,3 @@ def check_names(given: Collection[str], layers: Collection[str], start: str, end
     missing, unknown = [n for n in layers if n not in given], [n for n in given if n not in layers]
     if missing or unknown:
         raise ValueError(f"{start}: missing {missing}, not layers {unknown}{end}")
-
-
-def _checked_shares(shares: Mapping[str, float], shapes: Mapping[str, Shape]) -> dict[str, Fraction]:
-    check_names(shares, shapes, "the shares must name each converted layer")
-    numbers = {name: Fraction(real(f"the share of layer {name!r}", share)) for name, share in shares.items()}
-    if bad := [name for name, share in numbers.items() if share < 0]:
-        raise ValueError(f"shares must be finite and not negative; see {bad}")
-    return numbers

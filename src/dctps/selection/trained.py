@@ -40,17 +40,14 @@ def is_trained(layers: Mapping[str, nn.Module]) -> bool:
     layers.
     """
     weights = [w for layer in layers.values() if not (w := layer.get_parameter("weight")).is_meta]
-    if _was_stepped(layers) and all(int(torch.count_nonzero(w)) == w.numel() for w in weights):
+    own = [p for layer in layers.values() for p in layer.parameters(recurse=False)]
+    writes = [p._version for p in own if not p.is_inference()]  # those of an inference tensor are not counted
+    stepped = bool(writes) and min(writes) >= _WRITTEN and max(writes) - min(writes) <= _APART
+    if stepped and all(int(torch.count_nonzero(w)) == w.numel() for w in weights):
         return True
     weights.sort(key=Tensor.numel, reverse=True)
     spreads = list(islice((s for w in weights if (s := spread(w)) is not None), _LAYERS))
     return bool(spreads) and 2 * sum(s > _LARGE for s in spreads) >= len(spreads)
-
-
-def _was_stepped(layers: Mapping[str, nn.Module]) -> bool:
-    own = [p for layer in layers.values() for p in layer.parameters(recurse=False)]
-    writes = [p._version for p in own if not p.is_inference()]  # those of an inference tensor are not counted
-    return bool(writes) and min(writes) >= _WRITTEN and max(writes) - min(writes) <= _APART
 
 
 @torch.no_grad()

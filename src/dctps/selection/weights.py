@@ -205,7 +205,8 @@ def _checked(found: Any, layers: Layers, criterion: str) -> Scores | ScoreBlocks
         )
     check_names(found, layers, f"{start} must score each of the layers", "; a score of -inf is never kept")
     if found and all(isinstance(scores, Iterator) for scores in found.values()):
-        return {name: _blocks(found[name], f"{start}: the scores of layer {name!r}") for name in layers}
+        whats = {name: f"{start}: the scores of layer {name!r}" for name in layers}
+        return {name: map(partial(_check_scores, what=what), found[name]) for name, what in whats.items()}
     return {
         name: _check_scores(found[name], f"{start}: the scores of layer {name!r}", layer.weight)  # type: ignore[arg-type]
         for name, layer in layers.items()
@@ -230,11 +231,6 @@ def _check_scores(scores: object, what: str, weight: Tensor | None = None) -> Te
             f"loss, the inputs and the weights"
         )
     return scores.detach()
-
-
-def _blocks(blocks: Iterator[Tensor], what: str) -> Iterator[Tensor]:
-    for block in blocks:
-        yield _check_scores(block, what)
 
 
 def _kind(value: object) -> str:
