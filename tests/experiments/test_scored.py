@@ -14,7 +14,7 @@ from dctps.experiments.network import describe
 from dctps.experiments.parts import ScoringBatches
 from dctps.experiments.run import describe_run, evaluate_run, run
 from dctps.models import build_model
-from dctps.selection import choose
+from dctps.selection import weights
 
 SNIP = replace(TINY, method="snip", density=0.4)
 DIGITS = RunConfig(method="snip", density=0.05, epochs=1, batch_size=256)
@@ -71,7 +71,7 @@ def test_resumed_and_evaluated_runs_do_not_choose_again(tmp_path, monkeypatch, c
     def chosen_already(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(choose, "choose", chosen_already)
+    monkeypatch.setattr(weights, "choose", chosen_already)
     run(config, out=tmp_path / "run", threads=1)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
     assert evaluate_run(tmp_path / "run", threads=1)["last"].accuracy == whole["last_test_accuracy"]

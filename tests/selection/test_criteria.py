@@ -14,7 +14,7 @@ from torch import nn
 
 import dctps
 from dctps import criteria, sparsify_
-from dctps.selection.choose import choose
+from dctps.selection.weights import choose
 
 CASES = {
     "snip": (criteria.snip, naive.snip),

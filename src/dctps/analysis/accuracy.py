@@ -48,8 +48,9 @@ def draw_families(panel: Panel, quantity: str) -> Figure:
     figure, grid = draw.new_grid(len(families), 2, 2.7, beside=0.6, sharey=True)
     for axes, (title, family) in zip(grid, families.items(), strict=True):
         for method, curve in panel.curves.items():
-            if method not in family:
-                _draw_behind(axes, curve)
+            there = [(p.density, 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
+            if method not in family and there:
+                axes.plot(*zip(*there, strict=True), color=draw.GREY, linewidth=0.7, zorder=0.5)
         shown = [m for m in dict.fromkeys(["dctps", *family]) if m in panel.curves]
         _draw(axes, {method: panel.curves[method] for method in shown}, panel.dense)
         notes = _notes({method: panel.curves[method] for method in family}, panel.dense)
@@ -92,18 +93,10 @@ def _draw(axes: Axes, curves: Mapping[str, Sequence[Point]], dense: Cell | None)
             axes.axvline(edge, color=look.color, linestyle=(0, (2, 2)), linewidth=1)
     if dense is not None and dense.mean is not None:
         look = draw.style("dense")
-        axes.axhline(
-            100 * dense.mean, color=look.color, linestyle=look.line, linewidth=1.3, label=look.label, zorder=1
-        )
+        axes.axhline(100 * dense.mean, **look.of_line(), linewidth=1.3, zorder=1)
         if dense.std is not None:
             low, high = 100 * (dense.mean - dense.std), 100 * (dense.mean + dense.std)
             axes.axhspan(low, high, color=look.color, alpha=0.12, linewidth=0)
-
-
-def _draw_behind(axes: Axes, curve: Sequence[Point]) -> None:
-    there = [(p.density, 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
-    if there:
-        axes.plot(*zip(*there, strict=True), color=draw.GREY, linewidth=0.7, zorder=0.5)
 
 
 def _notes(curves: Mapping[str, Sequence[Point]], dense: Cell | None) -> list[str]:

@@ -12,6 +12,7 @@ from dctps.analysis.style import in_order
 from dctps.experiments.config import RunConfig
 
 Rows = list[dict[str, Any]]
+Notes = Mapping[RunConfig, str]  # why runs are missing
 QUANTITIES: dict[str, Callable[[Run], float | None]] = {
     "test accuracy": lambda run: run.test_accuracy,
     "maximum validation accuracy": lambda run: run.max_val_accuracy,
@@ -107,10 +108,7 @@ def panel_of(config: RunConfig) -> PanelKey:
 
 
 def make_panels(
-    runs: Sequence[Run],
-    wanted: Sequence[RunConfig],
-    notes: Mapping[RunConfig, str],
-    value: Callable[[Run], float | None],
+    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, value: Callable[[Run], float | None]
 ) -> list[Panel]:
     """Group runs, and what is wanted, by network, data set and effort; `value` is averaged over the seeds."""
     cells = over_seeds(runs, value, wanted, notes)

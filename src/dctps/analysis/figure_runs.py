@@ -65,9 +65,7 @@ def runs_of_figure(figure: str, scale: str, fields: Sequence[str] = ()) -> Figur
         there = {getattr(config, name) for runs in parts for config in runs.values()}
         if unknown := sorted(set(values) - there):
             raise ValueError(f"figure {figure} has no {name} {unknown[0]!r}: choose from {sorted(there)}")
-        parts = [
-            {k: config for k, config in runs.items() if getattr(config, name) in values} for runs in parts
-        ]
+        parts = [{k: v for k, v in runs.items() if getattr(v, name) in values} for runs in parts]
     if not any(parts):
         raise ValueError(f"no run of figure {figure} has all of {', '.join(fields)}")
     return FigureRuns(*parts)
@@ -83,10 +81,8 @@ def for_all(
 ) -> dict[str, str]:
     """Call `work(config, folder, **options)`, such as `examine`, for each run, whose folder is `out / name`.
 
-    Where one fails, the others go on. `on_note` gets a line for a person when one is done.
-
-    Returns:
-        why some failed, by name.
+    Where one fails, the others go on; why some failed comes back, by name. `on_note` gets a line for each
+    run.
     """
     failed = {}
     for count, (name, config) in enumerate(runs.items(), 1):
@@ -116,20 +112,12 @@ def read_failures(out: Path, runs: Runs) -> dict[RunConfig, str]:
 
 
 def read_reasons(out: Path) -> dict[str, str]:
-    """Why runs of a sweep's folder failed, by name.
-
-    Raises:
-        ValueError: the file that says so is damaged, or cannot be read.
-    """
+    """Why runs of a sweep's folder failed, by name; ValueError if the file of failures is of no use."""
     return {name: str(entry.get("reason", "")) for name, entry in _read(out).items()}
 
 
 def read_failed(out: Path) -> Runs:
-    """The runs that failed, by name, whether they have a folder or not.
-
-    Raises:
-        ValueError: the file that says so is damaged.
-    """
+    """The runs that failed, by name, with or without a folder; ValueError if the file is damaged."""
     found = {name: entry["config"] for name, entry in _read(out).items() if "config" in entry}
     try:
         return {name: resolve(from_dict(config)) for name, config in found.items()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from dctps.analysis.accuracy import MANY, draw_families, draw_panels
-from dctps.analysis.curves import QUANTITIES, Panel, make_panels, rows_of
+from dctps.analysis.curves import QUANTITIES, Notes, Panel, make_panels, rows_of
 from dctps.analysis.jacobians import figure4
 from dctps.analysis.layers import figure5
 from dctps.analysis.runs import Run, read_runs
@@ -21,7 +21,6 @@ from dctps.experiments.config import RunConfig
 from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
-Notes = Mapping[RunConfig, str]
 _MACHINE = ("device", "threads", "cpu", "kernels", "versions")  # fields of summary.json
 Draw = Callable[[Sequence[Run], Sequence[RunConfig], Notes, Path], list[Path]]
 
@@ -73,9 +72,6 @@ def draw_figure(
 
     The figure is of the resolved configurations that are `wanted`. Those without a finished run are shown as
     missing, for which `notes` has reasons; `runs` of others are left out.
-
-    Raises:
-        ValueError: matplotlib is not installed.
     """
     known = set(wanted)
     return FIGURES[name]([run for run in runs if run.config in known], wanted, notes, out)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dctps.analysis import style as draw
 from dctps.analysis.aggregate import setting
-from dctps.analysis.curves import models_of
+from dctps.analysis.curves import Notes, models_of
 from dctps.analysis.runs import Run
 from dctps.benchmarking.initial import INITIAL, TRAINED, read_examined
 from dctps.experiments.config import RunConfig
@@ -67,9 +67,7 @@ class Spectra:
         }
 
 
-def collect(
-    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], name: str
-) -> list[Spectra]:
+def collect(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, name: str) -> list[Spectra]:
     """The spectra in the files `name` of the run folders, by method and falling density."""
     paths = {run.config: run.path for run in runs}
     found: dict[RunConfig, Spectra] = {}
@@ -85,9 +83,7 @@ def collect(
     return sorted(found.values(), key=lambda s: (order.index(s.config.method), -(s.config.density or 1)))
 
 
-def figure4(
-    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], out: Path
-) -> list[Path]:
+def figure4(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
     """Draw all spectra, write down every value, and in figure4-summary.csv what becomes of each spectrum."""
     initial = collect(runs, wanted, notes, INITIAL)
     briefly = [c for c in wanted if c.train_images is not None]
@@ -109,10 +105,7 @@ def figure4(
 
 
 def draw_spectra(summary: Sequence[Row], values: Sequence[Row]) -> Figure:
-    """A row for each density, a column for each family of methods, and one for the trained networks.
-
-    `summary` are the rows of figure4-summary.csv, `values` those of figure4.csv.
-    """
+    """A line of panels for each density, a column for each family; `values` are the rows of figure4.csv."""
     from matplotlib.lines import Line2D  # noqa: PLC0415 (an extra)
 
     start = [row for row in summary if not int(row["steps"])]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dctps.analysis import style as draw
 from dctps.analysis.aggregate import setting
-from dctps.analysis.curves import MODELS, models_of, panel_of
+from dctps.analysis.curves import MODELS, Notes, models_of, panel_of
 from dctps.analysis.runs import Run
 from dctps.benchmarking.initial import read_examined
 from dctps.experiments.config import RunConfig
@@ -52,9 +52,7 @@ def layers_of(run: Run) -> Layers | None:
     return Layers(run, [row["name"] for row in rows], nnz, emptied)
 
 
-def figure5(
-    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], out: Path
-) -> list[Path]:
+def figure5(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
     """Draw weights per layer, of runs before training; accuracy against emptied layers, of finished runs."""
     by_config = {run.config: run for run in runs}
     sparse = [by_config[c] for c in wanted if c in by_config and c.density is not None]
@@ -120,10 +118,7 @@ def draw_layers(rows: Sequence[Row], wanted: Collection[str] = ()) -> Figure:
 
 
 def draw_accuracy(rows: Sequence[Row]) -> Figure:
-    """Test accuracy against the number of emptied layers, a mark for each row of figure5-accuracy.csv.
-
-    Marks are larger where the network is denser.
-    """
+    """Test accuracy against emptied layers: a mark for each row of figure5-accuracy.csv, larger if denser."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     order = draw.in_order({row["method"] for row in rows})
     densities = sorted({float(row["density"]) for row in rows})

@@ -69,10 +69,7 @@ def table(
 
 
 def picture(png: bytes, description: str) -> str:
-    """A picture within the page, which scrolls by itself where it would become too small to read.
-
-    `description` is for readers who do not see it.
-    """
+    """A picture in the page, which scrolls where it would become too small; `description` replaces it."""
     data = base64.b64encode(png).decode()
     image = f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
     return f'<div class="scroll">{image}</div>'

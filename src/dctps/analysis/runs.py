@@ -67,10 +67,8 @@ def read_runs(*folders: Path | str, on_damage: Callable[[str, str], None] | None
     """The runs in some folders, each a run folder or a folder of run folders, in the order of their names.
 
     A run that is found twice is taken once: the one that is finished, else the first. `on_damage` is called
-    with the name of each run folder that cannot be read, and the reason; without it that is an error.
-
-    Raises:
-        RunFolderError: there is no such folder, or a run cannot be read; with the path of its file.
+    with the name of each run folder that cannot be read, and the reason. Without it that is a
+    `RunFolderError`, as is a folder that is not there.
     """
     found: dict[RunConfig, Run] = {}
     for path in (path for folder in folders for path in _run_folders(Path(folder))):
@@ -88,11 +86,7 @@ def read_runs(*folders: Path | str, on_damage: Callable[[str, str], None] | None
 
 
 def read_run(path: Path) -> Run:
-    """The run in the folder `path`, finished or not.
-
-    Raises:
-        RunFolderError: there is none, or a file of it cannot be read or is damaged.
-    """
+    """The run in the folder `path`, finished or not; `RunFolderError` if a file is missing or of no use."""
     config = resolve(read_config(path))
     records = read_metrics(path)
     for record in records:

@@ -102,10 +102,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of the page's width, laid out so that nothing overlaps; `height` in inches.
-
-    It needs no display, but matplotlib: without it, that is a ValueError.
-    """
+    """An empty figure of the page's width and `height` inches, laid out so that nothing overlaps."""
     require_matplotlib()
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
 

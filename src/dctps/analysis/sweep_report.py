@@ -9,7 +9,7 @@ from typing import Any
 
 from dctps.analysis.accuracy import MANY, draw_families, draw_learning, draw_panels, learning_lines
 from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import QUANTITIES, Panel, make_panels, panel_of
+from dctps.analysis.curves import QUANTITIES, Notes, Panel, make_panels, panel_of
 from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
@@ -29,11 +29,7 @@ def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
     """Write the page of a sweep, or of a single run, whose `folder` is given, to `file`.
 
     Runs that are `wanted`, from `grid`, and have no folder are shown as missing; of a damaged one the page
-    says so.
-
-    Raises:
-        ValueError: matplotlib is missing; as `RunFolderError`, there is no run.
-        OSError: the file cannot be written.
+    says so. Without matplotlib or any run that is a ValueError.
     """
     require_matplotlib()
     damaged: dict[str, str] = {}
@@ -92,9 +88,7 @@ def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
     return groups
 
 
-def _results(
-    label: str, runs: Sequence[Run], configs: Sequence[RunConfig], notes: Mapping[RunConfig, str]
-) -> list[str]:
+def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], notes: Notes) -> list[str]:
     """A table and a figure of each accuracy, network and data set, and how the runs got there."""
     parts = []
     for quantity, value in QUANTITIES.items():
@@ -129,9 +123,7 @@ def _panel_table(panel: Panel) -> str:
     columns = [f"{100 * density:g}%" for density in panel.densities]
     if panel.dense is not None:
         columns, cells = ["all", *columns], {"dense": {"all": panel.dense}} | cells
-    rows = [
-        [text(style(m).label), *(_cell(row.get(column)) for column in columns)] for m, row in cells.items()
-    ]
+    rows = [[text(style(m).label), *(_cell(row.get(c)) for c in columns)] for m, row in cells.items()]
     return table(["density", *columns], rows, numbers=range(1, 1 + len(columns)))
 
 

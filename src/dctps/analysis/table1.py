@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dctps.analysis.aggregate import Cell, over_seeds, setting
-from dctps.analysis.curves import Panel, make_panels, panel_of
+from dctps.analysis.curves import Notes, Panel, make_panels, panel_of
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save, style
 from dctps.benchmarking.costs import MEASURED, read_cost
@@ -28,9 +28,7 @@ ORDERS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def table1(
-    runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Mapping[RunConfig, str], out: Path
-) -> list[Path]:
+def table1(runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path) -> list[Path]:
     """Write table1.csv, and table1.md with the costs at the lowest density."""
     panels = make_panels(runs, wanted, notes, lambda run: run.test_accuracy)
     costs = {run.config: cost for run in runs if (cost := read_cost(run.path)) is not None}

@@ -32,11 +32,7 @@ def measure_cost(
 ) -> None:
     """Write cost.json into a run's folder, if it is not there or of no use; on the CPU, and on Linux alone.
 
-    The arguments are those of `dctps.experiments.run.run`.
-
-    Raises:
-        ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
-        DataError: the data files are missing or damaged.
+    The arguments and errors are those of `dctps.experiments.run.run`.
     """
     config = resolve(config)
     folder = RunFolder(out, config)

@@ -41,13 +41,9 @@ def examine(
 ) -> None:
     """Write down what the network of a run is before its first step and, where it is there, after its last.
 
-    What is in the folder already is left, and what is damaged is made anew. The batch norms have the
+    What is in the folder already is left, and what is damaged is made again. The batch norms have the
     statistics of 128 training images, the same for all runs of a data set and data seed; the spectrum is of
-    the first 16 of them. The arguments are those of `dctps.experiments.run.run`.
-
-    Raises:
-        ValueError: a choice in `config` that does not fit; as `RunFolderError`, a folder of no use.
-        DataError: the data files are missing or damaged.
+    the first 16 of them. The arguments and errors are those of `dctps.experiments.run.run`.
     """
     config = resolve(config)
     folder = RunFolder(out, config)
@@ -64,11 +60,7 @@ def examine(
 
 
 def read_examined(path: Path, name: str = INITIAL) -> dict[str, Any] | None:
-    """What `examine` wrote into the run folder `path`; None if it has not, or the file is of no use.
-
-    Returns:
-        `spectrum`: singular values, descending; `layers`: dicts with name, weights, nnz and offset.
-    """
+    """What `examine` wrote, a descending spectrum and rows of layers; None if it is missing or of no use."""
     found = read_json(path / name)
     try:
         layers = [{**row, "nnz": int(row["nnz"]), "name": str(row["name"])} for row in found["layers"]]
@@ -85,14 +77,14 @@ def _describe(config: ResolvedConfig, file: Path, dataset: Dataset, device: torc
     batch = first_of(dataset.train, _STATISTICS, config.data_seed, "spectrum")
     images = normalize(batch.images.to(device), dataset.mean, dataset.std)
     values = spectrum(freeze_statistics_(model, images), images[:_IMAGES])
-    rows = dctps.report(model).rows
+    fields = ("name", "weights", "nnz", "offset")
+    rows = [{name: getattr(row, name) for name in fields} for row in dctps.report(model).rows]
+
     return {
         "statistics_images": len(images),
         "images": min(_IMAGES, len(images)),
         "spectrum": [float(f"{value:.6e}") for value in values],
-        "layers": [
-            {"name": row.name, "weights": row.weights, "nnz": row.nnz, "offset": row.offset} for row in rows
-        ],
+        "layers": rows,
     }
 
 
@@ -132,12 +124,9 @@ def jacobian_blocks(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def spectrum(model: nn.Module, images: Tensor) -> Tensor:
-    """All singular values of the Jacobian of the batch, n * min(classes, inputs) of them, descending.
+    """All singular values of the Jacobian of the batch, float64, descending; exactly 0 where a block is.
 
-    They are float64, and exactly 0 where a block of `jacobian_blocks` is.
-
-    Raises:
-        ValueError: the Jacobian is not finite.
+    They are n * min(classes, inputs). A Jacobian that is not finite is a ValueError.
     """
     blocks = jacobian_blocks(model, images).double().cpu()
     if not blocks.isfinite().all():

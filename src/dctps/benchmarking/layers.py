@@ -24,12 +24,9 @@ from dctps.transforms import dct
 SIZES = (512, 1024, 2048, 4096)
 # batch, channels in and out, side of the image, kernel
 CONVOLUTIONS = (
-    (32, 64, 64, 32, 3),
-    (32, 128, 128, 16, 3),
-    (64, 256, 256, 8, 3),
-    (128, 512, 512, 4, 3),
+    (32, 64, 64, 32, 3), (32, 128, 128, 16, 3), (64, 256, 256, 8, 3), (128, 512, 512, 4, 3),
     (32, 1024, 1024, 8, 1),
-)
+)  # fmt: skip
 LAYOUTS = {"channels last": torch.channels_last, "NCHW": torch.contiguous_format}
 _SHORTEST_MS = 1.0  # of the layers of networks
 

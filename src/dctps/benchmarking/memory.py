@@ -31,11 +31,7 @@ _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", 
 
 
 def memory_cells(plan: Plan) -> Iterator[Cell]:
-    """Bytes of a training step of each network; `share` is of dense parameters, gradients and Adam's state.
-
-    Raises:
-        ValueError: the system does not tell a process's memory as Linux does.
-    """
+    """Bytes of a training step; `share` is of a dense network's parameters, gradients and Adam's state."""
     if not Path("/proc/self/clear_refs").exists():
         raise ValueError("memory is read from /proc/self, which only Linux has")
     density = plan.density
@@ -79,9 +75,7 @@ def _in_a_process(model: str, offset: str, density: float, batch: int) -> dict[s
     arguments = (model, offset, repr(density), str(batch), str(torch.get_num_threads()))
     program = "from dctps.benchmarking.memory import print_peak; print_peak()"
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(
-        command, env=os.environ | _ALLOCATOR, stdout=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run(command, env=os.environ | _ALLOCATOR, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise ValueError(f"the process that trains {model} under {offset} ended with {done.returncode}")
     found: dict[str, int] = json.loads(done.stdout)

@@ -22,11 +22,9 @@ from dctps.files import write_atomically
 def opened(
     folder: RunFolder, *, data_dir: Path | str | None, device: str, threads: int | None
 ) -> Iterator[tuple[torch.device, Dataset]]:
-    """Hold the folder within, begun where it was not, under the settings of its run; gives device and data.
+    """Hold the folder, begun where it was not, under the settings of its run; gives device and data.
 
-    Raises:
-        ValueError: as for `torch_settings`; as `RunFolderError`, a folder of no use, or one on other data.
-        DataError: the data files are missing or damaged.
+    Errors are those of `torch_settings`, of a folder of no use or on other data, and of damaged data files.
     """
     config = folder.config
     with torch_settings(device, threads, config.seed) as where, folder.writing():

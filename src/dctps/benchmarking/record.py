@@ -61,12 +61,7 @@ def provenance(command: str, threads: int) -> dict[str, Any]:
 
 
 def add_run(path: Path, run: dict[str, Any]) -> None:
-    """Put a run into a result file; it replaces an older one of the same command.
-
-    Raises:
-        ValueError: the file holds something else.
-        OSError: it cannot be read or written.
-    """
+    """Put a run into a result file; it replaces an older one of the same command."""
     runs = read_runs(path) if path.exists() else []
     kept = [old for old in runs if old["command"] != run["command"]]
     make_folder(path.parent)
@@ -74,11 +69,7 @@ def add_run(path: Path, run: dict[str, Any]) -> None:
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The runs in a result file.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The runs in a result file; ValueError if it is none."""
     try:
         runs = json.loads(path.read_bytes())["runs"]
         commands = [run["command"] for run in runs]

@@ -39,11 +39,7 @@ def time_epoch(
 
     What a criterion takes before the first step is not counted: random supports stand for those that it would
     choose, and the dense network for those of imp's levels. Several runs are trained together, as one stack.
-    `dataset` is that of the first where it is loaded already; other arguments are those of `run`.
-
-    Raises:
-        ValueError: a choice in a configuration that does not fit.
-        DataError: the data files are missing or damaged.
+    `dataset` is that of the first where it is loaded already; other arguments and errors are those of `run`.
     """
     first = configs[0]
     with torch_settings(device, threads, first.seed) as chosen:

@@ -54,25 +54,16 @@ class Entry:
 
 
 def header(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
-    """All bytes before the data of a file with these tensors and metadata, with a blank checksum.
-
-    Raises:
-        ValueError: metadata that JSON has no form for, or a dtype that the format has no code for.
-    """
+    """All bytes before the data, with a blank checksum; ValueError for what the format cannot hold."""
     text = json.dumps({"sha256": _BLANK.decode(), **fields}, separators=(",", ":"), allow_nan=False)
     table: dict[str, Any] = {"__metadata__": {"dctps": text}}
     at = 0
     for name, entry in _in_order(entries):
         if entry.dtype not in _CODES:
-            raise ValueError(
-                f"{name!r} is of {entry.dtype}, which a checkpoint cannot hold: convert it first"
-            )
-        table[name] = {
-            "dtype": _CODES[entry.dtype],
-            "shape": entry.shape,
-            "data_offsets": [at, at + entry.nbytes],
-        }
-        at += entry.nbytes
+            raise ValueError(f"{name!r} is {entry.dtype}, which a checkpoint cannot hold: convert it first")
+        span = [at, at + entry.nbytes]
+        table[name] = {"dtype": _CODES[entry.dtype], "shape": entry.shape, "data_offsets": span}
+        at = span[1]
     text = json.dumps(table, separators=(",", ":"))
     text += " " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text.encode()
@@ -90,32 +81,32 @@ def write(entries: Mapping[str, Entry], fields: Mapping[str, Any]) -> bytes:
 def read(path: Path, max_header: int, max_data: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata of a file, checked bit by bit against its checksum.
 
-    No header above `max_header` bytes is read, and no tensors above `max_data`.
-
-    Raises:
-        CheckpointError: there is no such file, or it is not one that `write` could have made.
+    No header above `max_header` bytes is read, and no tensors above `max_data`. A file that is missing, or
+    that `write` could not have made, is a `CheckpointError`.
     """
     content = _content(path, max_header, max_data)
     if content[8 : _DIGITS.start] != _OPENING or len(content) < _DIGITS.stop:
         _foreign(path, content)
     start = 8 + int.from_bytes(content[:8], "little")
     if start - 8 > max_header or start > len(content):
-        _damaged(path, f"its header claims {start - 8} bytes")
+        refuse_damaged(path, f"its header claims {start - 8} bytes")
     if content[_DIGITS] != _checksum(content):
-        _damaged(path, "its SHA-256 does not match")
+        refuse_damaged(path, "its SHA-256 does not match")
     # The checksum is no secret: whoever made this file may have made it fit. Nothing below trusts it.
-    table = parse_json(content[8:start], lambda reason: _damaged(path, reason))
+    table = parse_json(content[8:start], lambda reason: refuse_damaged(path, reason))
     notes = table.pop("__metadata__", None)
     if not isinstance(notes, dict) or set(notes) != {"dctps"} or not isinstance(notes["dctps"], str):
-        _damaged(path, "its header has no metadata")
-    fields = parse_json(notes["dctps"].encode("utf-8", "replace"), lambda reason: _damaged(path, reason))
+        refuse_damaged(path, "its header has no metadata")
+    fields = parse_json(
+        notes["dctps"].encode("utf-8", "replace"), lambda reason: refuse_damaged(path, reason)
+    )
     try:  # safetensors makes sure that the tensors lie end to end, each as long as its dtype and shape say
         tensors = safetensors.torch.load(content)
     except Exception as error:  # also torch refuses a shape, and says so in several ways
-        _damaged(path, shorten(str(error)))
+        refuse_damaged(path, shorten(str(error)))
     for name, tensor in tensors.items():
         if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            _damaged(path, f"the tensor {shorten(name)} holds a boolean that is neither 0 nor 1")
+            refuse_damaged(path, f"the tensor {shorten(name)} holds a boolean that is neither 0 nor 1")
     fields.pop("sha256", None)
     return tensors, fields
 
@@ -190,12 +181,15 @@ def _foreign(path: Path, content: bytes) -> NoReturn:
     except safetensors.SafetensorError:
         ours = True
     if ours:
-        _damaged(path, "it does not begin as one")
+        refuse_damaged(path, "it does not begin as one")
     raise CheckpointError(
         f"{path} holds a plain state dict, as safetensors, Trainer and accelerate write it, and not what "
         f"save_pretrained writes: {same}(safetensors.torch.load_file({str(path)!r}))"
     )
 
 
-def _damaged(path: Path, reason: str) -> NoReturn:
-    raise CheckpointError(f"{path} is no readable checkpoint ({reason}): copy it again, or train again")
+def refuse_damaged(path: Path, reason: str) -> NoReturn:
+    """Raise the error of a file that `write` did not make, or that has changed since."""
+    raise CheckpointError(
+        f"{path} is no readable checkpoint ({reason}): copy it again, or train again"
+    ) from None

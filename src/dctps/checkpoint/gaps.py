@@ -30,7 +30,8 @@ def encode(support: Ints, size: int) -> tuple[int, Bytes]:
     """The best Rice parameter k of a sorted support within 0..size-1, and its bits, one in each byte."""
     coded = support if 2 * len(support) <= size else _complement(support, size)
     gaps = np.diff(coded, prepend=-1) - 1
-    k = _best_parameter(gaps)
+    largest = int(gaps.max()) if len(gaps) else 0
+    k = int(np.argmin([len(gaps) * k + int((gaps >> k).sum()) for k in range(largest.bit_length() + 1)]))
     quotients = gaps >> k
     bits = np.zeros(len(gaps) * (k + 1) + int(quotients.sum()), dtype=np.uint8)
     remainders = bits[: len(gaps) * k].reshape(len(gaps), k)
@@ -45,10 +46,7 @@ def decode(packed: Bytes, start: int, size: int, nnz: int, k: int) -> tuple[Ints
 
     `packed` has eight bits in a byte, the most significant first. `size` is at most 2^53, `nnz` within
     0..size, and 2^k at most `size`. Time and memory are O(nnz + bits left in `packed`), whatever the
-    arguments claim.
-
-    Raises:
-        ValueError: the bits end early, or give a position that is out of range.
+    arguments claim. Bits that end early or give a position out of range are a ValueError.
     """
     m = min(nnz, size - nnz)
     left = 8 * len(packed) - start - m * k
@@ -78,13 +76,6 @@ def decode(packed: Bytes, start: int, size: int, nnz: int, k: int) -> tuple[Ints
     if m and int(coded[-1]) >= size:
         raise ValueError(f"its code gives a position beyond {size - 1}")
     return (coded if nnz == m else _complement(coded, size)), end
-
-
-def _best_parameter(gaps: Ints) -> int:
-    if not len(gaps):
-        return 0
-    lengths = [len(gaps) * k + int((gaps >> k).sum()) for k in range(int(gaps.max()).bit_length() + 1)]
-    return int(np.argmin(lengths))
 
 
 def _complement(positions: Ints, size: int) -> Ints:

@@ -67,14 +67,13 @@ class _MismatchError(ValueError):
     """The file is sound, and of another model."""
 
 
+Device = torch.device | str | None
 _Expected = dict[str, tuple[torch.dtype, tuple[int, ...] | None]]
 # Tensors that are ready for their owners: of the right shape and dtype.
 _Placements = list[tuple[Slot, Tensor]]
 
 
-def _load(
-    model: nn.Module, path: Path, device: torch.device | str | None
-) -> tuple[nn.Module, dict[str, Any]]:
+def _load(model: nn.Module, path: Path, device: Device) -> tuple[nn.Module, dict[str, Any]]:
     _refuse_unfillable(model)
     before = trained(model)
     limit = max_header(state_of(model))
@@ -85,7 +84,7 @@ def _load(
 
 
 def _load_expanded(
-    expanded: Expanded, limit: int, path: Path, device: torch.device | str | None
+    expanded: Expanded, limit: int, path: Path, device: Device
 ) -> tuple[nn.Module, dict[str, Any]]:
     whole = state_of(expanded.model)
     numbers = sum(slot.tensor.numel() for slot in whole.slots.values())
@@ -103,10 +102,8 @@ def _load_expanded(
         if left := set(whole.layers) - set(targets):
             raise _MismatchError(f"layer {min(left)!r} is dense in the file and a DpS layer in the model")
         if notes.projections != whole.projections:
-            raise _MismatchError(
-                f"the hyperplanes are {shorten(notes.projections)} in the file and "
-                f"{shorten(whole.projections)} in the model"
-            )
+            theirs, ours = shorten(notes.projections), shorten(whole.projections)
+            raise _MismatchError(f"the hyperplanes are {theirs} in the file and {ours} in the model")
         weights = [t.get_parameter("weight") for t in targets.values() if not isinstance(t, DpSLayer)]
         state = state_of(model, notes.norms, weights)
         _compare(_expected(state, notes), tensors)
@@ -117,15 +114,12 @@ def _load_expanded(
     except _MismatchError as error:
         raise CheckpointError(f"{path} is of another architecture: {error}") from None
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} is no readable checkpoint ({error}): copy it again, or train again"
-        ) from None
+        container.refuse_damaged(path, str(error))
     if replacements:
         refuse_wrapped(model)
     if notes.inference_only and model.training:
-        raise CheckpointError(
-            f"{path} holds {notes.norms} norms, which only inference can use: call model.eval() first"
-        )
+        reason = f"{notes.norms} norms, which only inference can use"
+        raise CheckpointError(f"{path} holds {reason}: call model.eval() first")
     # From here on nothing is refused.
     with torch.no_grad():
         for slot, tensor in placements:
@@ -142,10 +136,8 @@ def _refuse_unfillable(model: nn.Module) -> None:
         for key in module._non_persistent_buffers_set:
             buffer = module._buffers[key]
             if buffer is not None and buffer.is_meta:
-                raise ValueError(
-                    f"the buffer {key!r} of module {name!r} is on the meta device and in no file: build "
-                    f"the model for real"
-                )
+                what = f"the buffer {key!r} of module {name!r}"
+                raise ValueError(f"{what} is on the meta device and in no file: build the model for real")
 
 
 def _target(modules: Mapping[str, nn.Module], shared: Collection[int], record: LayerRecord) -> nn.Module:
@@ -164,14 +156,12 @@ def _target(modules: Mapping[str, nn.Module], shared: Collection[int], record: L
         if id(module.weight) in shared:
             raise _MismatchError(f"the weight of layer {name} is shared in the model and not in the file")
     else:
-        raise _MismatchError(
-            f"layer {name} is a {type(module).__name__} in the model, which cannot be converted"
-        )
+        kind = type(module).__name__
+        raise _MismatchError(f"layer {name} is a {kind} in the model, which cannot be converted")
     for key, value in found.items():
         if given[key] != value:
-            raise _MismatchError(
-                f"layer {name} has {key} {shorten(given[key])} in the file and {shorten(value)} in the model"
-            )
+            theirs, ours = shorten(given[key]), shorten(value)
+            raise _MismatchError(f"layer {name} has {key} {theirs} in the file and {ours} in the model")
     return module  # type: ignore[no-any-return]
 
 
@@ -199,8 +189,9 @@ def _compare(expected: _Expected, tensors: Mapping[str, Tensor]) -> None:
             raise _MismatchError(f"the tensor {shorten(name)} is in {where}")
         (dtype, shape), tensor = expected[name], tensors[name]
         if shape is not None and tuple(tensor.shape) != shape:
+            theirs = tuple(tensor.shape)
             raise _MismatchError(
-                f"{shorten(name)} has the shape {tuple(tensor.shape)} in the file and {shape} in the model"
+                f"{shorten(name)} has the shape {theirs} in the file and {shape} in the model"
             )
         if dtype != tensor.dtype and not (dtype.is_floating_point and tensor.is_floating_point()):
             raise _MismatchError(f"{shorten(name)} is {tensor.dtype} in the file and {dtype} in the model")
@@ -215,7 +206,7 @@ def _layers(
     notes: Manifest,
     supports: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
-    device: torch.device | str | None,
+    device: Device,
 ) -> tuple[dict[nn.Module, nn.Module], _Placements]:
     """New layers for plain ones, and what is to be placed in these and in converted ones."""
     replacements: dict[nn.Module, nn.Module] = {}
@@ -263,9 +254,7 @@ def _placements(state: State, tensors: Mapping[str, Tensor]) -> _Placements:
     return placements + [(slot, torch.zeros_like(slot.tensor, device="cpu")) for slot in unmade]
 
 
-def _place(
-    slot: Slot, tensor: Tensor, replacements: Mapping[nn.Module, nn.Module], device: torch.device | str | None
-) -> None:
+def _place(slot: Slot, tensor: Tensor, replacements: Mapping[nn.Module, nn.Module], device: Device) -> None:
     made: Tensor | None = None
     for owner, key in slot.owners:
         home = replacements.get(owner, owner)

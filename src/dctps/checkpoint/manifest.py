@@ -104,11 +104,7 @@ _KEYS = tuple(f.name for f in fields(LayerRecord))
 
 
 def parse(values: Mapping[str, Any]) -> Manifest:
-    """The inverse of `to_fields`, for values of any origin.
-
-    Raises:
-        ValueError: `to_fields` cannot have made them; the message is one line.
-    """
+    """The inverse of `to_fields`; ValueError, with one line, for values that it cannot have made."""
     if values.get("format") != FORMAT or type(values["format"]) is not int:
         raise ValueError(f"it is of format {shorten(values.get('format'))}, and this dctps reads {FORMAT}")
     if set(values) - {"projections"} != {"format", "norms", "inference_only", "common", "layers", "user"}:
@@ -152,10 +148,8 @@ def _record(common: dict[str, Any], values: object) -> LayerRecord:
 def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None]:
     """A layer's record, and the bits of its support unless the seed gives it (None).
 
-    A layer on the meta device has no support to look at, and is taken as drawn from its seed.
-
-    Raises:
-        ValueError: an offset that a file cannot name, or a support that is none.
+    A layer on the meta device is taken as drawn from its seed. An offset that a file cannot name is a
+    ValueError.
     """
     offset, seed = layer.offset, layer.seed
     offset_seed = None if offset.seed == seed else offset.seed
@@ -164,9 +158,7 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
     where = name, offset.shape, layer.nnz, offset.groups, offset.name
     record = LayerRecord(*where, seed, offset_seed, draws, trains, rice=None)
     if not all(_is_seed(number) for number in (seed, offset.seed)):
-        raise ValueError(
-            f"layer {name!r} has a seed of more than {_MAX_SEED_BITS} bits: choose a smaller one"
-        )
+        raise ValueError(f"layer {name!r} has a seed above {_MAX_SEED_BITS} bits: choose a smaller one")
     try:
         if offset.name not in list_offsets():
             raise ValueError(f"name one with register_offset, {offset!r} has none")
@@ -185,11 +177,7 @@ def describe(name: str, layer: DpSLayer) -> tuple[LayerRecord, gaps.Bytes | None
 
 
 def read_supports(manifest: Manifest, packed: Tensor | None) -> dict[str, Tensor]:
-    """Each layer's support, int64 (nnz,), from the file's packed ones, uint8 (None: it has none).
-
-    Raises:
-        ValueError: `packed` is not exactly the code of supports of these layers.
-    """
+    """Each layer's support, int64 (nnz,); ValueError if `packed`, uint8 or None, is not just their code."""
     coded = [layer for layer in manifest.layers if layer.rice is not None]
     if (packed is None) == bool(coded):
         raise ValueError("its packed supports are not those of its layers")

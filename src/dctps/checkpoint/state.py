@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,18 +48,16 @@ class State:
 
 
 def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] = ()) -> State:
-    """What a file with such `norms` holds of `model`, without the tensors `skip`; a shared one once.
+    """What a file with such `norms` holds of `model`, a shared tensor once, those in `skip` never.
 
-    Raises:
-        ValueError: state that is no tensor, or two tensors of one name.
+    State that is no tensor, or two tensors of one name, are a ValueError.
     """
     found: dict[int, tuple[str, Slot]] = {}
     layers, skipped = {}, set(map(id, skip))
     for name, module in named_modules(model):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
-            raise ValueError(
-                f"module {name!r} ({type(module).__name__}) has extra state, which a checkpoint cannot hold"
-            )
+            what = f"module {name!r} ({type(module).__name__})"
+            raise ValueError(f"{what} has extra state, which a checkpoint cannot hold")
         if isinstance(module, DpSLayer):
             layers[name] = module
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -69,9 +67,7 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             if tensor is None or packed or key in module._non_persistent_buffers_set or id(tensor) in skipped:
                 continue
             if is_lazy(tensor):
-                raise ValueError(
-                    f"module {name!r} is lazy: call the model once, so that its shapes are known"
-                )
+                raise ValueError(f"module {name!r} is lazy: call the model once, so that it has its shapes")
             path = ".".join(filter(None, (name, key)))
             found.setdefault(id(tensor), (path, Slot(tensor)))[1].owners.append((module, key))
     if len({path for path, _ in found.values()}) < len(found):
@@ -79,19 +75,20 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
     slots = dict(found.values())
     projections = {n: m.projection.spec for n, m in named_modules(model) if isinstance(m, Hyperplane)}
     if projections and norms.startswith("folded"):
-        raise ValueError(
-            f"norms={norms!r} cannot fold the norms of a network on a hyperplane: make it plain with merge_"
-        )
+        raise ValueError(f"norms={norms!r} does not fold norms on a hyperplane: make it plain with merge_")
 
     batch_norms = {n: m for n, m in named_modules(model) if isinstance(m, _NormBase) and norms != "full"}
     folded: dict[str, _NormBase] = {}
     dropped: list[Slot] = []
     for name, norm in batch_norms.items():
         dropped += _take(slots, norm, ("num_batches_tracked",))
-        if norms.startswith("folded") and _foldable(slots, norm):
+        owners = [slot.owners for slot in slots.values()]
+        if norms.startswith("folded") and all([(norm, key)] in owners for key in STATISTICS):
             _take(slots, norm, STATISTICS)
             folded[name] = norm
-    return State({_escaped(path): slot for path, slot in slots.items()}, folded, dropped, layers, projections)
+    # A tensor at the model's root may be called as one of the three packed ones: it gets a slash.
+    slots = {f"/{path}" if path.lstrip("/") in _PACKED else path: slot for path, slot in slots.items()}
+    return State(slots, folded, dropped, layers, projections)
 
 
 def folded_names(name: str) -> tuple[str, str]:
@@ -101,9 +98,8 @@ def folded_names(name: str) -> tuple[str, str]:
 
 def is_norm(slot: Slot) -> bool:
     """Whether this is a floating-point number of a normalisation layer."""
-    return slot.tensor.is_floating_point() and all(
-        isinstance(module, NORM_LAYERS) for module, _ in slot.owners
-    )
+    of_norms = all(isinstance(module, NORM_LAYERS) for module, _ in slot.owners)
+    return of_norms and slot.tensor.is_floating_point()
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -115,16 +111,6 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def _foldable(slots: Mapping[str, Slot], module: nn.Module) -> bool:
-    own = [slot for slot in slots.values() if slot.owners in [[(module, key)] for key in STATISTICS]]
-    return len(own) == len(STATISTICS)
-
-
 def _take(slots: dict[str, Slot], module: nn.Module, keys: Collection[str]) -> list[Slot]:
     paths = [p for p, slot in slots.items() if slot.owners[0][0] is module and slot.owners[0][1] in keys]
     return [slots.pop(path) for path in paths]
-
-
-def _escaped(path: str) -> str:
-    """A tensor at the model's root may be called as one of the three packed ones: it gets a slash."""
-    return f"/{path}" if path.lstrip("/") in _PACKED else path

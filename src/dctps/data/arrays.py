@@ -40,14 +40,11 @@ def load_arrays(data_dir: Path | None, download: bool = False, *, data_seed: int
         raise DataError(f"the data set arrays needs --data-dir or DCTPS_DATA: {_LAYOUT}")
     arrays = _read(data_dir)
     if set(arrays) not in (set(_NAMES), set(_NAMES[:2])):
-        raise DataError(
-            f"{data_dir} holds {', '.join(sorted(arrays)) or 'nothing'}, where {_WANTED} are wanted"
-        )
-    parts = [arrays[name] for name in _NAMES if name in arrays]
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise DataError(f"{data_dir} holds {found}, where {_WANTED} are wanted")
+    images, labels, *test = [arrays[name] for name in _NAMES if name in arrays]
     try:
-        return from_arrays(
-            (parts[0], parts[1]), (parts[2], parts[3]) if parts[2:] else None, data_seed=data_seed
-        )
+        return from_arrays((images, labels), (test[0], test[1]) if test else None, data_seed=data_seed)
     except DataError as error:
         raise DataError(f"{data_dir}: {error}") from error
 
@@ -93,24 +90,18 @@ def from_arrays(
 def _labelled(part: str, images: Any, labels: Any) -> ImageTensors:
     pixels, classes = _array(f"the images of {part}", images), _array(f"the labels of {part}", labels)
     if pixels.dtype != np.uint8:
-        raise DataError(
-            f"the images of {part} are {pixels.dtype}, and uint8 is wanted: scale them to 0..255 and convert"
-        )
+        raise DataError(f"the images of {part} are {pixels.dtype}, and uint8 is wanted: scale them to 0..255")
     if classes.dtype.kind not in "iu" or classes.ndim != 1:
-        raise DataError(
-            f"the labels of {part} are {classes.dtype} of shape {classes.shape}: give each image an integer"
-        )
+        found = f"{classes.dtype} of shape {classes.shape}"
+        raise DataError(f"the labels of {part} are {found}: give each image an integer")
     pixels = _channels_first(part, pixels)
     if not len(pixels) == len(classes) > 0:
         raise DataError(f"{part} has {len(pixels)} images and {len(classes)} labels: give each image a label")
     if not 0 <= int(classes.min()) <= int(classes.max()) < _MOST_CLASSES:
-        raise DataError(
-            f"the labels of {part} run from {classes.min()} to {classes.max()}: they must be 0, 1, 2, ..."
-        )
+        found = f"{classes.min()} to {classes.max()}"
+        raise DataError(f"the labels of {part} run from {found}: they must be 0, 1, 2, ...")
     # Copies: the caller's arrays may change, or be read-only.
-    return ImageTensors(
-        torch.from_numpy(pixels.copy(order="C")), torch.from_numpy(classes.astype(np.int64, copy=True))
-    )
+    return ImageTensors(torch.from_numpy(pixels.copy(order="C")), torch.from_numpy(classes.astype(np.int64)))
 
 
 def _array(what: str, values: Any) -> NDArray[Any]:

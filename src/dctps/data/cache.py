@@ -27,10 +27,6 @@ def cached(folder: Path, paths: Sequence[Path], image_size: int | None, read: Ca
     of the same names, sizes and times of change in the same order, by the same version of Pillow, and if its
     SHA-256 is right. Otherwise it is written again, whole or not at all. Where the folder cannot be written
     there is no cache, and every call decodes.
-
-    Raises:
-        OSError: a file of `paths` cannot be looked at.
-        DataError: from `read`.
     """
     file = folder / f".dctps-images-{image_size or 'unchanged'}.safetensors"
     key = _key(folder, paths, image_size)

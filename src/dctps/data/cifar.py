@@ -45,11 +45,7 @@ class PublishedFile:
     images: int = 0
 
     def check(self, size: int, digest: Callable[[], str], where: str) -> None:
-        """Compare the size, then the MD5, of what was read at `where`.
-
-        Raises:
-            DataError: it is another file, or a part of this one.
-        """
+        """Compare the size, then the MD5, of what was read at `where`; DataError if they differ."""
         if size < self.size:
             raise DataError(f"{where} is cut off, {size} of {self.size} bytes: {_REPLACE}")
         if size > self.size:
@@ -178,14 +174,9 @@ def load_cifar(
 ) -> Dataset:
     """Load from the first complete version in a folder: unpacked folders first, then archives.
 
-    Args:
-        spec: which data set, in which versions.
-        data_dir: the folder that holds the published folders or archives, or one of these itself.
-        download: fetch the python version's archive into `data_dir` if no version there is complete.
-        base_url: where the archive is, with a slash at the end.
-
-    Raises:
-        DataError: no folder was given; nothing complete is in it; a file is damaged; the download failed.
+    `data_dir` holds the published folders or archives, or is one of them. With `download`, the archive of the
+    python version is fetched from `base_url` if no version there is complete. Without a folder, with nothing
+    complete in it, a damaged file or a failed download, that is a DataError.
     """
     if data_dir is None:
         wanted = ", ".join(f"{layout.folder}/ or {layout.archive.name}" for layout in spec.layouts)
@@ -264,12 +255,9 @@ def _assemble(spec: Cifar, layout: Layout, contents: Iterator[tuple[PublishedFil
     parsed = {published.name: _parse(spec, layout, published, data) for published, data in contents}
 
     def joined(files: tuple[PublishedFile, ...]) -> ImageTensors:
-        pixels, labels = (
-            np.concatenate(parts) for parts in zip(*(parsed[f.name] for f in files), strict=True)
-        )
-        return ImageTensors(
-            torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels.astype(np.int64))
-        )
+        parts = zip(*(parsed[file.name] for file in files), strict=True)
+        pixels, labels = (torch.from_numpy(np.concatenate(part)) for part in parts)
+        return ImageTensors(pixels.view(-1, 3, 32, 32), labels.long())
 
     train, test = joined(layout.train), joined(layout.test)
     return Dataset(spec.name, train, test, spec.classes, spec.mean, spec.std, flip=True)
@@ -285,9 +273,8 @@ def _parse(
         raise DataError(f"{where}: {error}") from error
     n = published.images
     if pixels.shape != (n, PIXELS) or labels.shape != (n,):
-        raise DataError(
-            f"{where} holds pixels {pixels.shape} and labels {labels.shape} instead of {n} images"
-        )
+        found = f"pixels {pixels.shape} and labels {labels.shape}"
+        raise DataError(f"{where} holds {found} instead of {n} images")
     if not 0 <= labels.min() <= labels.max() < spec.classes:
         raise DataError(f"{where} has labels outside 0..{spec.classes - 1}")
     return pixels, labels

@@ -28,21 +28,10 @@ def load_digits(data_dir: Path | None = None, download: bool = False) -> Dataset
         data_dir: not used, the data is in the package.
         download: not used.
     """
-    with (
-        files("dctps.data").joinpath("digits.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as npz,
-    ):
-        small, labels = npz["images"], npz["labels"]
+    source = files("dctps.data").joinpath("digits.npz")
+    with source.open("rb") as file, np.load(file, allow_pickle=False) as npz:
+        small, labels = npz["images"], torch.from_numpy(npz["labels"].astype(np.int64))
     pixels = np.rint(small.astype(np.float64) * (255 / 16)).astype(np.uint8)
     images = torch.from_numpy(pixels.repeat(4, axis=1).repeat(4, axis=2)).unsqueeze(1)
-    everything = ImageTensors(images, torch.from_numpy(labels.astype(np.int64)))
-    order = torch.arange(len(everything), device="cpu")
-    return Dataset(
-        name="digits",
-        train=everything.select(order[:-TEST_SIZE]),
-        test=everything.select(order[-TEST_SIZE:]),
-        classes=10,
-        mean=(0.3054,),
-        std=(0.3753,),
-        flip=False,
-    )
+    train, test = (ImageTensors(images[p], labels[p]) for p in (slice(-TEST_SIZE), slice(-TEST_SIZE, None)))
+    return Dataset("digits", train, test, 10, mean=(0.3054,), std=(0.3753,), flip=False)

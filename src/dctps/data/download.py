@@ -42,9 +42,7 @@ def download(
         path.parent.mkdir(parents=True, exist_ok=True)
         file = part.open("x+b")
     except OSError as error:
-        raise DataError(
-            f"cannot write to {path.parent} ({error.strerror}): choose another data folder"
-        ) from error
+        raise DataError(f"cannot write to {path.parent} ({error.strerror}): choose another folder") from error
     try:
         with file:
             _fetch(url, file, size, progress, timeout)
@@ -71,9 +69,7 @@ def _fetch(url: str, file: BinaryIO, size: int | None, progress: bool, timeout: 
         announced = response.headers.get("Content-Length")
         total = int(announced) if announced else size
         if size is not None and total != size:
-            raise DataError(
-                f"{url} announces {total} bytes instead of {size}: not the published file; {_BY_HAND}"
-            )
+            raise DataError(f"{url} announces {total} bytes instead of {size}, another file: {_BY_HAND}")
         name = url.rpartition("/")[2]
         with tqdm.wrapattr(response, "read", total=total, desc=name, disable=not progress) as body:
             # Of an endless answer one byte more than announced is enough to refuse it.

@@ -62,11 +62,7 @@ def load_folder(
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Images in `folder` and below, sorted by path; without hidden ones and those of other `SUFFIXES`.
-
-    Raises:
-        OSError: it cannot be listed.
-    """
+    """Images in `folder` and below, sorted by path; without hidden ones and those of other `SUFFIXES`."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -92,9 +88,7 @@ def load_files(
 ) -> Dataset:
     """Decode files within `folder`, through its cache; without test files, split a test set off `train`.
 
-    Raises:
-        DataError: Pillow is not installed, or a file cannot be used; with its path.
-        OSError: a file cannot be looked at.
+    Without Pillow, or with a file that cannot be used, that is a DataError; it has the file's path.
     """
     try:
         from dctps.data.images import read_images  # noqa: PLC0415 (an extra)

@@ -22,16 +22,11 @@ _CHUNK = 64  # files that a thread takes at a time
 
 
 def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str = "") -> Tensor:
-    """Decode image files into one tensor, on as many threads as torch has.
+    """Decode files into uint8 (n, 3, height, width), or (n, 1, height, width) where all are grey images.
 
-    `image_size` is the side of the square that `fit` makes of each; with None they must be of one size.
-    `progress` is the name of the bar that a terminal shows; empty for none.
-
-    Returns:
-        uint8, (n, 3, height, width), or (n, 1, height, width) where every image is a grey one.
-
-    Raises:
-        DataError: a file cannot be read, sizes differ, or memory does not suffice; with the path.
+    As many threads as torch has do it. `image_size` is the side of the square that `fit` makes of each; with
+    None they must be of one size. `progress` names the bar that a terminal shows; empty for none. A file that
+    cannot be read, another size, or too little memory, is a DataError.
     """
     size = _size(decode(paths[0], image_size)[0])
     images = _allocate(len(paths), size)
@@ -61,10 +56,8 @@ def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str 
 def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
     """One image, upright, as red, green and blue, uint8 (height, width, 3), and whether it is a grey one.
 
-    Rotated as its EXIF says; of an animation the first frame; CMYK converted; transparency over white.
-
-    Raises:
-        DataError: it is no image, cut off, damaged, or of more than 8 bits per channel.
+    Rotated as its EXIF says; of an animation the first frame; CMYK converted; transparency over white. A file
+    that is damaged, no image, or of more than 8 bits per channel, is a DataError.
     """
     try:
         with Image.open(path) as opened:
@@ -80,9 +73,7 @@ def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]
     # Decoders answer damaged files with nearly every kind of exception.
     except Exception as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot read the image {path} ({reason}): replace it by a whole one, or take it away"
-        ) from error
+        raise DataError(f"cannot read the image {path} ({reason}): replace it or take it away") from error
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:

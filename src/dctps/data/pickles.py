@@ -33,12 +33,9 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_batch(data: bytes, label_key: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Pixels (n, 3072) and labels (n,) of one batch file of the CIFAR "python version".
+    """Pixels (n, 3072) and labels (n,) of one file of the CIFAR "python version"; DataError if it is none.
 
     It is a protocol 2 pickle of a dictionary, with its labels under b"labels" or b"fine_labels".
-
-    Raises:
-        DataError: it is no such pickle.
     """
     try:
         batch = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()

@@ -115,7 +115,7 @@ class Dataset:
             raise ValueError(f"{self.name}: training images are {train_shape}, test images {test_shape}")
         if not len(self.mean) == len(self.std) == train_shape[0]:
             raise ValueError(
-                f"{self.name}: mean and std need one number for each of {train_shape[0]} channels"
+                f"{self.name}: mean and std take one number for each of {train_shape[0]} channels"
             )
         if min(self.std) <= 0:
             raise ValueError(f"{self.name}: std must be positive, got {self.std}")

@@ -46,9 +46,7 @@ def load_tiny_imagenet(
         words = folder / "words.txt"
         meanings = {row[0]: row[1] for row in _table(words) if len(row) > 1} if words.is_file() else {}
         names = [meanings.get(wnid, wnid) for wnid in labels]
-        train = [
-            pair for wnid, label in labels.items() for pair in _train_files(folder / "train" / wnid, label)
-        ]
+        train = [pair for wnid in labels for pair in _train_files(folder / "train" / wnid, labels[wnid])]
         test = _test_files(folder / "val", labels)
         return load_files("tinyimagenet", folder, train, test, names, image_size, flip=True)
 

@@ -27,11 +27,8 @@ def address(
     """Where the numbers of a tensor lie, once it is what C takes it for; 0 for None.
 
     C takes it for `size` contiguous numbers of `dtype`. Where that takes a copy, `kept` holds it until the
-    call is over; `what` names the tensor in the error.
-
-    Raises:
-        TypeError: another dtype, device or layout.
-        ValueError: another number of entries.
+    call is over; `what` names the tensor in the error. Another dtype, device or layout is a TypeError,
+    another number of entries a ValueError.
     """
     if t is None:
         return 0
@@ -46,11 +43,9 @@ def address(
 
 
 def strided(t: Tensor, dims: int, what: str) -> Tensor:
-    """A float32 tensor on the CPU, of any strides, whose numbers are what lies in memory.
+    """A float32 tensor of `dims` dimensions on the CPU, of any strides, without a pending negation.
 
-    Raises:
-        TypeError: another dtype, device or layout.
-        ValueError: another number of dimensions than `dims`.
+    Another dtype, device or layout is a TypeError, another number of dimensions a ValueError.
     """
     if t.dtype is not torch.float32 or not t.is_cpu or t.layout is not torch.strided or t.dim() != dims:
         raise _refusal(t, what, f"numbers in {dims} dimensions", torch.float32)

@@ -39,10 +39,8 @@ class CompileError(RuntimeError):
 def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> Path:
     """Compile all sources into the shared object `target`, and return that.
 
-    `flags` are further ones for compiler and linker, such as `-fsanitize=address`.
-
-    Raises:
-        CompileError: no C compiler was found (`CC` names one), or it failed; with its output.
+    `flags` are further ones for compiler and linker, such as `-fsanitize=address`. Without a C compiler (`CC`
+    names one), or where it fails, that is a `CompileError` with its output.
     """
     compiler = _compiler()
     variants: dict[str, list[str]] = {"generic": []}

@@ -16,6 +16,7 @@ from dctps.kernels.plans import dct_indices, dct_twiddles
 
 _CACHE = 260_000  # floats of one thread's strips, to stay in L2
 _NO_STRIDES = (0,) * 4
+Grads = tuple[Tensor | None, Tensor | None, Tensor | None]  # of x, the values and alpha
 
 
 def conv_forward(
@@ -34,16 +35,13 @@ def conv_forward(
     x is float32 (batch, channels, height, width) of any strides, and is not copied. The values are float32
     (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is
     no D; the bias is float32 (m,) or None. `cache` floats of one thread's strips fit a cache; results depend
-    on it in their last bits.
-
-    Raises:
-        TypeError: a tensor of another dtype, or not on the CPU.
-        ValueError: sizes that do not agree, or a support that is none.
+    on it in their last bits. Another dtype or device is a TypeError; sizes that do not agree, or a support
+    that is none, are a ValueError.
     """
     x = strided(x, 4, "x")
     y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_format(x))
     if y.numel():
-        _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias=bias)
+        _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias)
     return y
 
 
@@ -58,7 +56,7 @@ def conv_backward(
     needs: Sequence[bool],
     *,
     cache: int = _CACHE,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> Grads:
     """The derivatives of `conv_forward` in x, values and alpha: float32, or None where `needs` is False.
 
     Arguments and errors are those of `conv_forward`; `g` is the gradient of its result, float32, of any
@@ -74,12 +72,12 @@ def conv_backward(
             grad_x.zero_()
     grad_values = x.new_empty(values.shape) if needs_values else None
     grad_alpha = x.new_empty(1) if needs_alpha and alpha is not None else None
+    grads = grad_x, grad_values, grad_alpha
     if g.numel():
-        grads = {"grad_x": grad_x, "grad_values": grad_values, "grad_alpha": grad_alpha}
-        _call("conv_backward", x, g, values, support, alpha, filters, window, cache, **grads)
+        _call("conv_backward", x, g, values, support, alpha, filters, window, cache, grads=grads)
     else:
-        zero_(grad_values, grad_alpha)
-    return grad_x, grad_values, grad_alpha
+        zero_(*grads[1:])
+    return grads
 
 
 def _call(
@@ -92,13 +90,11 @@ def _call(
     filters: Filters,
     window: Window,
     cache: int,
-    *,
     bias: Tensor | None = None,
-    grad_x: Tensor | None = None,
-    grad_values: Tensor | None = None,
-    grad_alpha: Tensor | None = None,
+    grads: Grads = (None, None, None),
 ) -> None:
     """The checked arguments, and the call, during which all tensors are alive."""
+    grad_x, grad_values, grad_alpha = grads
     m, nnz, q = window.shape[0], values.numel(), filters.cosine
     kept: list[Tensor] = []
     mix = mixing(filters, alpha, m, x.shape[1], window.shape[2] * window.shape[3])

@@ -18,11 +18,7 @@ def depthwise_forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | 
     """Each channel's convolution with its own filter, plus bias; channels last.
 
     x is float32 (batch, m, height, width), copied unless channels last; the weight float32 (m, 1, kh, kw),
-    its window in m groups; the bias float32 (m,) or None.
-
-    Raises:
-        TypeError: a tensor of another dtype, or not on the CPU.
-        ValueError: sizes that do not agree.
+    its window in m groups; the bias float32 (m,) or None. Errors are those of `conv_forward`.
     """
     x = _images(x, window)
     y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_LAST)

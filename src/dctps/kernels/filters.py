@@ -106,9 +106,8 @@ def depthwise_filters(bank: Tensor, groups: int, kept: Tensor) -> Filters:
 def mixing(filters: Filters, alpha: Tensor | None, m: int, channels: int, taps: int) -> tuple[int, ...]:
     """D's fields of a call for m outputs, from `mix` to `bank`; its tables are checked once.
 
-    Raises:
-        TypeError: a table of another dtype, or not on the CPU.
-        ValueError: D's tables do not fit each other, or the channels and taps of the kernel.
+    A table of another dtype or device is a TypeError; tables that do not fit each other, or the kernel, a
+    ValueError.
     """
     if alpha is None or not filters.terms:
         return _NO_MIXING
@@ -127,22 +126,15 @@ def _mixing(filters: Filters, m: int, channels: int, taps: int, kept: list[Tenso
     rank = 0 if first is None or second is None else first.shape[0]
     rounds, count = maps // q if q else 0, 0 if bank is None else bank.numel() // taps
     if not count or (q and not (rounds * q == maps and channels <= q and has_plan(q))):
-        raise ValueError(
-            f"D's tables are not those of a convolution of {channels} channels to {m}: {filters}"
-        )
+        raise ValueError(f"D's tables do not fit a convolution of {channels} channels to {m}: {filters}")
     if rounds > 1 and filters.signs is None:
         raise ValueError(f"D has {rounds} transforms of the channels, and no signs for them: {filters}")
     return (
-        _COSINE if q else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)],
-        maps,
-        rank,
-        terms,
-        count,
+        _COSINE if q else (_NONE, _PLAIN, _PRODUCT)[len(filters.mix)], maps, rank, terms, count,
         address(first, (rank or maps) * channels, "D's mixing", kept),
         address(second, maps * rank, "D's second mixing", kept),
-        q,
-        address(filters.signs, rounds * channels, "D's signs", kept),
+        q, address(filters.signs, rounds * channels, "D's signs", kept),
         address(filters.source, m * terms, "the maps of D's terms", kept, torch.int32),
         address(filters.filter, m * terms, "the filters of D's terms", kept, torch.int32),
         address(bank, count * taps, "D's filters", kept),
-    )
+    )  # fmt: skip

@@ -49,11 +49,8 @@ def linear_forward(
     """Y = x (alpha D + S)^T + b, float32 (batch, m), of x, float32 (batch, n).
 
     The values are float32 (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32
-    (1,), None where there is no D; the bias is float32 (m,) or None.
-
-    Raises:
-        TypeError: a tensor of another dtype, or not on the CPU.
-        ValueError: sizes that do not agree, or a support that is none.
+    (1,), None where there is no D; the bias is float32 (m,) or None. Another dtype or device is a TypeError;
+    sizes that do not agree, or a support that is none, are a ValueError.
     """
     x = _rows(x, "x")
     y = x.new_empty(x.shape[0], m)

@@ -23,11 +23,8 @@ _REMEDY = "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_
 def variant() -> str:
     """The variant in use: `avx512`, `avx2`, `generic`, or `off` where torch operations serve.
 
-    The environment variable DCTPS_KERNELS names one; without it the processor decides. A missing library is
-    warned of once.
-
-    Raises:
-        ValueError: DCTPS_KERNELS names no variant, or one that this processor cannot run.
+    The environment variable DCTPS_KERNELS names one, a ValueError if this processor cannot run it; without it
+    the processor decides. A missing library is warned of once.
     """
     named = os.environ.get("DCTPS_KERNELS", "auto")
     if named not in ("auto", "off", *VARIANTS):
@@ -78,9 +75,8 @@ def _library() -> ctypes.CDLL | None:
             problem = "were compiled from other sources than these"
         except (OSError, AttributeError) as error:
             problem = f"cannot be loaded ({error})"
-    warnings.warn(
-        f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}", stacklevel=2
-    )
+    message = f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}"
+    warnings.warn(message, stacklevel=2)
     return None
 
 

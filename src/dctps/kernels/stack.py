@@ -21,11 +21,8 @@ _NO_LAYER = STACK_LAYER.pack(*[0] * (len(STACK_LAYER.names) - 1), -1)  # of oper
 class Operation:
     """One step of all networks: a stride of 1 and no padding, or averages over windows side by side.
 
-    Attributes:
-        kind: what it does.
-        read: channels, rows and columns of what goes in; a linear layer has one pixel.
-        written: of what comes out.
-        window: rows and columns of the kernel, or of the pool.
+    It reads and writes channels, rows and columns (a linear layer has one pixel); the window is the kernel or
+    the pool.
     """
 
     kind: Kind
@@ -79,13 +76,8 @@ class LayerTensors:
 class StackKernel:
     """Networks laid out for the kernel; it reads and writes their tensors in place, at each call.
 
-    Args:
-        operations: the first is weighted, at most 64, and the last leaves one pixel for each class.
-        networks: of each, the tensors of its weighted layers in order.
-
-    Raises:
-        TypeError: a tensor of another dtype, or not on the CPU.
-        ValueError: operations or tensors that do not fit each other, or a support that is none.
+    Of at most 64 operations the first is weighted, and the last leaves one pixel for each class. Each network
+    has the tensors of its weighted layers in order. What does not fit is a TypeError or a ValueError.
     """
 
     def __init__(self, operations: Sequence[Operation], networks: Sequence[Sequence[LayerTensors]]) -> None:
@@ -99,9 +91,7 @@ class StackKernel:
             or operations[-1].written[1:] != (1, 1)
             or any(len(network) != weighted for network in networks)
         ):
-            raise ValueError(
-                f"no chain of operations, or not one layer for each weighted one: {self._operations}"
-            )
+            raise ValueError(f"no chain of operations, or not a layer for each weighted one: {operations}")
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -123,15 +113,10 @@ class StackKernel:
     def __call__(self, x: Tensor, labels: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
         """The losses on a batch of images x, float32 (B, channels, rows, columns), with labels, int64 (B,).
 
-        With `backward`, the gradients of the mean loss over the batch go into their tensors.
-
-        Returns:
-            of each network, the loss in nats summed over the images (float64), and the number of correct
-            answers (int64).
-
-        Raises:
-            TypeError: x or labels of another dtype, or not on the CPU.
-            ValueError: x or labels of other sizes, a label that is no class, or a bad support.
+        Of each network the loss in nats summed over the images (float64) and the number of correct answers
+        (int64) come back. With `backward`, the gradients of the mean loss over the batch go into their
+        tensors. Another dtype or device is a TypeError; other sizes, a label that is no class, or a bad
+        support a ValueError.
         """
         x, first, last = strided(x, 4, "the images"), self._operations[0], self._operations[-1]
         images = x.shape[0]

@@ -62,7 +62,11 @@ def allocate(
     if isinstance(allocation, str):
         allocation = ALLOCATIONS.find(allocation)
     if isinstance(allocation, Mapping):
-        counts = share_out(_checked_shares(allocation, shapes), shapes, total)
+        check_names(allocation, shapes, "the shares must name each converted layer")
+        shares = {n: Fraction(real(f"the share of layer {n!r}", share)) for n, share in allocation.items()}
+        if bad := [name for name, share in shares.items() if share < 0]:
+            raise ValueError(f"shares must be finite and not negative; see {bad}")
+        counts = share_out(shares, shapes, total)
     elif callable(allocation):
         found = allocation(shapes, total, seed)
         counts = {name: whole(f"the allocation's count of layer {name!r}", n) for name, n in found.items()}
@@ -73,28 +77,23 @@ def allocate(
         )
     wrong = [name for name, shape in shapes.items() if not 0 <= counts.get(name, -1) <= math.prod(shape)]
     if wrong or sum(counts.values()) != total:
-        raise ValueError(
-            f"the allocation gave {sum(counts.values())} weights for {total}; layers off: {wrong}"
-        )
+        given = sum(counts.values())
+        raise ValueError(f"the allocation gave {given} weights for {total}; layers off: {wrong}")
     return counts
 
 
 def share_out(shares: Mapping[str, Fraction], shapes: Mapping[str, Shape], total: int) -> dict[str, int]:
     """Divide `total` in proportion to `shares`, no layer above its size.
 
-    Layers whose share exceeds them are full and leave; the rest is divided again. What remains after
-    rounding down goes to the largest remainders, ties to the earlier layer.
-
-    Raises:
-        ValueError: the layers with a positive share hold fewer than `total` weights.
+    Layers whose share exceeds them are full and leave; the rest is divided again. What remains after rounding
+    down goes to the largest remainders, ties to the earlier layer. Fewer weights with a share than `total`
+    are a ValueError.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     counts = dict.fromkeys(shapes, 0)
     active = [name for name in shapes if shares[name] > 0]
     if total > (room := sum(sizes[name] for name in active)):
-        raise ValueError(
-            f"layers with a positive share hold {room} weights, fewer than the {total} to divide"
-        )
+        raise ValueError(f"layers with a positive share hold {room} weights, fewer than the {total} asked")
     left = total
     while active:
         whole = sum((shares[name] for name in active), Fraction(0))
@@ -149,11 +148,3 @@ def check_names(given: Collection[str], layers: Collection[str], start: str, end
     missing, unknown = [n for n in layers if n not in given], [n for n in given if n not in layers]
     if missing or unknown:
         raise ValueError(f"{start}: missing {missing}, not layers {unknown}{end}")
-
-
-def _checked_shares(shares: Mapping[str, float], shapes: Mapping[str, Shape]) -> dict[str, Fraction]:
-    check_names(shares, shapes, "the shares must name each converted layer")
-    numbers = {name: Fraction(real(f"the share of layer {name!r}", share)) for name, share in shares.items()}
-    if bad := [name for name, share in numbers.items() if share < 0]:
-        raise ValueError(f"shares must be finite and not negative; see {bad}")
-    return numbers

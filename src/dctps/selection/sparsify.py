@@ -18,9 +18,9 @@ from dctps.nn import DpSLayer
 from dctps.nn.layer import Alpha
 from dctps.offsets import Offset, OffsetChoice
 from dctps.selection.allocation import Allocation
-from dctps.selection.choose import Options, Scorer, choose_weights
 from dctps.selection.criteria import Criterion, Loss
 from dctps.selection.trained import warn_of_trained
+from dctps.selection.weights import Options, Scorer, choose_weights
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -97,7 +97,7 @@ def sparsify_(
         options |= {"offset": offset, "device": device, "seed": whole("seed", seed)}
         empty = {name: {"nnz": 0} for name in layers}
         scorer = Scorer(model, layers, loss, batches, lambda: _converted(layers, empty, **options))
-        choice = choose_weights(density, allocation, criterion, layers, scorer, seed)
+        choice = choose_weights(density, allocation, criterion, scorer, seed)
         replacements = _converted(layers, choice, **options)
         keeps = criterion != "random" or density == 1
         if not keeps or any(made.alpha is not None for made in replacements.values()):

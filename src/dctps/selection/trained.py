@@ -15,9 +15,7 @@ _APART = 16  # the most that writes of the layers' tensors differ by, as every s
 _LAYERS = 8  # the largest, which are looked at
 _SIDE = 256  # rows and columns of each of them, at most
 _FEWEST = 16  # rows and columns with which the largest singular value says something
-_LARGE = (
-    1.25  # of the largest that independent entries lead to; up to 1.04 at initialisation, 1.3 to 2.1 trained
-)
+_LARGE = 1.25  # `spread`: up to 1.04 at initialisation, 1.3 to 2.1 once trained
 
 
 def warn_of_trained(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
@@ -42,17 +40,14 @@ def is_trained(layers: Mapping[str, nn.Module]) -> bool:
     layers.
     """
     weights = [w for layer in layers.values() if not (w := layer.get_parameter("weight")).is_meta]
-    if _was_stepped(layers) and all(int(torch.count_nonzero(w)) == w.numel() for w in weights):
+    own = [p for layer in layers.values() for p in layer.parameters(recurse=False)]
+    writes = [p._version for p in own if not p.is_inference()]  # those of an inference tensor are not counted
+    stepped = bool(writes) and min(writes) >= _WRITTEN and max(writes) - min(writes) <= _APART
+    if stepped and all(int(torch.count_nonzero(w)) == w.numel() for w in weights):
         return True
     weights.sort(key=Tensor.numel, reverse=True)
     spreads = list(islice((s for w in weights if (s := spread(w)) is not None), _LAYERS))
     return bool(spreads) and 2 * sum(s > _LARGE for s in spreads) >= len(spreads)
-
-
-def _was_stepped(layers: Mapping[str, nn.Module]) -> bool:
-    own = [p for layer in layers.values() for p in layer.parameters(recurse=False)]
-    writes = [p._version for p in own if not p.is_inference()]  # those of an inference tensor are not counted
-    return bool(writes) and min(writes) >= _WRITTEN and max(writes) - min(writes) <= _APART
 
 
 @torch.no_grad()

@@ -195,9 +195,8 @@ def check_finite(loss: float, epoch: int, step: int, optimizer: Optimizer, preci
     remedies = "a lower --lr, or --clip-norm 1"
     if precision.dtype is not None:
         remedies += ", or --amp off"
-    raise NonFiniteLoss(
-        f"the loss became {loss} at epoch {epoch}, step {step}, learning rate {lr:.3g}: try {remedies}"
-    )
+    where = f"epoch {epoch}, step {step}, learning rate {lr:.3g}"
+    raise NonFiniteLoss(f"the loss became {loss} at {where}: try {remedies}")
 
 
 def _loss(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> Tensor:

@@ -42,8 +42,7 @@ class Mixup:
     ) -> tuple[Tensor, Tensor, float]:
         """Mix a batch of floating-point images; the draws are keyed by the epoch of the run and its step.
 
-        Returns:
-            the mixed images; the labels of the images with the smaller weight; the larger weight, >= 1/2.
+        The mixed images, the labels of the images with the smaller weight, and the larger weight come back.
         """
         weight = self.weight(epoch, step)
         order = permutation(derive_key(self.seed, f"{epoch}/{step}", "mixup-order"), len(labels))

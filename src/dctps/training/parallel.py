@@ -84,11 +84,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise an error of any process in all of them.
-
-        Raises:
-            PeerError: in all but the first that failed; the message is that one's.
-        """
+        """Raise an error of any process in all; in all but the first that failed as a `PeerError`."""
         failure: Exception | None = None
         try:
             yield
@@ -102,11 +98,7 @@ class Processes:
             raise PeerError(f"process {first}: {lines[first]}")
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in process 0, which alone calls it, in all processes.
-
-        Raises:
-            PeerError: in the others, where it raises.
-        """
+        """What `make` gives in process 0, which alone calls it; its errors are a `PeerError` elsewhere."""
         made: list[T | None] = [None]
         with self.together():
             if self.rank == 0:
@@ -117,11 +109,7 @@ class Processes:
         return made[0]  # type: ignore[return-value]
 
     def check_same(self, model: nn.Module) -> None:
-        """Make sure that all processes start from the same network: values, supports and all else.
-
-        Raises:
-            PeerError: they do not.
-        """
+        """Raise a `PeerError` unless all processes start from the same network, bit for bit."""
         if self.count == 1:
             return
         digest = hashlib.sha256()

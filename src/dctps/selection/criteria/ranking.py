@@ -39,13 +39,10 @@ def keep_largest(scores: Scores, counts: Counts) -> Masks:
 def keep_largest_of_blocks(
     scores: ScoreBlocks, sizes: Mapping[str, int], counts: Counts, criterion: str
 ) -> dict[str, Tensor]:
-    """`keep_largest` for scores that come in blocks, of which only the largest so far are held.
+    """`keep_largest` for scores in blocks, of which only the largest so far are held: sorted flat positions.
 
-    Returns:
-        sorted flat positions by layer, int64, on the CPU.
-
-    Raises:
-        ValueError: fewer scores that are not zero than weights to keep, or not one for each weight.
+    They are int64, on the CPU. Fewer scores that are not zero than weights to keep, or not one score for each
+    weight, are a ValueError.
     """
     found: dict[str, Tensor] = {}
     nonzero = dict.fromkeys(sizes, 0)

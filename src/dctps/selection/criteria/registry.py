@@ -58,11 +58,7 @@ def list_criteria() -> list[str]:
 
 
 def find_criterion(criterion: str | Criterion) -> Criterion:
-    """The scoring function behind a name; a function is itself.
-
-    Raises:
-        ValueError: no such name; the message gives the nearest.
-    """
+    """The scoring function behind a name, ValueError if there is none; a function is itself."""
     if isinstance(criterion, str):
         return CRITERIA[lookup("criterion", {name: name for name in list_criteria()}, criterion)]
     if not callable(criterion):

@@ -67,18 +67,14 @@ def choose_weights(
     density: float,
     allocation: str | Mapping[str, float] | Allocation | Criterion | None,
     criterion: str | Mapping[str, Tensor] | Criterion,
-    layers: Mapping[str, nn.Module],
     scorer: Scorer,
     seed: int,
 ) -> Mapping[str, Options]:
     """Which weights of each layer train, as arguments of `from_dense`; the rest is as for `sparsify_`."""
+    layers = scorer.layers
     if isinstance(criterion, Mapping):
-        check_names(
-            criterion,
-            layers,
-            "the supports must name each converted layer",
-            "; filter_fn leaves a layer dense",
-        )
+        start, end = "the supports must name each converted layer", "; filter_fn leaves a layer dense"
+        check_names(criterion, layers, start, end)
         return {name: {"support": support} for name, support in criterion.items()}
     if criterion == "nonzero":
         return {name: {} for name in layers}
@@ -91,12 +87,12 @@ def choose_weights(
         counts = {n: int(s.sum()) if s.dtype == torch.bool else len(s) for n, s in kept.items()}
     elif allocation not in (None, "global"):
         counts = allocate(allocation, shapes, total, seed=seed)  # type: ignore[arg-type]
+    elif criterion == "random" and allocation == "global":
+        raise ValueError(
+            "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks "
+            "nothing: choose 'uniform' or another allocation"
+        )
     elif criterion == "random":
-        if allocation == "global":
-            raise ValueError(
-                "allocation 'global' is a ranking of the whole network, and criterion 'random' ranks "
-                "nothing: choose 'uniform' or another allocation"
-            )
         counts = allocate("epl", shapes, total, seed=seed)
     if criterion == "random":
         return {name: {"nnz": counts[name]} for name in layers}  # type: ignore[index]
@@ -124,10 +120,8 @@ def choose(
     """The weights that a criterion keeps, by layer: bool masks of their shapes, or sorted flat positions.
 
     The model is afterwards as before: parameters, buffers, gradients, modes and random state. `loss` is by
-    default `cross_entropy`; a criterion that looks at `batches` where there are none is an error.
-
-    Raises:
-        ValueError: an unknown name, scores that cannot be ranked, or too few that are not zero.
+    default `cross_entropy`. Scores that cannot be ranked, too few that are not zero, or missing `batches`,
+    are a ValueError.
     """
     name = name_of(criterion)
     data = NoData(name) if batches is None else list(batches) if isinstance(batches, Iterator) else batches
@@ -211,7 +205,8 @@ def _checked(found: Any, layers: Layers, criterion: str) -> Scores | ScoreBlocks
         )
     check_names(found, layers, f"{start} must score each of the layers", "; a score of -inf is never kept")
     if found and all(isinstance(scores, Iterator) for scores in found.values()):
-        return {name: _blocks(found[name], f"{start}: the scores of layer {name!r}") for name in layers}
+        whats = {name: f"{start}: the scores of layer {name!r}" for name in layers}
+        return {name: map(partial(_check_scores, what=what), found[name]) for name, what in whats.items()}
     return {
         name: _check_scores(found[name], f"{start}: the scores of layer {name!r}", layer.weight)  # type: ignore[arg-type]
         for name, layer in layers.items()
@@ -236,11 +231,6 @@ def _check_scores(scores: object, what: str, weight: Tensor | None = None) -> Te
             f"loss, the inputs and the weights"
         )
     return scores.detach()
-
-
-def _blocks(blocks: Iterator[Tensor], what: str) -> Iterator[Tensor]:
-    for block in blocks:
-        yield _check_scores(block, what)
 
 
 def _kind(value: object) -> str:
