@@ -154,7 +154,7 @@ def test_golden_draws() -> None:
     """Frozen: files and seeds of users rely on them. Made once by an independent big-integer computation."""
     sdct = build_offset("sdct", (5, 6), seed=7, layer="fc")
     hadamard = build_offset("hadamard", (5, 6), seed=7, layer="fc")
-    from tests.oracles import permutation, signs
+    from tests.support.oracles import permutation, signs
 
     assert sdct._drawn(torch.device("cpu"))[0].tolist() == permutation("7/fc/offset", 6)[:5]
     rows, flips = hadamard._drawn(torch.device("cpu"))
