@@ -90,6 +90,10 @@ WEIGHT = Layout(
     "outputs channels taps channels_last threads mix maps rank terms filters first second cosine signs "
     "source filter bank cosines alpha nnz support values weight grad_values grad_alpha"
 )
+NORM = Layout(
+    "images channels pixels channels_last threads training epsilon momentum lower upper x weight bias "
+    "running_mean running_var table residual y g grad_x grad_weight grad_bias grad_residual"
+)
 STACK = Layout(
     "networks operations images chunks threads backward classes ops layers x labels shared offsets "
     "products loss correct"
