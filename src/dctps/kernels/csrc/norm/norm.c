@@ -27,6 +27,29 @@ static int64_t blocks(const job *j)
     return a->channels_last ? parts(j->rows, block_of_rows(a)) : parts(a->images * a->channels, block_of_planes(a));
 }
 
+/* The same items backwards within each thread's share: the second pass over images begins with those that the first has
+ * left in the caches. */
+typedef struct {
+    job *j;
+    work_fn work;
+    int64_t items, threads;
+} reversed;
+
+static void run_reversed(void *argument, int64_t item, void *scratch)
+{
+    const reversed *r = argument;
+    const int64_t share = ((item + 1) * r->threads - 1) / r->items;
+    const int64_t first = r->items * share / r->threads, past = r->items * (share + 1) / r->threads;
+    r->work(r->j, first + past - 1 - item, scratch);
+}
+
+static int second_pass(job *j, work_fn rows, work_fn planes)
+{
+    reversed r = {j, j->a->channels_last ? rows : planes, blocks(j), 0};
+    r.threads = least(j->a->threads, r.items);
+    return dctps_parallel(r.items, r.threads, 0, run_reversed, &r);
+}
+
 /* Of the batch, each variance as the sum of squares about the mean, in first and second of slot 0. */
 static int describe(job *j)
 {
@@ -75,7 +98,7 @@ EXPORT int DPS(norm_statistics)(const norm_call *a)
 EXPORT int DPS(norm_forward)(const norm_call *a)
 {
     job j = job_of(a);
-    return dctps_parallel(blocks(&j), a->threads, 0, a->channels_last ? apply_rows : apply_planes, &j);
+    return second_pass(&j, apply_rows, apply_planes);
 }
 
 /* The sums over all slots give the gradients of weight and bias, and what the statistics of a batch pass back. */
@@ -109,8 +132,7 @@ EXPORT int DPS(norm_backward)(const norm_call *a)
         failed = dctps_parallel(j.slots * j.groups, a->threads, 0, a->channels_last ? sum_rows : sum_planes, &j);
         if (!failed) finish(&j);
     }
-    if (!failed && a->grad_x)
-        failed = dctps_parallel(blocks(&j), a->threads, 0, a->channels_last ? back_rows : back_planes, &j);
+    if (!failed && a->grad_x) failed = second_pass(&j, back_rows, back_planes);
     dctps_give(memory);
     return failed;
 }
