@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from typing import NamedTuple
 
 import torch
@@ -66,17 +65,24 @@ def norm_statistics(
         TypeError: a tensor of another dtype, or not on the CPU.
         ValueError: sizes that do not agree, or no statistics.
     """
-    x = _images(x, "x")
+    x = _images(x)
     channels = x.shape[1]
-    count = x.numel() // max(channels, 1)
-    if (count < 2) if training else None in running:
+    mean, variance = running
+    if (x.numel() < 2 * channels) if training else (mean is None or variance is None):
         raise ValueError(f"no statistics of {tuple(x.shape)} in {'training' if training else 'evaluation'}")
+    kept: list[Tensor] = []
+    addresses = (
+        address(weight, channels, "the weight", kept),
+        address(bias, channels, "the bias", kept),
+        address(mean, channels, "the running mean", kept),
+        address(variance, channels, "the running variance", kept),
+    )
     if any(t is not None and not t.is_contiguous() for t in running):
         raise ValueError("statistics that run have to be contiguous, to move on in place")
     table = torch.empty(4, channels, dtype=torch.float32, device=CPU)
-    numbers = {"training": training, "momentum": momentum, "epsilon": epsilon}
-    vectors = {"weight": weight, "bias": bias, "running_mean": running[0], "running_var": running[1]}
-    _call("norm_statistics", x, table, NO_BOUNDS, numbers, vectors, {})
+    if channels:
+        at = (*addresses, table.data_ptr(), 0, 0, 0, 0, 0, 0, 0)
+        _call("norm_statistics", x, training, (epsilon, momentum, *NO_BOUNDS), at)
     return table
 
 
@@ -96,10 +102,13 @@ def norm_forward(x: Tensor, table: Tensor, bounds: Bounds = NO_BOUNDS, residual:
         TypeError: a tensor of another dtype, or not on the CPU.
         ValueError: sizes that do not agree.
     """
-    x = _images(x, "x")
+    x = _images(x)
+    kept: list[Tensor] = []
     y = torch.empty_like(x)
     if y.numel():
-        _call("norm_forward", x, table, bounds, {}, {}, {"residual": residual, "y": y})
+        added = 0 if residual is None else _like(residual, x, "the residual", kept)
+        at = (0, 0, 0, 0, _table(table, x, kept), added, y.data_ptr(), 0, 0, 0, 0, 0)
+        _call("norm_forward", x, False, (0.0, 0.0, *bounds), at)
     return y
 
 
@@ -131,72 +140,57 @@ def norm_backward(
         TypeError: a tensor of another dtype, or not on the CPU.
         ValueError: sizes that do not agree.
     """
-    x = _images(x, "x")
+    x = _images(x)
+    kept: list[Tensor] = []
     in_x, in_weight, in_bias, in_residual = needs
-    bounded = bounds.lower == bounds.lower or bounds.upper == bounds.upper
+    lower, upper = bounds
+    bounded = lower == lower or upper == upper
     grad_x = torch.empty_like(x) if in_x else None
     # Without bounds the residual's gradient is g itself.
     grad_residual = torch.empty_like(x) if in_residual and bounded else None
-    vectors = {
-        name: torch.empty(x.shape[1], dtype=torch.float32, device=CPU) if needed else None
-        for name, needed in (("grad_weight", in_weight), ("grad_bias", in_bias))
-    }
-    if x.numel():
-        images = {"g": g, "y": y if bounded else None, "grad_x": grad_x, "grad_residual": grad_residual}
-        _call("norm_backward", x, table, bounds, {"training": training}, vectors, images)
-    else:
-        for t in vectors.values():
-            if t is not None:
-                t.zero_()
-    return grad_x, *vectors.values(), grad_residual if bounded or not in_residual else g
-
-
-def _call(
-    name: str,
-    x: Tensor,
-    table: Tensor,
-    bounds: Bounds,
-    numbers: dict[str, float],
-    vectors: dict[str, Tensor | None],
-    images: dict[str, Tensor | None],
-) -> None:
-    """The checked arguments, and the call, during which all tensors are alive."""
-    kept: list[Tensor] = []
-    channels = x.shape[1]
-    pixels = x.shape[2] * x.shape[3]
-    last = not x.is_contiguous()
-    check_shape(table, (4, channels), "the table of statistics")
-    fields: dict[str, int] = {what: address(t, channels, what, kept) for what, t in vectors.items()}
-    for what, t in images.items():
-        if t is None:
-            continue
-        check_shape(t, tuple(x.shape), what)
-        t = strided(t, 4, what).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-        kept.append(t)
-        fields[what] = start_of(t, what)
-    call = NORM.pack(
-        x.shape[0],
-        channels,
-        pixels,
-        last or pixels == 1,
-        threads_for(x.numel(), _SERIAL),
-        numbers.get("training", False),
-        *(_bits(f) for f in (numbers.get("epsilon", 0.0), numbers.get("momentum", 0.0), *bounds)),
-        start_of(x, "x"),
-        *(fields.get(what, 0) for what in ("weight", "bias", "running_mean", "running_var")),
-        address(table, 4 * channels, "the table of statistics", kept),
-        *(fields.get(what, 0) for what in NORM.names[16:]),
+    grad_weight, grad_bias = (
+        torch.zeros(x.shape[1], dtype=torch.float32, device=CPU) if needed else None
+        for needed in (in_weight, in_bias)
     )
+    if x.numel():
+        at = (
+            *(0, 0, 0, 0, _table(table, x, kept), 0),
+            _like(y, x, "y", kept) if bounded and y is not None else 0,
+            _like(g, x, "the gradient of y", kept),
+            *map(own, (grad_x, grad_weight, grad_bias, grad_residual)),
+        )
+        _call("norm_backward", x, training, (0.0, 0.0, lower, upper), at)
+    return grad_x, grad_weight, grad_bias, grad_residual if bounded or not in_residual else g
+
+
+def _call(name: str, x: Tensor, training: bool, numbers: tuple[float, ...], addresses: tuple[int, ...]) -> None:
+    """The call, of images that are checked."""
+    batch, channels, rows, columns = x.shape
+    pixels, last = rows * columns, not x.is_contiguous()
+    shape = batch, channels, pixels, last or pixels == 1
+    threads = threads_for(x.numel(), _SERIAL)
+    call = NORM.pack(*shape, threads, training, *numbers, start_of(x, "x"), *addresses)
     if failure := function(name)(call):
         raise_failure(failure, f"a normalisation of {tuple(x.shape)}", channels)
 
 
-def _images(x: Tensor, what: str) -> Tensor:
-    """The images, checked, in one of the two orders in memory."""
-    x = strided(x, 4, what)
+def _images(x: Tensor) -> Tensor:
+    """x, checked, in one of the two orders in memory."""
+    x = strided(x, 4, "x")
     return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
-def _bits(number: float) -> int:
-    """A double as the field of a call that holds it."""
-    return int(struct.unpack("q", struct.pack("d", number))[0])
+def _like(t: Tensor, x: Tensor, what: str, kept: list[Tensor]) -> int:
+    """Where the numbers lie of images like x, in x's order in memory."""
+    check_shape(t, tuple(x.shape), what)
+    t = strided(t, 4, what)
+    if t.stride() != x.stride():
+        order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        t = t.contiguous(memory_format=order)
+        kept.append(t)
+    return start_of(t, what)
+
+
+def _table(table: Tensor, x: Tensor, kept: list[Tensor]) -> int:
+    check_shape(table, (4, x.shape[1]), "the table of statistics")
+    return address(table, table.numel(), "the table of statistics", kept)

@@ -67,8 +67,13 @@ class Norm(NamedTuple):
         return waiting
 
     def _trains(self, residual: Tensor | None) -> bool:
-        parts = (*self[:3], residual)
-        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in parts)
+        x, weight, bias = self.x, self.weight, self.bias
+        return torch.is_grad_enabled() and (
+            x.requires_grad
+            or (weight is not None and weight.requires_grad)
+            or (bias is not None and bias.requires_grad)
+            or (residual is not None and residual.requires_grad)
+        )
 
 
 class _Normalise(Function):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dctps.arguments import whole
 from dctps.initial import reset_
 from dctps.networks.conversion import DPS_CLASS, convert
+from dctps.networks.fusion import fuse_
 from dctps.networks.replaced import trained, watch_optimizers
 from dctps.networks.surgery import named_modules, refuse_wrapped, replace_
 from dctps.networks.survey import Expanded, is_frozen, survey
@@ -114,7 +115,7 @@ def sparsify_(
         _make(unmade, device or "cpu")
         model = replace_(model, replacements)
     watch_optimizers(before, model, "sparsify_")
-    return model
+    return fuse_(model)
 
 
 def count_prunable(model: nn.Module, filter_fn: Filter | None = None) -> int:
