@@ -72,10 +72,10 @@ def norm_statistics(
         raise ValueError(f"no statistics of {tuple(x.shape)} in {'training' if training else 'evaluation'}")
     kept: list[Tensor] = []
     addresses = (
-        address(weight, channels, "the weight", kept),
-        address(bias, channels, "the bias", kept),
-        address(mean, channels, "the running mean", kept),
-        address(variance, channels, "the running variance", kept),
+        _vector(weight, channels, "the weight", kept),
+        _vector(bias, channels, "the bias", kept),
+        _vector(mean, channels, "the running mean", kept),
+        _vector(variance, channels, "the running variance", kept),
     )
     if any(t is not None and not t.is_contiguous() for t in running):
         raise ValueError("statistics that run have to be contiguous, to move on in place")
@@ -189,6 +189,12 @@ def _like(t: Tensor, x: Tensor, what: str, kept: list[Tensor]) -> int:
         t = t.contiguous(memory_format=order)
         kept.append(t)
     return start_of(t, what)
+
+
+def _vector(t: Tensor | None, channels: int, what: str, kept: list[Tensor]) -> int:
+    if t is not None:
+        check_shape(t, (channels,), what)
+    return address(t, channels, what, kept)
 
 
 def _table(table: Tensor, x: Tensor, kept: list[Tensor]) -> int:
