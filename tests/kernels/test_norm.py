@@ -84,9 +84,16 @@ def test_forward_and_gradients_are_torchs(
             expected, *(e if math.isnan(b) else b for b, e in zip(bounds, (-1e9, 1e9), strict=True))
         )
     wanted = [leaf if leaf is not None and need else None for leaf, need in zip(leaves, needs, strict=True)]
-    found = torch.autograd.grad(
-        expected + 0 * leaves[0], [leaf for leaf in wanted if leaf is not None], g.double(), allow_unused=True
-    ) if any(leaf is not None for leaf in wanted) else ()
+    found = (
+        torch.autograd.grad(
+            expected + 0 * leaves[0],
+            [leaf for leaf in wanted if leaf is not None],
+            g.double(),
+            allow_unused=True,
+        )
+        if any(leaf is not None for leaf in wanted)
+        else ()
+    )
     exact = iter(found)
 
     rest = {"training": training, "momentum": MOMENTUM, "epsilon": EPSILON}
@@ -114,7 +121,7 @@ def close(got: torch.Tensor, exact: torch.Tensor, tolerance: float = 1e-5) -> bo
 
 
 def test_statistics_are_as_exact_far_from_zero_as_torchs(variant: str) -> None:
-    """A mean of a thousand standard deviations: what is left is the rounding of x, and of the mean that is kept."""
+    """A mean of a thousand standard deviations: what is left is the rounding of the mean that is kept."""
     for order in (torch.channels_last, torch.contiguous_format):
         x = (torch.randn(16, 24, 16, 16) + 1000).contiguous(memory_format=order)
         exact = x.double()
@@ -125,7 +132,11 @@ def test_statistics_are_as_exact_far_from_zero_as_torchs(variant: str) -> None:
         assert bool(((table[0] - exact.mean((0, 2, 3))).abs() <= 7e-8 * 1000).all())
         assert bool(((table[1] - (variance + EPSILON).rsqrt()).abs() <= 1e-6).all())
         error = (norm_forward(x, table) - F.batch_norm(exact, None, None, training=True)).abs().max()
-        torchs = (F.batch_norm(x, None, None, training=True) - F.batch_norm(exact, None, None, training=True)).abs().max()
+        torchs = (
+            (F.batch_norm(x, None, None, training=True) - F.batch_norm(exact, None, None, training=True))
+            .abs()
+            .max()
+        )
         assert error <= torchs
 
 

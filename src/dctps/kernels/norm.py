@@ -86,7 +86,9 @@ def norm_statistics(
     return table
 
 
-def norm_forward(x: Tensor, table: Tensor, bounds: Bounds = NO_BOUNDS, residual: Tensor | None = None) -> Tensor:
+def norm_forward(
+    x: Tensor, table: Tensor, bounds: Bounds = NO_BOUNDS, residual: Tensor | None = None
+) -> Tensor:
     """y = clamp((x - mean) * weight / std + bias + residual).
 
     Args:
@@ -144,7 +146,7 @@ def norm_backward(
     kept: list[Tensor] = []
     in_x, in_weight, in_bias, in_residual = needs
     lower, upper = bounds
-    bounded = lower == lower or upper == upper
+    bounded = not (math.isnan(lower) and math.isnan(upper))
     grad_x = torch.empty_like(x) if in_x else None
     # Without bounds the residual's gradient is g itself.
     grad_residual = torch.empty_like(x) if in_residual and bounded else None
@@ -163,7 +165,9 @@ def norm_backward(
     return grad_x, grad_weight, grad_bias, grad_residual if bounded or not in_residual else g
 
 
-def _call(name: str, x: Tensor, training: bool, numbers: tuple[float, ...], addresses: tuple[int, ...]) -> None:
+def _call(
+    name: str, x: Tensor, training: bool, numbers: tuple[float, ...], addresses: tuple[int, ...]
+) -> None:
     """The call, of images that are checked."""
     batch, channels, rows, columns = x.shape
     pixels, last = rows * columns, not x.is_contiguous()

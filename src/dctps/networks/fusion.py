@@ -8,16 +8,17 @@ from dctps.nn.norm import FusedBatchNorm2d
 
 
 def fuse_(model: nn.Module) -> nn.Module:
-    """Let each `nn.BatchNorm2d` compute in one pass with the addition and the ReLU or ReLU6 behind it, in place.
+    """Let each `nn.BatchNorm2d` compute in one pass with the addition and the ReLU behind it, in place.
 
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
         >>> fuse_(model)[1]
         FusedBatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
 
-    Only the layers' class changes: modules, parameters, buffers, their names and the code around them stay, and
-    numbers are the same to float32 rounding, in training and evaluation. What follows a layer is found while the
-    network runs, whether it is a module or a function, and where it is neither addition nor activation (or a hook
-    looks on) the layer computes by itself. It is float32 on the CPU that gets faster; everything else is torch's.
+    `sparsify_` does it too. Only the class of the layers changes: modules, parameters, buffers, their names
+    and the code around them stay, and numbers are the same to float32 rounding, in training and evaluation.
+    What follows a layer is found while the network runs, as a module or a function: ReLU, ReLU6 or hardtanh,
+    after an addition or not. Where something else follows, or a hook looks on, the layer computes by itself.
+    What gets faster is float32 on the CPU; everything else is left to torch.
 
     Args:
         model: any module; subclasses of `nn.BatchNorm2d` stay what they are.

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dctps.nn.layer import Alpha, DpSLayer
-from dctps.offsets import OffsetChoice
 from dctps.nn.waiting import settled
+from dctps.offsets import OffsetChoice
 from dctps.product.function import dps_conv2d
 
 _OPTIONS = (

@@ -14,7 +14,9 @@ from dctps.product.function import is_ordinary
 
 _PLAIN = (Tensor, nn.Parameter)
 _FEW = 64  # pixels of an image in NCHW below which torch's own kernels are as fast
-_SMALL = 1 << 16  # numbers below which calls from Python take more time than is saved; twice as many in evaluation
+_SMALL = (
+    1 << 16
+)  # numbers below which calls from Python take more time than is saved; twice as many in evaluation
 
 
 class FusedBatchNorm2d(nn.BatchNorm2d):
@@ -28,7 +30,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 
     waits_for = "activation"  # or "addition", or "nothing": what has followed so far
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+    def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, rows, columns) -> the same, as torch's."""
         if torch.compiler.is_compiling():
             return super().forward(input)
@@ -63,11 +65,13 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
             return False
         batch, channels, rows, columns = x.shape
         pixels = rows * columns
-        if batch * channels * pixels < (_SMALL if training else 2 * _SMALL) or (training and batch * pixels == 1):
+        if batch * channels * pixels < (_SMALL if training else 2 * _SMALL) or (
+            training and batch * pixels == 1
+        ):
             return False
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            if pixels < _FEW or not x.is_contiguous():
-                return False
+        in_rows = x.is_contiguous(memory_format=torch.channels_last)
+        if not in_rows and (pixels < _FEW or not x.is_contiguous()):
+            return False
         for t in own:
             if t is not None and not (
                 type(t) in _PLAIN and t.dtype is torch.float32 and t.is_cpu and t.shape == (channels,)

@@ -1,8 +1,8 @@
 """A batch normalisation that waits for what is done to it next, so that one pass over memory does it all.
 
-`Norm.wait` gives a `Waiting`: the result that has not been computed. An addition joins it, an activation ends it,
-both in one native call; anything else computes the result first, and goes on as ever. So nothing has to be known of
-the code around the layer, and nothing in it changes.
+`Norm.wait` gives a `Waiting`: the result that has not been computed. An addition joins it, an activation ends
+it, both in one native call; anything else computes the result first, and goes on as ever. So nothing has to
+be known of the code around the layer, and nothing in it changes.
 
 For autograd a `Waiting` is the result of the normalisation like any other. What no Python function announces
 (an `autograd.Function`, C++) works with it through that, and finds the numbers when it asks for them.
@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils._pytree import tree_map_only
 
-from dctps.kernels.norm import NO_BOUNDS, RELU, RELU6, Bounds, norm_backward, norm_forward
+from dctps.kernels.norm import NO_BOUNDS, RELU, RELU6, Bounds, norm_forward
+from dctps.nn.normalise import normalise
 from dctps.product.function import is_ordinary
 
 _as_plain = torch._C.DisableTorchFunctionSubclass
-_DIMS = (0, 2, 3)
 
 
 class Norm(NamedTuple):
@@ -47,7 +47,7 @@ class Norm(NamedTuple):
     def result(self, bounds: Bounds = NO_BOUNDS, residual: Tensor | None = None) -> Tensor:
         """y = clamp((x - mean) / std * weight + bias + residual), differentiable."""
         if self._trains(residual):
-            y: Tensor = _apply(*self[:3], residual, None, self.table, bounds, self.training, None)
+            y: Tensor = normalise(*self[:3], residual, None, self.table, bounds, self.training, None)
             return y
         return norm_forward(self.x, self.table, bounds, residual)
 
@@ -59,10 +59,10 @@ class Norm(NamedTuple):
             through_additions: whether to wait after one.
         """
         waiting = Waiting(self.x)
-        waiting.norm, waiting.residual, waiting.value = self, None, None
+        waiting.source, waiting.residual, waiting.value = self, None, None
         waiting.told, waiting.through_additions = told, through_additions
         waiting.begun = _modes()
-        waiting.input_version = _version(self.x)
+        waiting.versions = _version(self.x), 0
         waiting.record()
         return waiting
 
@@ -76,111 +76,27 @@ class Norm(NamedTuple):
         )
 
 
-class _Normalise(Function):
-    """`Norm.result`; or, given a `Waiting`, that one's place in autograd's graph."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        waiting: Waiting | None,
-        table: Tensor,
-        bounds: Bounds,
-        training: bool,
-        value: Tensor | None,
-    ) -> Tensor:
-        ctx.bounds, ctx.training = bounds, training
-        if waiting is None:
-            value = y = norm_forward(x, table, bounds, residual)
-        else:
-            y = waiting
-            ctx.mark_dirty(waiting)
-        # Without a residual x alone tells where the activation let y through.
-        ctx.save_for_backward(x, weight, table, None if residual is None or bounds is NO_BOUNDS else value)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, table, y = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled() or not is_ordinary(g, x):
-            found = gradients(g, x, weight, table, ctx.bounds, y, training=ctx.training)
-            return (*(t if need else None for t, need in zip(found, needs, strict=True)), *5 * (None,))
-        return (
-            *norm_backward(g, x, table, ctx.bounds, y, training=ctx.training, needs=needs),
-            *5 * (None,),
-        )
-
-
-_apply: Any = super(Function, _Normalise).apply  # without a look at transforms, under which nothing waits
-
-
-def gradients(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    table: Tensor,
-    bounds: Bounds,
-    y: Tensor | None,
-    *,
-    training: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`norm_backward` in torch operations: of any dtype, for batches of gradients, differentiable in g and x.
-
-    Args:
-        g: the result's gradient.
-        x: as for `norm_backward`, and so are all others.
-        weight: of the table, or None for 1.
-        table: see `x`.
-        bounds: see `x`.
-        y: see `x`.
-        training: see `x`.
-
-    Returns:
-        The derivatives in x, weight, bias and residual.
-    """
-    mean, inverse, scale, bias = (t[:, None, None] for t in table.to(x.dtype))
-    with torch.no_grad():
-        y = (x - mean) * scale + bias if y is None else y
-        shut = (y <= bounds.lower) | (y >= bounds.upper)
-    g = torch.where(shut, torch.zeros((), dtype=x.dtype, device=x.device), g)
-    apart = x - mean
-    if training:  # once more, as functions of x
-        apart = x - x.mean(_DIMS, keepdim=True)
-        variance = (apart * apart).mean(_DIMS, keepdim=True)
-        inverse = (variance - variance.detach() + inverse**-2).rsqrt()
-    normalised = apart * inverse
-    in_x = g
-    if training:
-        in_x = g - g.mean(_DIMS, keepdim=True) - normalised * (g * normalised).mean(_DIMS, keepdim=True)
-    in_x = in_x * (inverse if weight is None else inverse * weight[:, None, None])
-    return in_x, (g * normalised).sum(_DIMS), g.sum(_DIMS), g
-
-
 class Waiting(Tensor):
     """The result of a normalisation that nobody has needed so far; made by `Norm.wait`.
 
     Attributes:
-        norm: whose result it is; None once that is computed.
+        source: whose result it is; None once that is computed.
         residual: added already, or None.
         value: the result, once it is computed.
         told: is called with what followed.
         through_additions: whether it waits after one.
         begun: torch's modes when it was made.
-        input_version: of the norm's x.
+        versions: of the source's x and of the residual.
         known: its place in autograd's graph, as this module left it.
     """
 
-    norm: Norm | None
+    source: Norm | None
     residual: Tensor | None
     value: Tensor | None
     told: Callable[[str], None]
     through_additions: bool
     begun: tuple[bool, bool]
-    input_version: int
+    versions: tuple[int, int]
     known: tuple[Any, ...]
 
     @staticmethod
@@ -201,7 +117,7 @@ class Waiting(Tensor):
                 return func(*args, **kwargs)
         if func in _ACTIVATIONS:
             found = _activated(func, *args, **kwargs)
-        elif func in _ADDITIONS and len(args) == 2 and not kwargs:  # noqa: PLR2004 (a + b)
+        elif func in _ADDITIONS and len(args) == 2 and not kwargs:
             found = _added(*args, in_place=_ADDITIONS[func])
         else:
             found = None
@@ -210,30 +126,32 @@ class Waiting(Tensor):
         return func(*tree_map_only(Waiting, settled, args), **tree_map_only(Waiting, settled, kwargs))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """An operation that autograd has recorded, on the numbers."""
-        args, kwargs = tree_map_only(Waiting, lambda waiting: waiting.computed().detach(), (args, kwargs or {}))
+        args, kwargs = tree_map_only(
+            Waiting, lambda waiting: waiting.computed().detach(), (args, kwargs or {})
+        )
         return func(*args, **kwargs)
 
     def record(self, bounds: Bounds = NO_BOUNDS) -> None:
         """Give it its place in autograd's graph: the result as it now is, of all that it comes from."""
-        norm = self.norm
-        assert norm is not None
+        source = self.source
+        assert source is not None
         with _as_plain():
-            if norm._trains(self.residual):
+            if source._trains(self.residual):
                 value = None if self.value is None else self.value.detach()
-                _apply(*norm[:3], self.residual, self, norm.table, bounds, norm.training, value)
+                normalise(*source[:3], self.residual, self, source.table, bounds, source.training, value)
             self.known = self._place()
 
     def is_own(self) -> bool:
-        """Whether its place in the graph is still the one that it was given here, and saves tensors as here."""
+        """Whether its place in the graph is still the one that it was given here."""
         with _as_plain():
             return self.known == self._place()
 
     def _place(self) -> tuple[Any, ...]:
-        """What changes with it; within a checkpoint torch saves tensors in another way than behind it."""
+        """What changes with it; in a checkpoint torch saves tensors in another way than behind it."""
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
         return self.requires_grad, _version(self), hooks
 
@@ -243,19 +161,19 @@ class Waiting(Tensor):
 
     def end(self, bounds: Bounds, followed: str, *, in_place: bool = False) -> Tensor:
         """The result of what followed; `in_place`: whoever has this object sees that result in it."""
-        norm = self.norm
-        assert norm is not None
+        source = self.source
+        assert source is not None
         self.told(followed)
-        if _version(norm.x) != self.input_version:
+        if self.versions != (_version(source.x), 0 if self.residual is None else _version(self.residual)):
             raise RuntimeError(
-                "the input of a fused BatchNorm2d was changed in place before its result was needed: "
-                "dctps.unfuse_(model) gives the plain layer back"
+                "the input of a fused BatchNorm2d, or what was added to its result, was changed in place "
+                "before the result was needed: dctps.unfuse_(model) gives the plain layer back"
             )
-        y = norm.result(bounds, self.residual)
+        y = source.result(bounds, self.residual)
         if in_place:
             self.value = y
             self.record(bounds)
-            self.norm = self.residual = None
+            self.source = self.residual = None
         return y
 
     def computed(self) -> Tensor:
@@ -267,7 +185,7 @@ class Waiting(Tensor):
                     stack.enter_context(torch.inference_mode(inference))
                     stack.enter_context(torch.set_grad_enabled(grad))
                 self.value = self.end(NO_BOUNDS, "other" if self.residual is None else "addition")
-            self.norm = self.residual = None
+            self.source = self.residual = None
         return self.value
 
 
@@ -287,7 +205,10 @@ def settled(x: Tensor) -> Tensor:
     """x itself, computed if it was waiting."""
     if type(x) is not Waiting:
         return x
-    return x.computed() if x.is_own() else _Taken.apply(x)
+    if x.is_own():
+        return x.computed()
+    y: Tensor = _Taken.apply(x)  # type: ignore[no-untyped-call]
+    return y
 
 
 def _activated(
@@ -307,16 +228,16 @@ def _added(a: Any, b: Any, *, in_place: bool) -> Tensor | None:
     a_waits, b_waits = (type(t) is Waiting and t.residual is None and t.is_open() for t in (a, b))
     if a is b or not (a_waits or (b_waits and not in_place)):
         return None
-    waiting, other = (a, b) if a_waits else (b, a)
-    other = settled(other)
-    x = waiting.norm.x
-    if not isinstance(other, Tensor) or not is_ordinary(other):
+    waiting: Waiting = a if a_waits else b
+    other, source = settled(b if a_waits else a), waiting.source
+    if not isinstance(other, Tensor) or not is_ordinary(other) or source is None:
         return None
+    x = source.x
     if other.shape != x.shape or other.stride() != x.stride() or other.dtype != x.dtype or not other.is_cpu:
         return None
     if not in_place:
-        waiting = waiting.norm.wait(waiting.told, through_additions=waiting.through_additions)
-    waiting.residual = other
+        waiting = source.wait(waiting.told, through_additions=waiting.through_additions)
+    waiting.residual, waiting.versions = other, (waiting.versions[0], _version(other))
     if not waiting.through_additions:
         return waiting.end(NO_BOUNDS, "addition", in_place=in_place)
     waiting.record()
