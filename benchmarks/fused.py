@@ -2,8 +2,8 @@
 
 python benchmarks/fused.py [--compile] [--rounds N]
 
-Candidates take turns, and the processor time of one thread is taken, which other work on the machine disturbs
-less than the time that passes. Writes benchmarks/results/fused.json, from which docs/performance.md has a table.
+Candidates take turns, and the processor time of one thread is taken, which other work on the machine
+disturbs less than the time that passes. Writes benchmarks/results/fused.json, a table of docs/performance.md.
 """
 
 from __future__ import annotations

@@ -203,10 +203,10 @@ PROSE = {
     "conv": "Forward and backward, beside `nn.Conv2d` in the same layout.",
     "network": "CIFAR's images, channels last; the dense network's filters too. A training step is forward, "
     "backward and fused Adam.\n\n![Whole networks](figures/networks.png)",
-    "fused": "`sdct` at 0.1%, CIFAR's images, channels last: the network as `sparsify_` makes it, whose "
-    "batch normalisations take the addition and the activation behind them along (`fuse_`), beside the same "
-    "network after `unfuse_`. Processor time, and how much less it is: by the median / by the least of all rounds. "
-    "Forward and backward go over the same numbers bit for bit whatever the number of threads.",
+    "fused": "`sdct` at 0.1%, CIFAR's images, channels last. `sparsify_` lets each batch normalisation take "
+    "the addition and the activation behind it along in one pass over memory (`fuse_`); beside it the same "
+    "network after `unfuse_`. Processor time, and how many times less it is: by the median / by the least of "
+    "all rounds.",
     "latency": "Forward pass of a single image.",
     "layers": "Every different layer whose dense forward and backward takes over a millisecond, for images "
     "in channels-last order, at each density and offset.",

@@ -7,7 +7,7 @@ one may follow, or gradients come in batches, they are the twin's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from torch.autograd import Function
 
 from dctps.kernels.norm import NO_BOUNDS, Bounds, norm_backward, norm_forward
 from dctps.product.function import is_ordinary
-
-if TYPE_CHECKING:
-    from dctps.nn.waiting import Waiting
 
 _DIMS = (0, 2, 3)
 
@@ -32,7 +29,7 @@ class _Normalise(Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        waiting: Waiting | None,
+        waiting: Tensor | None,
         table: Tensor,
         bounds: Bounds,
         training: bool,
