@@ -249,11 +249,13 @@ def linear_parts(result: dict[str, Any]) -> str:
 def fused_norms(result: dict[str, Any]) -> str:
     """Processor time of steps with torch's norms, and how much less it is with fused ones."""
     rows = []
+    base, *others = result["cells"][0]["median_ms"]
     for cell in result["cells"]:
         times = cell["median_ms"]
-        base, *others = times
         gains = [
             " / ".join(f"{cell[q][base] / cell[q][name]:.2f}" for q in ("median_ms", "least_ms"))
+            if name in times
+            else "-"
             for name in others
         ]
         rows.append([cell["model"], str(cell["batch"]), cell["what"], milliseconds(times[base]), *gains])
