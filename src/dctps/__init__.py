@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dctps.dynamic import register_dynamics as register_dynamics
     from dctps.experiments import register_method as register_method
     from dctps.networks import explain as explain
+    from dctps.networks import fuse_ as fuse_
     from dctps.networks import merge_ as merge_
     from dctps.networks import plain_norms_ as plain_norms_
     from dctps.networks import register_conversion as register_conversion
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dctps.networks import set_backends_ as set_backends_
     from dctps.networks import share_norms_ as share_norms_
     from dctps.networks import tune_ as tune_
+    from dctps.networks import unfuse_ as unfuse_
     from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
@@ -52,8 +54,8 @@ _HOMES = {
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
         "experiments": "register_method",
-        "networks": "explain merge_ plain_norms_ register_conversion remove_biases_ set_backends_ "
-        "share_norms_ tune_",
+        "networks": "explain fuse_ merge_ plain_norms_ register_conversion remove_biases_ set_backends_ "
+        "share_norms_ tune_ unfuse_",
         "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention",
         "offsets": "Offset build_offset register_offset",
         "plugins": "load_plugins",
@@ -66,9 +68,9 @@ _HOMES = {
 
 # fmt: off
 _FOLDERS = (
-    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "identity",
-    "initial", "kernels", "models", "networks", "nn", "offsets", "product", "reporting", "selection",
-    "sparse", "stacks", "subspace", "sweeps", "testing", "training", "transforms",
+    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "fused",
+    "identity", "initial", "kernels", "models", "networks", "nn", "offsets", "product", "reporting",
+    "selection", "sparse", "stacks", "subspace", "sweeps", "testing", "training", "transforms",
 )
 # fmt: on
 

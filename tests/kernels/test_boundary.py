@@ -35,7 +35,7 @@ def exported() -> str:
 def test_the_library_describes_every_layout_that_python_has() -> None:
     names = {line.split()[0] for line in exported().splitlines()}
     assert names == {
-        *("LINEAR", "CONV", "DEPTHWISE", "WEIGHT", "STACK", "STACK_OPERATION", "STACK_LAYER"),
+        *("LINEAR", "CONV", "DEPTHWISE", "WEIGHT", "NORM", "STACK", "STACK_OPERATION", "STACK_LAYER"),
         *("Failure", "Mix", "Transform", "Kind", "CHUNK", "MOST_OPERATIONS"),
     }
     check_layouts(exported())

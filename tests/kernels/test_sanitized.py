@@ -17,15 +17,17 @@ PROGRAM = """
     import pathlib, sys
     import torch
     import dctps.kernels.conv, dctps.kernels.depthwise, dctps.kernels.linear, dctps.kernels.loader as loader
-    import dctps.kernels.weight
+    import dctps.kernels.norm, dctps.kernels.weight
     loader.LIBRARY = pathlib.Path(sys.argv[1])
     from dctps.kernels.linear import linear_backward, linear_forward
+    from dctps.kernels.norm import RELU6, norm_backward, norm_forward, norm_statistics
     from tests.support.drawn import Drawn
     from tests.support.drawn_conv import CASES, DEPTHWISE as depthwise, DrawnConv, drawn_depthwise
     torch.set_num_threads(2)
     shapes = [(1, 1, 1, 1), (2, 3, 5, 4), (17, 33, 40, 90), (40, 130, 70, 5200), (130, 40, 17, 333),
               (96, 62, 100, 0), (200, 200, 300, 12000), (7, 49, 16, 20), (300, 60, 33, 900),
               (90, 110, 9, 9800), (33, 64, 4, 70), (20, 30, 32, 300)]
+    norms = [(1, 1, 1, 2), (2, 3, 1, 1), (3, 16, 5, 7), (33, 17, 3, 4), (2, 300, 5, 1), (40, 33, 9, 9)]
     for variant in loader.runnable_variants():
         for module in (dctps.kernels.conv, dctps.kernels.depthwise, dctps.kernels.weight):
             module.function = lambda name: loader.function(name, variant)
@@ -39,6 +41,19 @@ PROGRAM = """
             for needs in ((True, True), (False, True), (True, False)):
                 rest = {"needs_x": needs[0], "needs_weight": needs[1]}
                 dctps.kernels.depthwise.depthwise_backward(g, x, weight, window, **rest)
+        dctps.kernels.norm.function = lambda name: loader.function(name, variant)
+        for shape in norms:
+            for order in (torch.channels_last, torch.contiguous_format):
+                x, g, residual = (torch.randn(shape).contiguous(memory_format=order) for _ in range(3))
+                own, rest = torch.rand(4, shape[1]), {"momentum": 0.1, "epsilon": 1e-5}
+                for training in (True, False):
+                    table = norm_statistics(x, *own[:2], tuple(own[2:]), training=training, **rest)
+                    y = norm_forward(x, table, RELU6, residual)
+                    norm_forward(x, table)
+                    for needs in ((1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)):
+                        needs = tuple(map(bool, needs))
+                        norm_backward(g, x, table, RELU6, y, training=training, needs=needs)
+                        norm_backward(g, x, table, training=training, needs=needs)
         dctps.kernels.linear.variant = lambda: variant
         for offset in ("zero", "dct", "sdct", "hadamard"):
             for m, n, batch, nnz in shapes:

@@ -25,6 +25,7 @@ from dctps.kernels import (
     linear_backward,
     linear_forward,
 )
+from dctps.kernels.norm import RELU6, norm_backward, norm_forward, norm_statistics
 from dctps.kernels.stack import Kind, LayerTensors, Operation, StackKernel
 from tests.support.drawn import Drawn
 from tests.support.drawn_conv import CASES, DEPTHWISE, DrawnConv, drawn_depthwise
@@ -40,6 +41,9 @@ ENTRIES = (
     "weight_backward",
     "depthwise_forward",
     "depthwise_backward",
+    "norm_statistics",
+    "norm_forward",
+    "norm_backward",
     "stack",
 )
 _CONVS = tuple(i for i, case in enumerate(CASES) if case[-1] > 2)
@@ -62,6 +66,8 @@ def good_call(entry: str, draw: random.Random) -> Call:  # noqa: PLR0911
             return depthwise_forward, {"x": x, "weight": weight, "window": window, "bias": bias}
         rest = {"needs_x": True, "needs_weight": True}
         return depthwise_backward, {"g": g, "x": x, "weight": weight, "window": window, **rest}
+    if entry.startswith("norm"):
+        return _norm_call(entry, draw)
     if entry == "stack":
         return _stack_call(draw)
     c = DrawnConv.draw(draw.choice(_WEIGHTS if entry.startswith("weight") else _CONVS), draw.random() < 0.5)
@@ -254,6 +260,30 @@ def _form(form: Any, arguments: dict[str, Any], draw: random.Random) -> Any:
     return None
 
 
+def _norm_call(entry: str, draw: random.Random) -> Call:
+    """Of images of two rows and more, since one more of a single number would be another shape that fits."""
+    shape = draw.randint(2, 5), draw.choice((3, 17, 40)), draw.randint(2, 6), draw.randint(2, 6)
+    order = draw.choice((torch.channels_last, torch.contiguous_format))
+    x, g, residual = (torch.randn(shape).contiguous(memory_format=order) for _ in range(3))
+    own = torch.randn(4, shape[1]).abs()
+    if entry == "norm_statistics":
+        rest = {"training": draw.random() < 0.5, "momentum": 0.1, "epsilon": 1e-5}
+        arguments = {"weight": own[0], "bias": own[1], "running": (own[2], own[3])}
+        return norm_statistics, {"x": x, **arguments, **rest}
+    common = {"x": x, "table": own, "bounds": RELU6}
+    if entry == "norm_forward":
+        return norm_forward, {**common, "residual": residual}
+    return norm_backward, {**common, "g": g, "y": residual, "training": True, "needs": 4 * (True,)}
+
+
+def _running(running: tuple[Tensor, Tensor], arguments: dict[str, Any], draw: random.Random) -> Any:
+    """One of the statistics of another kind, or where they are needed not there."""
+    if draw.random() < 0.2:
+        return None if arguments["training"] else draw.choice(((None, running[1]), (running[0], None)))
+    wrong = _tensor(running[0], draw, ("dtype", "device", "sparse", "longer", "shorter", "dims"))
+    return draw.choice(((wrong, running[1]), (running[1], wrong), (running[0].repeat(2)[::2], running[1])))
+
+
 def _stack_call(draw: random.Random) -> Call:
     """Two networks of a convolution, a pool and a linear layer."""
     operations = [
@@ -345,6 +375,10 @@ _WRONG: dict[str, Callable[..., Any]] = {
     "bias": _of("dtype", "device", "sparse", "longer", "shorter"),
     "x": _images,
     "g": _of("dtype", "device", "sparse", "dims", "longer"),
+    "running": _running,
+    "table": _of("dtype", "device", "sparse", "dims", "longer", "shorter", "last"),
+    "residual": _of("dtype", "device", "sparse", "dims", "longer", "shorter", "last"),
+    "y": _of("dtype", "device", "sparse", "dims", "longer", "shorter", "last"),
     "weight": _of("dtype", "device", "sparse", "dims", "longer"),
     "grad_weight": _of("dtype", "device", "sparse", "dims"),
     "window": _window,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dctps.benchmarking.plan import BATCHES, Cell, Plan
 from dctps.benchmarking.timing import Step, measure
 from dctps.models import build_model
+from dctps.networks import fuse_
 from dctps.selection import sparsify_
 from dctps.training import build_optimizer, parameter_groups
 
@@ -42,12 +43,12 @@ def candidates(model: str, plan: Plan) -> dict[str, nn.Module]:
 
 
 def network_for(model: str, offset: str, density: float) -> nn.Module:
-    """The network under an offset, or `"dense"` with its weights in channels-last order."""
+    """The network under an offset with fused norms, or torch's own as `"dense"` in channels-last order."""
     if offset == "dense":
         return channels_last(build_model(model, _CLASSES, 3))
     with torch.device("meta"):
         network = build_model(model, _CLASSES, 3)
-    return sparsify_(network, density, offset=offset)
+    return fuse_(sparsify_(network, density, offset=offset))
 
 
 def channels_last(module: nn.Module) -> nn.Module:

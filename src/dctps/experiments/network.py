@@ -22,7 +22,7 @@ from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.options import arguments_of, option_of_run
 from dctps.models import build_model, list_models
 from dctps.names import lookup
-from dctps.networks import plain_norms_, remove_biases_, share_norms_
+from dctps.networks import fuse_, plain_norms_, remove_biases_, share_norms_
 from dctps.networks.explanation import Explanation
 from dctps.offsets import list_offsets
 from dctps.reporting import Report
@@ -94,7 +94,7 @@ def restore_network(config: ResolvedConfig, data: Description, file: Path, devic
 
 
 def plain_network(config: RunConfig, data: Description, device: str) -> nn.Module:
-    """The dense network, with the norms and biases that `config` leaves it."""
+    """The dense network, with the norms and biases that `config` leaves it, the norms fused."""
     with torch.device(device):
         model = build_model(config.model, data.classes, data.channels, data.image_size)
     if not config.bias:
@@ -103,7 +103,7 @@ def plain_network(config: RunConfig, data: Description, device: str) -> nn.Modul
         plain_norms_(model)
     if config.norm == "shared":
         share_norms_(model)
-    return model
+    return fuse_(model)
 
 
 def build_dynamics(

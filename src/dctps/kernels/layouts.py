@@ -30,11 +30,13 @@ class Layout:
 
     Args:
         names: of the fields, in C's order; `name[2]` stands for two numbers, name0 and name1.
+        doubles: names of those that are floating-point numbers.
     """
 
-    def __init__(self, names: str) -> None:
+    def __init__(self, names: str, doubles: str = "") -> None:
         self.names = _expanded(names)
-        self.pack = struct.Struct(f"{len(self.names)}q").pack  # takes that many numbers and no others
+        kinds = ("d" if name in doubles.split() else "q" for name in self.names)
+        self.pack = struct.Struct("".join(kinds)).pack  # takes that many numbers and no others
 
 
 def _expanded(names: str) -> list[str]:
@@ -62,6 +64,11 @@ DEPTHWISE = Layout(
 WEIGHT = Layout(
     "outputs channels taps channels_last threads mix maps rank terms filters first second cosine signs "
     "source filter bank cosines alpha nnz support values weight grad_values grad_alpha"
+)
+NORM = Layout(
+    "images channels pixels channels_last threads training epsilon momentum lower upper x weight bias "
+    "running_mean running_var table residual y g grad_x grad_weight grad_bias grad_residual",
+    doubles="epsilon momentum lower upper",
 )
 STACK = Layout(
     "networks operations images chunks threads backward classes ops layers x labels shared offsets "

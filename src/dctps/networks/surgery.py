@@ -9,6 +9,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from dctps.networks.conversion import collapse, merged
+from dctps.networks.fusion import unfuse_
 from dctps.networks.replaced import trained, watch_optimizers
 from dctps.nn.layer import DpSLayer
 
@@ -75,7 +76,8 @@ class Mergeable(nn.Module):
 def merge_(model: nn.Module) -> nn.Module:
     """Turn every DpS layer back into the plain dense layer with the weight W = alpha * D + S.
 
-    What was rewritten for the conversion is of its own class again: `nn.MultiheadAttention`, for one. A
+    What was rewritten for the conversion is of its own class again: `nn.MultiheadAttention`, for one; so are
+    fused batch normalisations. A
     network on a hyperplane comes back as the plain one that it stands for.
 
     Args:
@@ -101,4 +103,4 @@ def merge_(model: nn.Module) -> nn.Module:
         if (original := collapse(module)) is not module:
             model = replace_(model, {module: original})
     watch_optimizers(before, model, "merge_")
-    return model
+    return unfuse_(model)

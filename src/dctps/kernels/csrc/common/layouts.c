@@ -2,6 +2,7 @@
 #include "conv/call.h"
 #include "depthwise/call.h"
 #include "linear/call.h"
+#include "norm/call.h"
 #include "stack/call.h"
 #include "weight/call.h"
 
@@ -14,6 +15,7 @@ CHECK(LINEAR_CALL);
 CHECK(CONV_CALL);
 CHECK(DEPTHWISE_CALL);
 CHECK(WEIGHT_CALL);
+CHECK(NORM_CALL);
 CHECK(STACK_CALL);
 CHECK(STACK_OPERATION);
 CHECK(STACK_LAYER);
@@ -28,6 +30,7 @@ __attribute__((visibility("default"))) const char *dctps_layouts(void)
         LINE(CONV, CONV_CALL, NAME)
         LINE(DEPTHWISE, DEPTHWISE_CALL, NAME)
         LINE(WEIGHT, WEIGHT_CALL, NAME)
+        LINE(NORM, NORM_CALL, NAME)
         LINE(STACK, STACK_CALL, NAME)
         LINE(STACK_OPERATION, STACK_OPERATION, NAME)
         LINE(STACK_LAYER, STACK_LAYER, NAME)
