@@ -14,9 +14,7 @@ from dctps.product.function import is_ordinary
 
 _PLAIN = (Tensor, nn.Parameter)
 _FEW = 64  # pixels of an image in NCHW below which torch's own kernels are as fast
-_SMALL = (
-    1 << 16
-)  # numbers below which calls from Python take more time than is saved; twice as many in evaluation
+_SMALL = 1 << 16  # numbers below which a call costs more than it saves; in evaluation twice as many
 
 
 class FusedBatchNorm2d(nn.BatchNorm2d):
@@ -65,9 +63,8 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
             return False
         batch, channels, rows, columns = x.shape
         pixels = rows * columns
-        if batch * channels * pixels < (_SMALL if training else 2 * _SMALL) or (
-            training and batch * pixels == 1
-        ):
+        few = batch * channels * pixels < (_SMALL if training else 2 * _SMALL)
+        if few or (training and batch * pixels == 1):
             return False
         in_rows = x.is_contiguous(memory_format=torch.channels_last)
         if not in_rows and (pixels < _FEW or not x.is_contiguous()):
