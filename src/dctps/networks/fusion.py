@@ -14,8 +14,8 @@ def fuse_(model: nn.Module) -> nn.Module:
         >>> fuse_(model)[1]
         FusedBatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
 
-    `sparsify_` does it too. Only the class of the layers changes: modules, parameters, buffers, their names
-    and the code around them stay, and numbers are the same to float32 rounding, in training and evaluation.
+    Training runs do it. Only the class of the layers changes: modules, parameters, buffers, their names and
+    the code around them stay, and numbers are the same to float32 rounding, in training and evaluation.
     What follows a layer is found while the network runs, as a module or a function: ReLU, ReLU6 or hardtanh,
     after an addition or not. Where something else follows, or a hook looks on, the layer computes by itself.
     What gets faster is float32 on the CPU; everything else is left to torch.
