@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dctps import RigL, sparsify_
+from dctps.networks import dense_gradient
 from dctps.nn import DpSLayer
 
 
@@ -250,10 +251,20 @@ def runs_compiled():
     return counter.frame_count == 1
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """As if no other test had left a `RigL` open."""
+    gc.collect()
+    monkeypatch.setattr(dense_gradient._Eager, "open", 0)
+    with torch.compiler.set_stance("default"):
+        yield
+
+
 def due(model):
     return RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), update_interval=1, end=9)
 
 
+@pytest.mark.usefixtures("alone")
 def test_compiled_code_runs_again_after_the_last_of_several_updates():
     one, other = due(network()), due(network())
     assert not runs_compiled()
@@ -263,6 +274,7 @@ def test_compiled_code_runs_again_after_the_last_of_several_updates():
     assert runs_compiled()
 
 
+@pytest.mark.usefixtures("alone")
 def test_compiled_code_runs_again_when_one_that_was_never_closed_is_gone():
     model = network()
     rigl = due(model)

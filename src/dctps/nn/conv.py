@@ -156,7 +156,8 @@ class DpSConv2d(DpSConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, rows, columns) -> (batch, out_channels, rows', columns'), batched or not."""
-        x = settled(x)
+        if type(x) is not Tensor:
+            x = settled(x)
         self._check_input(x)
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(

@@ -128,7 +128,9 @@ def index_of(dense: Tensor, distinct: list[Tensor]) -> int:
 
 class _Tracer(fx.Tracer):  # type: ignore[misc, no-any-unimported, unused-ignore]
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, DpSLayer) or bool(super().is_leaf_module(m, module_qualified_name))
+        return isinstance(m, DpSLayer | nn.BatchNorm2d) or bool(
+            super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def _link(name: str, module: nn.Module) -> Link:
