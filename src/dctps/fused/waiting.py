@@ -51,16 +51,16 @@ class Norm(NamedTuple):
             return y
         return norm_forward(self.x, self.table, bounds, residual)
 
-    def wait(self, told: Callable[[str], None], *, through_additions: bool) -> Waiting:
+    def wait(self, learn: Callable[[str], None], *, through_additions: bool) -> Waiting:
         """The result, to be computed when it is known what follows.
 
         Args:
-            told: is called with what did: `"activation"`, `"addition"` or `"other"`.
+            learn: is called with what followed: `"activation"`, `"addition"` or `"other"`.
             through_additions: whether to wait after one.
         """
         waiting = Waiting(self.x)
         waiting.source, waiting.residual, waiting.value = self, None, None
-        waiting.told, waiting.through_additions = told, through_additions
+        waiting.learn, waiting.through_additions = learn, through_additions
         waiting.begun = _modes()
         waiting.versions = _version(self.x), 0
         waiting.record()
@@ -83,7 +83,7 @@ class Waiting(Tensor):
         source: whose result it is; None once that is computed.
         residual: added already, or None.
         value: the result, once it is computed.
-        told: is called with what followed.
+        learn: is called with what followed.
         through_additions: whether it waits after one.
         begun: torch's modes when it was made.
         versions: of the source's x and of the residual.
@@ -93,7 +93,7 @@ class Waiting(Tensor):
     source: Norm | None
     residual: Tensor | None
     value: Tensor | None
-    told: Callable[[str], None]
+    learn: Callable[[str], None]
     through_additions: bool
     begun: tuple[bool, bool]
     versions: tuple[int, int]
@@ -163,7 +163,7 @@ class Waiting(Tensor):
         """The result of what followed; `in_place`: whoever has this object sees that result in it."""
         source = self.source
         assert source is not None
-        self.told(followed)
+        self.learn(followed)
         if self.versions != (_version(source.x), 0 if self.residual is None else _version(self.residual)):
             raise RuntimeError(
                 "the input of a fused BatchNorm2d, or what was added to its result, was changed in place "
@@ -236,7 +236,7 @@ def _added(a: Any, b: Any, *, in_place: bool) -> Tensor | None:
     if other.shape != x.shape or other.stride() != x.stride() or other.dtype != x.dtype or not other.is_cpu:
         return None
     if not in_place:
-        waiting = source.wait(waiting.told, through_additions=waiting.through_additions)
+        waiting = source.wait(waiting.learn, through_additions=waiting.through_additions)
     waiting.residual, waiting.versions = other, (waiting.versions[0], _version(other))
     if not waiting.through_additions:
         return waiting.end(NO_BOUNDS, "addition", in_place=in_place)

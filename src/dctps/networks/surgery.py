@@ -76,9 +76,8 @@ class Mergeable(nn.Module):
 def merge_(model: nn.Module) -> nn.Module:
     """Turn every DpS layer back into the plain dense layer with the weight W = alpha * D + S.
 
-    What was rewritten for the conversion is of its own class again: `nn.MultiheadAttention`, for one; so are
-    fused batch normalisations. A
-    network on a hyperplane comes back as the plain one that it stands for.
+    What was rewritten for the conversion is of its own class again (`nn.MultiheadAttention`, for one), and so
+    are fused batch normalisations. A network on a hyperplane comes back as the plain one that it stands for.
 
     Args:
         model: any module, converted in part or whole; changed in place.

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dctps.fused.waiting import settled
 from dctps.nn.layer import Alpha, DpSLayer
 from dctps.offsets import OffsetChoice
 from dctps.product.function import dps_conv2d
@@ -156,9 +155,7 @@ class DpSConv2d(DpSConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, rows, columns) -> (batch, out_channels, rows', columns'), batched or not."""
-        if type(x) is not Tensor:
-            x = settled(x)
-        self._check_input(x)
+        x = self._checked(x)
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(
                 f"expected an input of shape (batch, {self.in_channels}, height, width), got {tuple(x.shape)}"

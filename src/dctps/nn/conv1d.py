@@ -102,7 +102,7 @@ class DpSConv1d(DpSConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, length) -> (batch, out_channels, length'), batched or not."""
-        self._check_input(x)
+        x = self._checked(x)
         if x.dim() not in (2, 3) or x.shape[-2] != self.in_channels:
             raise ValueError(
                 f"expected an input of shape (batch, {self.in_channels}, length), got {tuple(x.shape)}"

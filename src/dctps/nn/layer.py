@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dctps.arguments import flag, real, whole
+from dctps.fused.waiting import settled
 from dctps.initial import Law, carry, default_law, law_of
 from dctps.nn.saved_layer import SavedLayer
 from dctps.offsets import Offset, OffsetChoice, ZeroOffset, build_offset
@@ -246,12 +247,16 @@ class DpSLayer(SavedLayer):
         weight = dps_weight(self.values, self.support, self.offset, self.alpha)
         return weight.to(self.values.dtype)
 
-    def _check_input(self, x: Tensor) -> None:
+    def _checked(self, x: Tensor) -> Tensor:
+        """The input, computed if it waits behind a fused norm; TypeError for another dtype than W's."""
+        if type(x) is not Tensor:  # a plain tensor is spared the call
+            x = settled(x)
         if x.dtype != self.values.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(
                 f"{type(self).__name__} holds {self.values.dtype} and its input is {x.dtype}: "
                 f"convert one of them with .to(), or run under torch.autocast"
             )
+        return x
 
     def _state_repr(self) -> str:
         alpha = "" if self.alpha is None or self.alpha.requires_grad else ", alpha_trainable=False"

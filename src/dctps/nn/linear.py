@@ -78,7 +78,7 @@ class DpSLinear(DpSLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Y = alpha * D x + S x + b: (*, in_features) -> (*, out_features)."""
-        self._check_input(x)
+        x = self._checked(x)
         if x.is_nested:
             return self._on_nested(x)
         if x.shape[-1:] != (self.in_features,):

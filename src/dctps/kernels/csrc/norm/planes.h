@@ -78,30 +78,28 @@ static void sum_planes(void *argument, int64_t item, void *scratch)
 
 INLINE int64_t block_of_planes(const norm_call *a) { return most(1, BLOCK / a->pixels); }
 
-static void apply_planes(void *argument, int64_t item, void *scratch)
+/* The second pass over an item's planes: y, or the gradient of x. */
+INLINE void pass_planes(const job *j, int64_t item, const int backward)
 {
-    (void)scratch;
-    const job *j = argument;
-    const int64_t pixels = j->a->pixels, begin = item * block_of_planes(j->a);
-    for (int64_t plane = begin; plane < least(begin + block_of_planes(j->a), j->a->images * j->a->channels); plane++) {
-        const factors f = splat_factors(j, plane % j->a->channels, 0);
-#define STEP(count, edge) apply(j, &f, &w, count, edge)
+    const int64_t pixels = j->a->pixels, channels = j->a->channels, begin = item * block_of_planes(j->a);
+    for (int64_t plane = begin; plane < least(begin + block_of_planes(j->a), j->a->images * channels); plane++) {
+        const factors f = splat_factors(j, plane % channels, backward);
+#define STEP(count, edge) second_step(j, &f, &w, count, edge, backward)
         ALONG(plane * pixels, pixels, STEP)
 #undef STEP
     }
 }
 
+static void apply_planes(void *argument, int64_t item, void *scratch)
+{
+    (void)scratch;
+    pass_planes(argument, item, 0);
+}
+
 static void back_planes(void *argument, int64_t item, void *scratch)
 {
     (void)scratch;
-    const job *j = argument;
-    const int64_t pixels = j->a->pixels, begin = item * block_of_planes(j->a);
-    for (int64_t plane = begin; plane < least(begin + block_of_planes(j->a), j->a->images * j->a->channels); plane++) {
-        const factors f = splat_factors(j, plane % j->a->channels, 1);
-#define STEP(count, edge) back(j, &f, &w, count, edge)
-        ALONG(plane * pixels, pixels, STEP)
-#undef STEP
-    }
+    pass_planes(argument, item, 1);
 }
 
 #endif

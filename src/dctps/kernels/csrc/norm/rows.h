@@ -98,32 +98,29 @@ static void sum_rows(void *argument, int64_t item, void *scratch)
 
 INLINE int64_t block_of_rows(const norm_call *a) { return round_up(most(1, BLOCK / a->channels), TOGETHER); }
 
-static void apply_rows(void *argument, int64_t item, void *scratch)
+/* The second pass over an item's rows: y, or the gradient of x. */
+INLINE void pass_rows(const job *j, int64_t item, const int backward)
 {
-    (void)scratch;
-    const job *j = argument;
     const int64_t channels = j->a->channels, begin = item * block_of_rows(j->a);
 #define STEP(count, edge) \
     do { \
-        const factors f = load_factors(j, c, 0, edge); \
-        apply(j, &f, &w, count, edge); \
+        const factors f = load_factors(j, c, backward, edge); \
+        second_step(j, &f, &w, count, edge, backward); \
     } while (0)
     OVER(begin, least(begin + block_of_rows(j->a), j->rows), 0, channels, STEP)
 #undef STEP
 }
 
+static void apply_rows(void *argument, int64_t item, void *scratch)
+{
+    (void)scratch;
+    pass_rows(argument, item, 0);
+}
+
 static void back_rows(void *argument, int64_t item, void *scratch)
 {
     (void)scratch;
-    const job *j = argument;
-    const int64_t channels = j->a->channels, begin = item * block_of_rows(j->a);
-#define STEP(count, edge) \
-    do { \
-        const factors f = load_factors(j, c, 1, edge); \
-        back(j, &f, &w, count, edge); \
-    } while (0)
-    OVER(begin, least(begin + block_of_rows(j->a), j->rows), 0, channels, STEP)
-#undef STEP
+    pass_rows(argument, item, 1);
 }
 
 #endif

@@ -159,6 +159,13 @@ INLINE void back(const job *j, const factors *f, const place *w, const int count
     UNROLL for (int i = 0; i < count; i++) write(a->grad_x, d[i], w, i, edge);
 }
 
+/* What the second pass does: y, or the gradient of x. */
+INLINE void second_step(const job *j, const factors *f, const place *w, const int count, const int edge, const int backward)
+{
+    if (backward) back(j, f, w, count, edge);
+    else apply(j, f, w, count, edge);
+}
+
 /* Two sets of numbers as one, each by its mean and the sum of the squares about it (Chan, Golub and LeVeque, 1983). */
 INLINE void merge(double *mean, double *squares, double before, double mean_2, double squares_2, double count)
 {
