@@ -193,10 +193,10 @@ LOCAL void transform(const job *j, const float *t, float *z)
     for (int64_t round = 0; round < j->a.rounds; round++, z += j->vectors * LANES) {
         const float *from = t;
         if (has_signs(j, round)) {
-            memcpy(z, t, sizeof(float) * (size_t)(j->vectors * LANES));
+            if (j->vectors > j->a.n) memcpy(z, t, sizeof(float) * (size_t)(j->vectors * LANES));
             for (int64_t c = 0; c < j->a.n; c++) {
-                float *p = z + tile_slot(j, c) * LANES;
-                store(p, sign_of(j, round, c) * load(p));
+                const int64_t at = tile_slot(j, c) * LANES;
+                store(z + at, sign_of(j, round, c) * load(t + at));
             }
             from = z;
         }
