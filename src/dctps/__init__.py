@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dctps import moved as moved
 
 if TYPE_CHECKING:
+    from dctps.allocator import keep_freed_memory as keep_freed_memory
     from dctps.checkpoint import CheckpointError as CheckpointError
     from dctps.checkpoint import load_pretrained_ as load_pretrained_
     from dctps.checkpoint import save_pretrained as save_pretrained
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 _HOMES = {
     name: home
     for home, names in {
+        "allocator": "keep_freed_memory",
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
         "experiments": "register_method",

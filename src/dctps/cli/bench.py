@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from dctps.allocator import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -47,6 +49,7 @@ class Bench:
         """Measure, and print each cell as soon as it is measured."""
         from dctps.benchmarking import Plan, run_bench  # noqa: PLC0415
 
+        keep_freed_memory()
         fields = {name: value for name, value in vars(self).items() if name != "json"}
         run_bench(Plan(**fields), json=self.json, command=shlex.join(["dctps", *argv]), on_cell=_print_cell)
         return 0

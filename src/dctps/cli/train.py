@@ -9,6 +9,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from dctps.allocator import keep_freed_memory
 from dctps.cli.common import FIRST, Machine, Output, print_note
 from dctps.experiments.config import RunConfig, resolve, to_dict
 from dctps.experiments.recipes import build_recipe, list_recipes, recipe_text
@@ -39,6 +40,7 @@ class Train:
         from dctps.experiments.run import default_folder, run  # noqa: PLC0415
         from dctps.experiments.tensorboard import write_events  # noqa: PLC0415
 
+        keep_freed_memory()
         refuse_unused(self.run)
         out = self.output.out or default_folder(self.run)
 

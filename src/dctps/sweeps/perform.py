@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from dctps.allocator import keep_freed_memory
 from dctps.experiments.folder import RunFolderBusy
 from dctps.experiments.run import run
 from dctps.sweeps.events import Busy, Epoch, Event, Events, Failed, Finished, Job, RunGroup
@@ -32,6 +33,7 @@ def _perform_one(job: Job, send: Callable[[str, Event], None]) -> Events:
     def on_epoch(record: dict[str, object]) -> None:
         send(job.name, Epoch(record))
 
+    keep_freed_memory()
     try:
         event: Event = Finished(run(job.config, out=job.out, on_epoch=on_epoch, **job.arguments))
     except BrokenPipeError:
