@@ -42,13 +42,13 @@ def address(
     raise _refusal(t, what, f"{size} numbers", dtype)
 
 
-def strided(t: Tensor, dims: int, what: str) -> Tensor:
-    """A float32 tensor of `dims` dimensions on the CPU, of any strides, without a pending negation.
+def strided(t: Tensor, dims: int, what: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of `dtype`, of `dims` dimensions on the CPU, of any strides, without a pending negation.
 
     Another dtype, device or layout is a TypeError, another number of dimensions a ValueError.
     """
-    if t.dtype is not torch.float32 or not t.is_cpu or t.layout is not torch.strided or t.dim() != dims:
-        raise _refusal(t, what, f"numbers in {dims} dimensions", torch.float32)
+    if t.dtype is not dtype or not t.is_cpu or t.layout is not torch.strided or t.dim() != dims:
+        raise _refusal(t, what, f"numbers in {dims} dimensions", dtype)
     return t.resolve_neg() if t.is_neg() else t
 
 

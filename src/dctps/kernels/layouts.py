@@ -48,7 +48,7 @@ def _expanded(names: str) -> list[str]:
 
 
 LINEAR = Layout(
-    "batch m n nnz threads x x_stride y bias values support alpha transform q rounds plan tables order "
+    "batch m n nnz threads half x x_stride y bias values support alpha transform q rounds plan tables order "
     "signs sign_stride g g_stride grad_x grad_values grad_alpha grad_bias"
 )
 CONV = Layout(

@@ -46,9 +46,9 @@ def linear_forward(
     offset: NativeOffset,
     m: int,
 ) -> Tensor:
-    """Y = x (alpha D + S)^T + b, float32 (batch, m), of x, float32 (batch, n).
+    """Y = x (alpha D + S)^T + b, (batch, m), of x, (batch, n), both float32 or both bfloat16.
 
-    The values are float32 (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32
+    Sums are float32, rounded once where y is bfloat16. The values are float32 (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32
     (1,), None where there is no D; the bias is float32 (m,) or None. Another dtype or device is a TypeError;
     sizes that do not agree, or a support that is none, are a ValueError.
     """
@@ -68,18 +68,20 @@ def linear_backward(
     offset: NativeOffset,
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives of `linear_forward` in x, values, alpha and bias: float32, or None if not needed.
+    """The derivatives of `linear_forward` in x, values, alpha and bias, or None if not needed.
 
-    Arguments and errors are those of `linear_forward`; `g` is the gradient of its result, float32 (batch, m).
+    Arguments and errors are those of `linear_forward`; `g` is the gradient of its result, (batch, m). It and the
+    derivative in x are of x's dtype, the others are float32.
     """
     g, x = _rows(g, "the gradient of y"), _rows(x, "x")
     (batch, n), m = x.shape, g.shape[1]
-    if len(g) != batch:
-        raise ValueError(f"the gradient of y has {len(g)} rows, and x has {batch}")
+    if len(g) != batch or g.dtype != x.dtype:
+        found = f"{len(g)} rows of {g.dtype}, and x has {batch} of {x.dtype}"
+        raise ValueError(f"the gradient of y has {found}")
     grad_x = x.new_empty(batch, n) if needs[0] else None
-    grad_values = x.new_empty(values.shape) if needs[1] else None
-    grad_alpha = x.new_empty(1) if needs[2] and alpha is not None else None
-    grad_bias = x.new_empty(m) if needs[3] else None
+    grad_values = torch.empty_like(values) if needs[1] else None
+    grad_alpha = torch.empty_like(alpha) if needs[2] and alpha is not None else None
+    grad_bias = values.new_empty(m) if needs[3] else None
     grads = grad_x, grad_values, grad_alpha, grad_bias
     if batch:
         _call("linear_backward", x, values, support, alpha, offset, m, g=g, grads=grads)
@@ -118,7 +120,7 @@ def _call(
         raise ValueError(f"D has {width} signs for {n} inputs")
     grad_x, grad_values, grad_alpha, grad_bias = grads
     call = LINEAR.pack(
-        batch, m, n, nnz, threads_for(batch * (n + m) + nnz, _SERIAL),
+        batch, m, n, nnz, threads_for(batch * (n + m) + nnz, _SERIAL), x.dtype is torch.bfloat16,
         start_of(x, "x"), x.stride(0), 0 if y is None else y.data_ptr(), address(bias, m, "the bias", kept),
         address(values, nnz, "the values", kept), address(support, nnz, "the support", kept, torch.int64),
         address(alpha, 1, "alpha", kept), kind, q, offset.rounds,
@@ -142,5 +144,5 @@ def _variant_for(rows: int) -> str:
 
 def _rows(x: Tensor, what: str) -> Tensor:
     """X, checked, with the inputs of a row side by side."""
-    x = strided(x, 2, what)
+    x = strided(x, 2, what, torch.bfloat16 if x.dtype is torch.bfloat16 else torch.float32)
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()

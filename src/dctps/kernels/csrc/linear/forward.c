@@ -34,20 +34,12 @@ static ptrdiff_t t_vectors(const job *j) { return j->vectors + 1; }
 static ptrdiff_t z_vectors(const job *j) { return j->a.transform ? j->vectors * j->a.rounds + 1 : 0; }
 
 /* A tile's x and D x; `absent` is a row of zeros. */
-static void tile_forward(const job *j, int64_t tile, float *t, float *z, const float *absent)
+static void tile_forward(const job *j, int64_t tile, float *t, float *z, const float *absent, float *wide)
 {
     const float *row[LANES];
-    tile_rows(row, j->a.x, j->a.x_stride, j->a.batch, tile, absent);
+    tile_rows(j, row, j->a.x, j->a.x_stride, j->a.n, tile, absent, wide);
     tile_in(j, row, t);
     if (j->a.transform) transform(j, t, z);
-}
-
-/* The rows of y that a tile makes; returns how many. */
-static int rows_of(const job *j, int64_t tile, float **row)
-{
-    const int64_t left = j->a.batch - tile * LANES;
-    for (int i = 0; i < LANES && i < left; i++) row[i] = j->a.y + (tile * LANES + i) * j->a.m;
-    return left < LANES ? (int)left : LANES;
 }
 
 INLINE void put(const V *out, float *const *row, int64_t r, int count, int rows)
@@ -66,14 +58,15 @@ static void forward_group(void *argument, int64_t item, void *scratch)
     const int group = (int)(j->tiles - first < j->group ? j->tiles - first : j->group);
     const ptrdiff_t t_step = t_vectors(j) * LANES, z_step = z_vectors(j) * LANES;
     float *t = scratch, *z = t + j->group * t_step, *absent = z + j->group * z_step;
+    float *wide = absent + j->a.n;
     const inputs in = {t, j->a.transform ? z : NULL, t_step, z_step};
     float *row[FORWARD_GROUP][LANES];
     int rows[FORWARD_GROUP];
     V out[FORWARD_GROUP][LANES];
     if (j->a.batch % LANES) memset(absent, 0, sizeof(float) * (size_t)j->a.n);
     for (int g = 0; g < group; g++) {
-        rows[g] = rows_of(j, first + g, row[g]);
-        tile_forward(j, first + g, t + g * t_step, z + g * z_step, absent);
+        tile_forward(j, first + g, t + g * t_step, z + g * z_step, absent, wide);
+        rows[g] = rows_out(j, row[g], j->a.y, m, first + g, wide + g * wide_floats(j));
     }
     for (int64_t r = 0; r < m; r += LANES) {
         const int count = m - r < LANES ? (int)(m - r) : LANES;
@@ -82,6 +75,7 @@ static void forward_group(void *argument, int64_t item, void *scratch)
         else rows_forward(j, &in, r, count, 2, out);
         for (int g = 0; g < group; g++) put(out[g], row[g], r, count, rows[g]);
     }
+    for (int g = 0; g < group; g++) round_rows(j, row[g], j->a.y, m, first + g, rows[g], 0, m);
 }
 
 /* ---- few rows: S is read as it is stored, and the threads share out its rows ---- */
@@ -89,14 +83,15 @@ static void forward_group(void *argument, int64_t item, void *scratch)
 typedef struct {
     job j;
     inputs in;
-    float *t, *z, *absent;
+    float *t, *z, *absent, *wide;
 } few;
 
 static void few_tile(void *argument, int64_t tile, void *scratch)
 {
     const few *f = argument;
     (void)scratch;
-    tile_forward(&f->j, tile, f->t + tile * f->in.t_step, f->z + tile * f->in.z_step, f->absent);
+    tile_forward(&f->j, tile, f->t + tile * f->in.t_step, f->z + tile * f->in.z_step, f->absent,
+                 f->wide + tile * wide_floats(&f->j));
 }
 
 /* As `rows_forward`; k is the first nonzero of the rows, and then of those after them. */
@@ -140,13 +135,14 @@ static void few_rows(void *argument, int64_t item, void *scratch)
     int rows[FORWARD_GROUP];
     V out[FORWARD_GROUP][LANES];
     (void)scratch;
-    for (int g = 0; g < j->tiles; g++) rows[g] = rows_of(j, g, row[g]);
+    for (int g = 0; g < j->tiles; g++) rows[g] = rows_out(j, row[g], j->a.y, j->a.m, g, f->wide + g * wide_floats(j));
     for (int64_t r = first; r < last && sorted; r += LANES) {
         const int count = last - r < LANES ? (int)(last - r) : LANES;
         sorted = j->tiles == 1 ? few_rows_forward(j, &f->in, r, count, 1, &k, out)
                                : few_rows_forward(j, &f->in, r, count, 2, &k, out);
         for (int g = 0; g < j->tiles; g++) put(out[g], row[g], r, count, rows[g]);
     }
+    for (int g = 0; g < j->tiles; g++) round_rows(j, row[g], j->a.y, j->a.m, g, rows[g], first, last);
     if (!sorted || k != seam(support, j->a.nnz, last * j->a.n, j->a.m * j->a.n))
         atomic_store(&j->unsorted, 1);
 }
@@ -155,9 +151,10 @@ static int forward_few(const job *j)
 {
     few f = {.j = *j, .in = {.t_step = t_vectors(j) * LANES, .z_step = z_vectors(j) * LANES}};
     const int64_t floats = j->tiles * (f.in.t_step + f.in.z_step);
-    float *memory = dctps_take(sizeof(float) * (size_t)(floats + j->a.n));
+    float *memory = dctps_take(sizeof(float) * (size_t)(floats + j->a.n + j->tiles * wide_floats(j)));
     if (!memory) return NO_MEMORY;
     f.t = memory, f.z = memory + j->tiles * f.in.t_step, f.absent = memory + floats;
+    f.wide = f.absent + j->a.n;
     f.in.t = f.t, f.in.z = j->a.transform ? f.z : NULL;
     memset(f.absent, 0, sizeof(float) * (size_t)j->a.n);
     int failed = dctps_parallel(j->tiles, j->a.threads, 0, few_tile, &f);
@@ -175,7 +172,7 @@ EXPORT int DPS(linear_forward)(const linear_call *a)
     divide(&j, FORWARD_GROUP);
     if (j.tiles <= FORWARD_GROUP) return forward_few(&j);
     const size_t vectors = (size_t)(j.group * (t_vectors(&j) + z_vectors(&j)));
-    const size_t bytes = sizeof(float) * (vectors * LANES + (size_t)a->n);
+    const size_t bytes = sizeof(float) * (vectors * LANES + (size_t)(a->n + j.group * wide_floats(&j)));
     failed = make_index(&j);
     if (!failed) failed = dctps_parallel(j.groups, a->threads, bytes, forward_group, &j);
     dctps_give(j.start);

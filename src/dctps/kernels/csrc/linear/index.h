@@ -125,13 +125,53 @@ LOCAL int make_index(job *j)
 
 /* ---- tiles ---- */
 
-/* The rows of a tile; those beyond the batch are `absent`. */
-INLINE int tile_rows(const float **row, const float *x, int64_t stride, int64_t batch, int64_t tile,
-                     const float *absent)
+/* A tile's rows of bfloat16 are widened to float32 for the time of the tile. */
+LOCAL int64_t wide_stride(const job *j) { return (j->a.n > j->a.m ? j->a.n : j->a.m) + LANES; }
+LOCAL int64_t wide_floats(const job *j) { return j->a.half ? wide_stride(j) * LANES : 0; }
+
+typedef uint32_t bits __attribute__((may_alias));
+
+LOCAL void widen(float *to, const uint16_t *from, int64_t count)
 {
-    int64_t left = batch - tile * LANES;
-    for (int i = 0; i < LANES; i++) row[i] = i < left ? x + (tile * LANES + i) * stride : absent;
+    for (int64_t i = 0; i < count; i++) ((bits *)to)[i] = (bits)from[i] << 16;
+}
+
+/* To the nearest, ties to even. */
+LOCAL void narrow(uint16_t *to, const float *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        const bits b = ((const bits *)from)[i], nearest = (b + 0x7FFF + (b >> 16 & 1)) >> 16;
+        to[i] = (uint16_t)((b & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : nearest);
+    }
+}
+
+/* The rows of a tile of x or g, `size` numbers each; those beyond the batch are `absent`. */
+LOCAL void tile_rows(const job *j, const float **row, const void *x, int64_t stride, int64_t size, int64_t tile,
+                     const float *absent, float *wide)
+{
+    const int64_t left = j->a.batch - tile * LANES;
+    for (int i = 0; i < LANES; i++) {
+        const int64_t from = (tile * LANES + i) * stride;
+        row[i] = i >= left ? absent : j->a.half ? wide + i * wide_stride(j) : (const float *)x + from;
+        if (j->a.half && i < left) widen(wide + i * wide_stride(j), (const uint16_t *)x + from, size);
+    }
+}
+
+/* Where the rows of a tile of y or dx, `size` numbers each, are to be written; returns how many there are. */
+LOCAL int rows_out(const job *j, float **row, void *y, int64_t size, int64_t tile, float *wide)
+{
+    const int64_t left = j->a.batch - tile * LANES;
+    for (int i = 0; i < LANES && i < left; i++)
+        row[i] = j->a.half ? wide + i * wide_stride(j) : (float *)y + (tile * LANES + i) * size;
     return left < LANES ? (int)left : LANES;
+}
+
+/* Round columns first..last of those rows, once they are written. */
+LOCAL void round_rows(const job *j, float *const *row, void *y, int64_t size, int64_t tile, int rows, int64_t first,
+                      int64_t last)
+{
+    for (int i = 0; j->a.half && i < rows; i++)
+        narrow((uint16_t *)y + (tile * LANES + i) * size + first, row[i] + first, last - first);
 }
 
 /* The lines that will be written next: more rows than the processor's own prefetching follows. */
