@@ -34,7 +34,12 @@ PROGRAM = """
         for case in range(len(CASES)):
             for last in (False, True):
                 for cache in (3_000, 260_000):
-                    DrawnConv.draw(case, last).made(cache)
+                    d = DrawnConv.draw(case, last)
+                    d.made(cache)
+                    parts = d.values, d.support, d.alpha, d.offset.filters(), d.window
+                    dctps.kernels.conv.conv_forward(d.x.bfloat16(), *parts, cache=cache)
+                    needs = True, True, d.alpha is not None
+                    dctps.kernels.conv.conv_backward(d.g.bfloat16(), d.x.bfloat16(), *parts, needs, cache=cache)
         for case in depthwise:
             window, x, g, weight, bias = drawn_depthwise(*case)
             dctps.kernels.depthwise.depthwise_forward(x, weight, window, bias)
@@ -58,9 +63,11 @@ PROGRAM = """
         for offset in ("zero", "dct", "sdct", "hadamard"):
             for m, n, batch, nnz in shapes:
                 d = Drawn.draw(offset, m, n, batch, nnz)
-                linear_forward(d.x, d.values, d.support, d.alpha, d.bias, d.form, m)
-                for needs in ((1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 1), (0, 0, 1, 0)):
-                    linear_backward(d.g, d.x, d.values, d.support, d.alpha, d.form, tuple(map(bool, needs)))
+                for dtype in (torch.float32, torch.bfloat16):
+                    x, g = d.x.to(dtype), d.g.to(dtype)
+                    linear_forward(x, d.values, d.support, d.alpha, d.bias, d.form, m)
+                    for needs in ((1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 1), (0, 0, 1, 0)):
+                        linear_backward(g, x, d.values, d.support, d.alpha, d.form, tuple(map(bool, needs)))
     import dctps.kernels.stack
     from torch import nn
     from dctps import project_, sparsify_

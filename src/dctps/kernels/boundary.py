@@ -52,6 +52,11 @@ def strided(t: Tensor, dims: int, what: str, dtype: torch.dtype = torch.float32)
     return t.resolve_neg() if t.is_neg() else t
 
 
+def readable(t: Tensor) -> torch.dtype:
+    """The dtype that rows and images have to be of: bfloat16 where they are, else float32."""
+    return torch.bfloat16 if t.dtype is torch.bfloat16 else torch.float32
+
+
 def start_of(t: Tensor, what: str) -> int:
     """Where the numbers of a tensor that is not empty lie; ValueError for torch's symbolic zeros."""
     if not (at := t.data_ptr()):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for, zero_
+from dctps.kernels.boundary import CPU, address, raise_failure, readable, start_of, strided, threads_for, zero_
 from dctps.kernels.filters import Filters, Window, mixing
 from dctps.kernels.layouts import CONV
 from dctps.kernels.loader import function
@@ -32,14 +32,15 @@ def conv_forward(
 ) -> Tensor:
     """The convolution of x with alpha D + S, plus bias; channels last where x is.
 
-    x is float32 (batch, channels, height, width) of any strides, and is not copied. The values are float32
+    x is (batch, channels, height, width), float32 or bfloat16, of any strides, and is not copied; the result has its
+    dtype, sums are float32 and rounded once. The values are float32
     (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is
     no D; the bias is float32 (m,) or None. `cache` floats of one thread's strips fit a cache; results depend
     on it in their last bits. Another dtype or device is a TypeError; sizes that do not agree, or a support
     that is none, are a ValueError.
     """
-    x = strided(x, 4, "x")
-    y = torch.empty(window.outputs(x), dtype=torch.float32, device=CPU, memory_format=_format(x))
+    x = strided(x, 4, "x", readable(x))
+    y = torch.empty(window.outputs(x), dtype=x.dtype, device=CPU, memory_format=_format(x))
     if y.numel():
         _call("conv_forward", x, y, values, support, alpha, filters, window, cache, bias)
     return y
@@ -57,21 +58,21 @@ def conv_backward(
     *,
     cache: int = _CACHE,
 ) -> Grads:
-    """The derivatives of `conv_forward` in x, values and alpha: float32, or None where `needs` is False.
+    """The derivatives of `conv_forward` in x, values and alpha, or None where `needs` is False.
 
-    Arguments and errors are those of `conv_forward`; `g` is the gradient of its result, float32, of any
-    strides. The derivative in x has the layout of x.
+    Arguments and errors are those of `conv_forward`; `g` is the gradient of its result, of its dtype and of any
+    strides. The derivative in x has the dtype and the layout of x, the others are float32.
     """
-    g, x = strided(g, 4, "the gradient of y"), strided(x, 4, "x")
+    g, x = strided(g, 4, "the gradient of y", readable(x)), strided(x, 4, "x", readable(x))
     window.check(x, g)
     needs_x, needs_values, needs_alpha = needs
     grad_x = None
     if needs_x:
-        grad_x = torch.empty(x.shape, dtype=torch.float32, device=CPU, memory_format=_format(x))
+        grad_x = torch.empty(x.shape, dtype=x.dtype, device=CPU, memory_format=_format(x))
         if not (g.numel() and window.reads_all()):
             grad_x.zero_()
-    grad_values = x.new_empty(values.shape) if needs_values else None
-    grad_alpha = x.new_empty(1) if needs_alpha and alpha is not None else None
+    grad_values = torch.empty_like(values) if needs_values else None
+    grad_alpha = torch.empty_like(alpha) if needs_alpha and alpha is not None else None
     grads = grad_x, grad_values, grad_alpha
     if g.numel():
         _call("conv_backward", x, g, values, support, alpha, filters, window, cache, grads=grads)
@@ -104,7 +105,7 @@ def _call(
         *x.shape, *y.shape[1:], window.groups,
         *window.shape[2:], *window.stride, *window.padding, *window.dilation,
         *x.stride(), *y.stride(), *(_NO_STRIDES if grad_x is None else grad_x.stride()),
-        start_of(x, "x"), address(bias, m, "the bias", kept), start_of(y, "y"),
+        x.dtype is torch.bfloat16, start_of(x, "x"), address(bias, m, "the bias", kept), start_of(y, "y"),
         0 if grad_x is None else grad_x.data_ptr(), 0 if grad_values is None else grad_values.data_ptr(),
         0 if grad_alpha is None else grad_alpha.data_ptr(),
         nnz, address(support, nnz, "the support", kept, torch.int64),

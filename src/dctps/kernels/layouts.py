@@ -53,7 +53,7 @@ LINEAR = Layout(
 )
 CONV = Layout(
     "batch channels height width outputs out_height out_width groups kernel[2] stride[2] padding[2] "
-    "dilation[2] x_strides[4] y_strides[4] grad_x_strides[4] x bias y grad_x grad_values grad_alpha nnz "
+    "dilation[2] x_strides[4] y_strides[4] grad_x_strides[4] half x bias y grad_x grad_values grad_alpha nnz "
     "support values alpha mix maps rank terms filters first second cosine signs source filter bank plan "
     "tables scratch_floats threads"
 )

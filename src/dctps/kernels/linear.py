@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, raise_failure, start_of, strided, threads_for, zero_
+from dctps.kernels.boundary import CPU, address, raise_failure, readable, start_of, strided, threads_for, zero_
 from dctps.kernels.build import LANES
 from dctps.kernels.layouts import LINEAR, Transform
 from dctps.kernels.loader import function, variant
@@ -144,5 +144,5 @@ def _variant_for(rows: int) -> str:
 
 def _rows(x: Tensor, what: str) -> Tensor:
     """X, checked, with the inputs of a row side by side."""
-    x = strided(x, 2, what, torch.bfloat16 if x.dtype is torch.bfloat16 else torch.float32)
+    x = strided(x, 2, what, readable(x))
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()

@@ -38,6 +38,11 @@ def to_float32(t: Tensor | None) -> Tensor | None:
     return t if t is None or t.dtype == torch.float32 else t.float()
 
 
+def to_readable(x: Tensor) -> Tensor:
+    """Rows or images in a dtype that native kernels read and write: bfloat16 or float32."""
+    return x if x.dtype == torch.bfloat16 else to_float32(x)
+
+
 @overload
 def cast_like(made: Tensor, like: Tensor) -> Tensor: ...
 @overload

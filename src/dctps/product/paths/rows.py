@@ -14,7 +14,7 @@ from dctps.offsets import DCTOffset, HadamardOffset, Offset, SDCTOffset, ZeroOff
 from dctps.product.geometry import ROWS, ConvGeometry, Geometry, flat
 from dctps.product.path import Call, Gradients, Needs, Path
 from dctps.product.paths.transform import TRANSFORM
-from dctps.product.precision import cast_like, to_float32
+from dctps.product.precision import cast_like, to_float32, to_readable
 from dctps.product.weight import Weight
 
 _CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ class RowsPath(Path):
         form = offset.memo("rows", lambda: native_offset(offset))
         if geometry is ROWS and x.dtype == values.dtype == torch.float32:  # no call more than there must be
             return linear_forward(x, values, support, alpha, bias, form, offset.shape[0])
-        y = linear_forward(_taken(flat(geometry.to_rows(x))), to_float32(values), support, to_float32(alpha), bias, form, offset.shape[0])
+        y = linear_forward(to_readable(flat(geometry.to_rows(x))), to_float32(values), support, to_float32(alpha), bias, form, offset.shape[0])
         return geometry.result(cast_like(y, x), x)
 
     def backward(
@@ -91,16 +91,11 @@ class RowsPath(Path):
         rows, grad_y = flat(geometry.to_rows(x)), flat(geometry.to_rows(g, strided=False))
         arguments = to_float32(values), support, to_float32(alpha), form, needs
         grad_x, grad_values, grad_alpha, grad_bias = linear_backward(
-            _taken(grad_y), _taken(rows), *arguments
+            to_readable(grad_y), to_readable(rows), *arguments
         )
         if grad_x is not None:
             grad_x = geometry.grad_input(cast_like(grad_x, x), x)
         return grad_x, cast_like(grad_values, values), cast_like(grad_alpha, values), grad_bias
-
-
-def _taken(rows: Tensor) -> Tensor:
-    """Rows in a dtype that the kernel reads."""
-    return rows if rows.dtype == torch.bfloat16 else to_float32(rows)
 
 
 def has_native_transform(offset: Offset) -> bool:

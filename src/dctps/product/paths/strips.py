@@ -12,7 +12,7 @@ from dctps.offsets import DCTOffset, Offset, SDCTOffset, ZeroOffset
 from dctps.product.geometry import ConvGeometry, Geometry
 from dctps.product.path import Call, Gradients, Needs, Path
 from dctps.product.paths.dense import DENSE
-from dctps.product.precision import cast_like, to_float32
+from dctps.product.precision import cast_like, to_float32, to_readable
 from dctps.product.weight import Weight
 
 
@@ -66,7 +66,7 @@ class StripsPath(Path):
         filters = offset.memo("filters", lambda: held_filters(offset)) or offset.filters()
         if x.dtype != values.dtype or x.dtype.itemsize < 4:
             arguments = to_float32(values), support, to_float32(alpha), filters, geometry, bias
-            return cast_like(conv_forward(to_float32(x), *arguments), x)
+            return cast_like(conv_forward(to_readable(x), *arguments), x)
         return conv_forward(x, values, support, alpha, filters, geometry, bias)
 
     def backward(
@@ -83,7 +83,7 @@ class StripsPath(Path):
         values, alpha, support, offset = weight
         filters = offset.memo("filters", lambda: held_filters(offset)) or offset.filters()
         arguments = to_float32(values), support, to_float32(alpha), filters, geometry, needs[:3]
-        found = conv_backward(to_float32(g), to_float32(x), *arguments)
+        found = conv_backward(to_readable(g), to_readable(x), *arguments)
         grad_x, grad_values, grad_alpha = found
         grad_bias = geometry.sum_bias(g) if needs[3] else None
         return cast_like(grad_x, x), cast_like(grad_values, values), cast_like(grad_alpha, values), grad_bias

@@ -10,9 +10,10 @@
     field(int64_t, outputs) field(int64_t, out_height) field(int64_t, out_width) field(int64_t, groups) \
     field(int64_t, kernel, [2]) field(int64_t, stride, [2]) field(int64_t, padding, [2]) field(int64_t, dilation, [2]) \
     field(int64_t, x_strides, [4]) field(int64_t, y_strides, [4]) field(int64_t, grad_x_strides, [4]) \
-    field(const float *, x) field(const float *, bias) /* bias: forward */ \
-    field(float *, y) /* forward: the result; backward: its gradient, which is read */ \
-    field(float *, grad_x) /* positions that no tap reads are left alone */ \
+    field(int64_t, half) /* whether x, y and grad_x are bfloat16; else they are float32, as all others are */ \
+    field(const void *, x) field(const float *, bias) /* bias: forward */ \
+    field(void *, y) /* forward: the result; backward: its gradient, which is read */ \
+    field(void *, grad_x) /* positions that no tap reads are left alone */ \
     field(float *, grad_values) field(float *, grad_alpha) \
     /* S: positions in (outputs, channels / groups, kernel) */ \
     field(int64_t, nnz) field(const int64_t *, support) field(const float *, values) \

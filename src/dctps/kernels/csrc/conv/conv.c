@@ -37,7 +37,7 @@ static void forward_unit(const job *j, unit u, scratch s)
         locate(g, u, g->low, g->high, c->x_strides, g->first_row[f], c->stride[0], c->height, g->first_col[f],
                c->stride[1], c->width, s.where);
         float *rows = x + f * c->channels * stride;
-        pack(c->x, c->x_strides[1], c->channels, s.where, stride, rows);
+        pack(c->x, c->half, c->x_strides[1], c->channels, s.where, stride, rows);
         if (c->mix == MIX_PLAIN)
             mix(j->blocks[0], c->maps, c->channels, rows, z + f * c->maps * stride, stride, from, to, panel, 0);
         if (c->mix == MIX_COSINE) cosine(j, rows, z + f * c->maps * stride, stride, from, to, panel);
@@ -60,7 +60,7 @@ static void forward_unit(const job *j, unit u, scratch s)
             combine(j->entries + start, j->starts[o + r + 1] - start, s.base, c->bias ? c->bias[o + r] : 0.0f,
                     y + r * stride + g->guard, length);
         }
-        unpack(y, stride, some, s.where, c->y + o * c->y_strides[1], c->y_strides[1]);
+        unpack(y, stride, some, s.where, c->y, c->half, o, c->y_strides[1]);
     }
 }
 
@@ -106,12 +106,12 @@ static void backward_unit(const job *j, unit u, int64_t slot, scratch s)
     const int64_t own = g->bands > 1 ? u.length : length; /* behind a band lie its neighbour's rows, not zeros */
     float *x = s.base + j->at.x, *y = s.base + j->at.y;
     locate(g, u, -g->high, -g->low, c->y_strides, 0, 1, c->out_height, 0, 1, c->out_width, s.where);
-    pack(c->y, c->y_strides[1], c->outputs, s.where, stride, s.base + j->at.g);
+    pack(c->y, c->half, c->y_strides[1], c->outputs, s.where, stride, s.base + j->at.g);
     if (c->grad_values || c->grad_alpha)
         for (int64_t f = 0; f < g->phases; f++) {
             locate(g, u, g->low, g->high, c->x_strides, g->first_row[f], c->stride[0], c->height, g->first_col[f], c->stride[1],
                    c->width, s.where);
-            pack(c->x, c->x_strides[1], c->channels, s.where, stride, x + f * c->channels * stride);
+            pack(c->x, c->half, c->x_strides[1], c->channels, s.where, stride, x + f * c->channels * stride);
         }
     if (c->grad_values) {
         float *sums = j->partial + slot * c->nnz;
@@ -135,7 +135,7 @@ static void backward_unit(const job *j, unit u, int64_t slot, scratch s)
                 const int64_t *start = j->starts + f * c->channels + k + r;
                 combine(j->entries + start[0], start[1] - start[0], s.base, 0.0f, y + r * stride + g->guard, length);
             }
-            unpack(y, stride, some, s.where, c->grad_x + k * c->grad_x_strides[1], c->grad_x_strides[1]);
+            unpack(y, stride, some, s.where, c->grad_x, c->half, k, c->grad_x_strides[1]);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 #include "call.h"
 #include "common/fft.h"
+#include "common/half.h"
 #include "common/numbers.h"
 #include "common/runtime.h"
 #include "common/terms.h"

@@ -30,21 +30,25 @@ INLINE void copy(float *to, const float *from, int64_t count)
     for (; count > 0; count--) *to++ = *from++;
 }
 
-static void pack(const float *from, int64_t channel_stride, int64_t channels, int64_t *where, int64_t stride, float *rows)
+static void pack(const void *from, int64_t half, int64_t channel_stride, int64_t channels, int64_t *where, int64_t stride,
+                 float *rows)
 {
     if (channel_stride != 1) {
         span *spans = (span *)(where + stride);
         const int64_t count = find_spans(where, stride, spans);
         for (int64_t c = 0; c < channels; c++) {
-            const float *channel = from + c * channel_stride;
             float *row = rows + c * stride;
             for (int64_t p = 0; p < stride; p += LANES) store(row + p, splat(0.0f));
-            for (int64_t i = 0; i < count; i++) copy(row + spans[i].position, channel + spans[i].from, spans[i].count);
+            for (int64_t i = 0; i < count; i++) {
+                const int64_t at = c * channel_stride + spans[i].from;
+                if (half) widen(row + spans[i].position, (const uint16_t *)from + at, spans[i].count);
+                else copy(row + spans[i].position, (const float *)from + at, spans[i].count);
+            }
         }
         return;
     }
     static const float absent[LANES];
-    float tile[LANES][LANES];
+    float tile[LANES][LANES], wide[LANES][LANES];
     for (int64_t p = 0; p < stride; p += LANES) {
         int any = 0;
         for (int i = 0; i < LANES; i++) any |= where[p + i] >= 0;
@@ -55,35 +59,44 @@ static void pack(const float *from, int64_t channel_stride, int64_t channels, in
             } else if (some == LANES) {
                 const float *row[LANES];
                 float *out[LANES];
-                for (int i = 0; i < LANES; i++) row[i] = where[p + i] < 0 ? absent - c : from + where[p + i];
+                const int64_t at = half ? 0 : c;
+                for (int i = 0; i < LANES; i++)
+                    row[i] = where[p + i] < 0 ? absent - at : half ? wide[i] : (const float *)from + where[p + i];
+                for (int i = 0; half && i < LANES; i++)
+                    if (where[p + i] >= 0) widen(wide[i], (const uint16_t *)from + where[p + i] + c, LANES);
                 for (int r = 0; r < LANES; r++) out[r] = rows + (c + r) * stride + p;
                 if (p + 3 * LANES <= stride)
-                    for (int i = 2 * LANES; i < 3 * LANES; i++) __builtin_prefetch(from + where[p + i] + c, 0, 2);
-                transpose_in(row, c, out);
+                    for (int i = 2 * LANES; i < 3 * LANES; i++) __builtin_prefetch(number_at(from, half, where[p + i] + c), 0, 2);
+                transpose_in(row, at, out);
             } else {
-                for (int i = 0; i < LANES; i++)
-                    for (int64_t r = 0; r < some; r++)
-                        tile[r][i] = where[p + i] < 0 ? 0.0f : from[where[p + i] + c + r];
+                for (int i = 0; i < LANES; i++) {
+                    float pixel[LANES] = {0};
+                    if (where[p + i] >= 0) read_numbers(pixel, from, half, where[p + i] + c, some);
+                    for (int64_t r = 0; r < some; r++) tile[r][i] = pixel[r];
+                }
                 for (int64_t r = 0; r < some; r++) memcpy(rows + (c + r) * stride + p, tile[r], sizeof tile[r]);
             }
         }
     }
 }
 
-static void unpack(const float *rows, int64_t stride, int64_t channels, int64_t *where, float *to,
-                   int64_t channel_stride)
+static void unpack(const float *rows, int64_t stride, int64_t channels, int64_t *where, void *to, int64_t half,
+                   int64_t first, int64_t channel_stride)
 {
     if (channel_stride != 1) {
         span *spans = (span *)(where + stride);
         const int64_t count = find_spans(where, stride, spans);
         for (int64_t c = 0; c < channels; c++) {
-            float *channel = to + c * channel_stride;
             const float *row = rows + c * stride;
-            for (int64_t i = 0; i < count; i++) copy(channel + spans[i].from, row + spans[i].position, spans[i].count);
+            for (int64_t i = 0; i < count; i++) {
+                const int64_t at = (first + c) * channel_stride + spans[i].from;
+                if (half) narrow((uint16_t *)to + at, row + spans[i].position, spans[i].count);
+                else copy((float *)to + at, row + spans[i].position, spans[i].count);
+            }
         }
         return;
     }
-    float unwanted[LANES];
+    float unwanted[LANES], wide[LANES][LANES];
     for (int64_t p = 0; p < stride; p += LANES) {
         int any = 0;
         for (int i = 0; i < LANES; i++) any |= where[p + i] >= 0;
@@ -94,14 +107,21 @@ static void unpack(const float *rows, int64_t stride, int64_t channels, int64_t 
                 V v[LANES];
                 float *out[LANES];
                 for (int r = 0; r < LANES; r++) v[r] = load(rows + (c + r) * stride + p);
-                for (int i = 0; i < LANES; i++) out[i] = where[p + i] < 0 ? unwanted - c : to + where[p + i];
+                const int64_t from = half ? 0 : first + c;
+                for (int i = 0; i < LANES; i++)
+                    out[i] = where[p + i] < 0 ? unwanted - from : half ? wide[i] : (float *)to + where[p + i];
                 if (p + 4 * LANES <= stride)
-                    for (int i = 3 * LANES; i < 4 * LANES; i++) __builtin_prefetch(to + where[p + i] + c, 1, 2);
-                transpose_out(v, out, c, LANES);
+                    for (int i = 3 * LANES; i < 4 * LANES; i++) __builtin_prefetch(number_at(to, half, where[p + i] + first + c), 1, 2);
+                transpose_out(v, out, from, LANES);
+                for (int i = 0; half && i < LANES; i++)
+                    if (where[p + i] >= 0) narrow((uint16_t *)to + where[p + i] + first + c, wide[i], LANES);
             } else {
                 for (int i = 0; i < LANES; i++)
-                    if (where[p + i] >= 0)
-                        for (int64_t r = 0; r < some; r++) to[where[p + i] + c + r] = rows[(c + r) * stride + p + i];
+                    if (where[p + i] >= 0) {
+                        float pixel[LANES];
+                        for (int64_t r = 0; r < some; r++) pixel[r] = rows[(c + r) * stride + p + i];
+                        write_numbers(to, half, where[p + i] + first + c, pixel, some);
+                    }
             }
         }
     }

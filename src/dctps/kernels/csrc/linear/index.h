@@ -11,6 +11,7 @@
 
 #include "call.h"
 #include "common/fft.h"
+#include "common/half.h"
 #include "common/runtime.h"
 #include "common/support.h"
 #include "hadamard.h"
@@ -128,22 +129,6 @@ LOCAL int make_index(job *j)
 /* A tile's rows of bfloat16 are widened to float32 for the time of the tile. */
 LOCAL int64_t wide_stride(const job *j) { return (j->a.n > j->a.m ? j->a.n : j->a.m) + LANES; }
 LOCAL int64_t wide_floats(const job *j) { return j->a.half ? wide_stride(j) * LANES : 0; }
-
-typedef uint32_t bits __attribute__((may_alias));
-
-LOCAL void widen(float *to, const uint16_t *from, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) ((bits *)to)[i] = (bits)from[i] << 16;
-}
-
-/* To the nearest, ties to even. */
-LOCAL void narrow(uint16_t *to, const float *from, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++) {
-        const bits b = ((const bits *)from)[i], nearest = (b + 0x7FFF + (b >> 16 & 1)) >> 16;
-        to[i] = (uint16_t)((b & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : nearest);
-    }
-}
 
 /* The rows of a tile of x or g, `size` numbers each; those beyond the batch are `absent`. */
 LOCAL void tile_rows(const job *j, const float **row, const void *x, int64_t stride, int64_t size, int64_t tile,
