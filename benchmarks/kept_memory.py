@@ -2,8 +2,8 @@
 
 python benchmarks/kept_memory.py [--pairs N]
 
-Each process times a training step of a network, two threads, and counts the pages that it takes from the system
-in one. Writes benchmarks/results/kept_memory.json, a table of docs/performance.md.
+Each process times a training step of a network on two threads, and counts the pages that it takes from the
+system in one. Writes benchmarks/results/kept_memory.json, a table of docs/performance.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The memory that tensors give back, kept by the process instead of the system.
 
-The C library of Linux returns what a large tensor took to the system, which hands it out again page by page, each
-filled with zeros. A training step of a network takes and gives back all its activations, so that this may be a
-fifth of its time on a CPU, and more of it the faster the layers are.
+The C library of Linux returns what a large tensor took to the system, which hands it out again page by page,
+each filled with zeros. A training step of a network takes and gives back all its activations, so that this may
+be a fifth of its time on a CPU.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "L
 def keep_freed_memory() -> bool:
     """Let this process keep the memory of freed tensors for the next ones.
 
-    `dctps train`, `sweep` and `bench` do so. It holds for the whole process, dense networks included, until it
-    ends; its resident memory stays at what it was at most. Where the environment already chooses an allocator or
-    its thresholds (`LD_PRELOAD`, `GLIBC_TUNABLES`, `MALLOC_..._THRESHOLD_`), and without glibc, nothing changes.
+    `dctps train`, `sweep` and `bench` do so. It holds until the process ends, for dense networks too; resident
+    memory stays at what it was at most. Where the environment already chooses an allocator or its thresholds
+    (`LD_PRELOAD`, `GLIBC_TUNABLES`, `MALLOC_..._THRESHOLD_`), and without glibc, nothing changes.
 
     Returns:
         Whether the process keeps it from now on.

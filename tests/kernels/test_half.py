@@ -55,7 +55,8 @@ def test_a_linear_layer(which: str, offset: str, m: int, n: int, batch: int, nnz
 def test_a_convolution(which: str, case: int, last: bool) -> None:
     d = DrawnConv.draw(case, last)
     x, g = d.x.bfloat16(), d.g.bfloat16()
-    parts, filters, needs = (d.values, d.support, d.alpha), d.offset.filters(), (True, True, d.alpha is not None)
+    parts, filters = (d.values, d.support, d.alpha), d.offset.filters()
+    needs = True, True, d.alpha is not None
     for cache in (3_000, 260_000):
         y = conv_forward(x, *parts, filters, d.window, cache=cache)
         assert y.dtype == torch.bfloat16

@@ -39,7 +39,8 @@ PROGRAM = """
                     parts = d.values, d.support, d.alpha, d.offset.filters(), d.window
                     dctps.kernels.conv.conv_forward(d.x.bfloat16(), *parts, cache=cache)
                     needs = True, True, d.alpha is not None
-                    dctps.kernels.conv.conv_backward(d.g.bfloat16(), d.x.bfloat16(), *parts, needs, cache=cache)
+                    x, g = d.x.bfloat16(), d.g.bfloat16()
+                    dctps.kernels.conv.conv_backward(g, x, *parts, needs, cache=cache)
         for case in depthwise:
             window, x, g, weight, bias = drawn_depthwise(*case)
             dctps.kernels.depthwise.depthwise_forward(x, weight, window, bias)

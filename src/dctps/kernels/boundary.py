@@ -7,6 +7,7 @@ frequencies that exist) C checks where it walks anyway, and returns a `Failure`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -62,6 +63,11 @@ def start_of(t: Tensor, what: str) -> int:
     if not (at := t.data_ptr()):
         raise _refusal(t, what, "numbers in memory", t.dtype)
     return at
+
+
+def new_float32(shape: Sequence[int]) -> Tensor:
+    """A tensor for what C writes."""
+    return torch.empty(shape, dtype=torch.float32, device=CPU)
 
 
 def zero_(*grads: Tensor | None) -> None:

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, raise_failure, readable, start_of, strided, threads_for, zero_
+from dctps.kernels.boundary import (
+    CPU,
+    address,
+    new_float32,
+    raise_failure,
+    readable,
+    start_of,
+    strided,
+    threads_for,
+    zero_,
+)
 from dctps.kernels.filters import Filters, Window, mixing
 from dctps.kernels.layouts import CONV
 from dctps.kernels.loader import function
@@ -32,8 +42,8 @@ def conv_forward(
 ) -> Tensor:
     """The convolution of x with alpha D + S, plus bias; channels last where x is.
 
-    x is (batch, channels, height, width), float32 or bfloat16, of any strides, and is not copied; the result has its
-    dtype, sums are float32 and rounded once. The values are float32
+    x is (batch, channels, height, width), float32 or bfloat16, of any strides, and is not copied; the result
+    has its dtype, of sums in float32 that are rounded once. The values are float32
     (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is
     no D; the bias is float32 (m,) or None. `cache` floats of one thread's strips fit a cache; results depend
     on it in their last bits. Another dtype or device is a TypeError; sizes that do not agree, or a support
@@ -60,8 +70,8 @@ def conv_backward(
 ) -> Grads:
     """The derivatives of `conv_forward` in x, values and alpha, or None where `needs` is False.
 
-    Arguments and errors are those of `conv_forward`; `g` is the gradient of its result, of its dtype and of any
-    strides. The derivative in x has the dtype and the layout of x, the others are float32.
+    Arguments and errors are those of `conv_forward`; `g` is the gradient of its result, of its dtype and
+    of any strides. The derivative in x has the dtype and the layout of x, the others are float32.
     """
     g, x = strided(g, 4, "the gradient of y", readable(x)), strided(x, 4, "x", readable(x))
     window.check(x, g)
@@ -71,8 +81,8 @@ def conv_backward(
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=CPU, memory_format=_format(x))
         if not (g.numel() and window.reads_all()):
             grad_x.zero_()
-    grad_values = torch.empty_like(values) if needs_values else None
-    grad_alpha = torch.empty_like(alpha) if needs_alpha and alpha is not None else None
+    grad_values = new_float32(values.shape) if needs_values else None
+    grad_alpha = new_float32((1,)) if needs_alpha and alpha is not None else None
     grads = grad_x, grad_values, grad_alpha
     if g.numel():
         _call("conv_backward", x, g, values, support, alpha, filters, window, cache, grads=grads)

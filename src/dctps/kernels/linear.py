@@ -8,7 +8,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dctps.kernels.boundary import CPU, address, raise_failure, readable, start_of, strided, threads_for, zero_
+from dctps.kernels.boundary import (
+    CPU,
+    address,
+    new_float32,
+    raise_failure,
+    readable,
+    start_of,
+    strided,
+    threads_for,
+    zero_,
+)
 from dctps.kernels.build import LANES
 from dctps.kernels.layouts import LINEAR, Transform
 from dctps.kernels.loader import function, variant
@@ -48,9 +58,10 @@ def linear_forward(
 ) -> Tensor:
     """Y = x (alpha D + S)^T + b, (batch, m), of x, (batch, n), both float32 or both bfloat16.
 
-    Sums are float32, rounded once where y is bfloat16. The values are float32 (nnz,), the support int64 (nnz,): sorted flat positions in S. alpha is float32
-    (1,), None where there is no D; the bias is float32 (m,) or None. Another dtype or device is a TypeError;
-    sizes that do not agree, or a support that is none, are a ValueError.
+    Sums are float32, and rounded once where y is bfloat16. The values are float32 (nnz,), the support int64
+    (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is no D; the bias is float32 (m,)
+    or None. Another dtype or device is a TypeError; sizes that do not agree, or a support that is none, are a
+    ValueError.
     """
     x = _rows(x, "x")
     y = x.new_empty(x.shape[0], m)
@@ -70,8 +81,8 @@ def linear_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The derivatives of `linear_forward` in x, values, alpha and bias, or None if not needed.
 
-    Arguments and errors are those of `linear_forward`; `g` is the gradient of its result, (batch, m). It and the
-    derivative in x are of x's dtype, the others are float32.
+    Arguments and errors are those of `linear_forward`; `g` is the gradient of its result, (batch, m). It and
+    the derivative in x are of x's dtype, the others are float32.
     """
     g, x = _rows(g, "the gradient of y"), _rows(x, "x")
     (batch, n), m = x.shape, g.shape[1]
@@ -79,9 +90,9 @@ def linear_backward(
         found = f"{len(g)} rows of {g.dtype}, and x has {batch} of {x.dtype}"
         raise ValueError(f"the gradient of y has {found}")
     grad_x = x.new_empty(batch, n) if needs[0] else None
-    grad_values = torch.empty_like(values) if needs[1] else None
-    grad_alpha = torch.empty_like(alpha) if needs[2] and alpha is not None else None
-    grad_bias = values.new_empty(m) if needs[3] else None
+    grad_values = new_float32(values.shape) if needs[1] else None
+    grad_alpha = new_float32((1,)) if needs[2] and alpha is not None else None
+    grad_bias = new_float32((m,)) if needs[3] else None
     grads = grad_x, grad_values, grad_alpha, grad_bias
     if batch:
         _call("linear_backward", x, values, support, alpha, offset, m, g=g, grads=grads)

@@ -71,7 +71,8 @@ class RowsPath(Path):
         form = offset.memo("rows", lambda: native_offset(offset))
         if geometry is ROWS and x.dtype == values.dtype == torch.float32:  # no call more than there must be
             return linear_forward(x, values, support, alpha, bias, form, offset.shape[0])
-        y = linear_forward(to_readable(flat(geometry.to_rows(x))), to_float32(values), support, to_float32(alpha), bias, form, offset.shape[0])
+        rows = to_readable(flat(geometry.to_rows(x)))
+        y = linear_forward(rows, to_float32(values), support, to_float32(alpha), bias, form, offset.shape[0])
         return geometry.result(cast_like(y, x), x)
 
     def backward(
