@@ -16,7 +16,8 @@ kept = sys.argv[1] == "keep" and dctps.keep_freed_memory()
 def step():
     return [torch.ones(1 << 22).add_(1) for _ in range(8)]  # 16 MiB each
 
-step()
+for _ in range(5):  # until every hole has been found
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     step()
@@ -36,7 +37,7 @@ def test_a_process_that_keeps_memory_takes_no_new_pages():
     as_ever, pages = faults("leave")
     kept, few = faults("keep")
     assert (as_ever, kept) == (0, 1)
-    assert few < 100 < pages
+    assert pages > 5 * few
 
 
 def test_an_allocator_that_the_environment_chose_stays():

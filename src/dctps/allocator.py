@@ -1,8 +1,8 @@
 """The memory that tensors give back, kept by the process instead of the system.
 
-The C library of Linux returns what a large tensor took to the system, which hands it out again page by page,
-each filled with zeros. A training step of a network takes and gives back all its activations, so that this may
-be a fifth of its time on a CPU.
+The C library of Linux returns what a large tensor took to the system, which hands it out page by page, each
+filled with zeros. A training step takes and gives back all activations of a network, which may be a fifth
+of its time on a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "L
 def keep_freed_memory() -> bool:
     """Let this process keep the memory of freed tensors for the next ones.
 
-    `dctps train`, `sweep` and `bench` do so. It holds until the process ends, for dense networks too; resident
+    `dctps train`, `sweep` and `bench` do so. It holds until the process ends, for dense networks too; its
     memory stays at what it was at most. Where the environment already chooses an allocator or its thresholds
     (`LD_PRELOAD`, `GLIBC_TUNABLES`, `MALLOC_..._THRESHOLD_`), and without glibc, nothing changes.
 

@@ -59,9 +59,9 @@ def linear_forward(
     """Y = x (alpha D + S)^T + b, (batch, m), of x, (batch, n), both float32 or both bfloat16.
 
     Sums are float32, and rounded once where y is bfloat16. The values are float32 (nnz,), the support int64
-    (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is no D; the bias is float32 (m,)
-    or None. Another dtype or device is a TypeError; sizes that do not agree, or a support that is none, are a
-    ValueError.
+    (nnz,): sorted flat positions in S. alpha is float32 (1,), None where there is no D; the bias is float32
+    (m,) or None. Another dtype or device is a TypeError; sizes that do not agree, or a support that is none,
+    are a ValueError.
     """
     x = _rows(x, "x")
     y = x.new_empty(x.shape[0], m)
