@@ -1,4 +1,4 @@
-"""The kernels of a library in a process of its own: another machine's under an emulator, another compiler's."""
+"""The kernels of a library in a process of its own: another machine's in an emulator, another compiler's."""
 
 from __future__ import annotations
 
