@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #define MOST 128 /* threads */
+#define LINE 64  /* bytes; a block begins as far behind a multiple as on the other side */
 
 typedef struct {
     uint64_t address, bytes, holds_addresses;
@@ -57,6 +58,13 @@ static void put(const void *from, size_t bytes)
     if (fwrite(from, 1, bytes, stdout) != bytes) exit(1);
 }
 
+static char *place(const block *b)
+{
+    void *memory;
+    if (posix_memalign(&memory, LINE, b->bytes + b->address % LINE)) abort();
+    return (char *)memory + b->address % LINE;
+}
+
 /* The address here of what is at one there. */
 static uint64_t moved(uint64_t address, const block *blocks, char *const *here, uint64_t count)
 {
@@ -74,7 +82,7 @@ static void run_call(void *library)
     block *blocks = malloc(count * sizeof *blocks);
     char **here = malloc(count * sizeof *here);
     take(blocks, count * sizeof *blocks);
-    for (uint64_t i = 0; i < count; i++) take(here[i] = malloc(blocks[i].bytes), blocks[i].bytes);
+    for (uint64_t i = 0; i < count; i++) take(here[i] = place(blocks + i), blocks[i].bytes);
     for (uint64_t i = 0; i < count; i++) {
         uint64_t *words = (uint64_t *)here[i];
         for (uint64_t w = 0; blocks[i].holds_addresses && w < blocks[i].bytes / 8; w++)
@@ -85,7 +93,7 @@ static void run_call(void *library)
     put(&failure, sizeof failure);
     for (uint64_t i = 0; i < count; i++) {
         if (!blocks[i].holds_addresses) put(here[i], blocks[i].bytes);
-        free(here[i]);
+        free(here[i] - blocks[i].address % LINE);
     }
     fflush(stdout);
     free(here);
