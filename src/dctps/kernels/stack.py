@@ -201,7 +201,7 @@ def _starts(sorted_rows: Tensor, rows: int) -> Tensor:
 
 
 def _in_chunks(x: Tensor) -> tuple[Tensor, int]:
-    """(chunks, numbers of an image, CHUNK), the last chunk filled up with zeros; a copy, whose address C can rely on."""
+    """A copy, which C can read in vectors: (chunks, numbers of an image, CHUNK), filled up with zeros."""
     rows, chunks = x.flatten(1), -(-len(x) // CHUNK)
     if chunks * CHUNK > len(x):
         rows = torch.cat([rows, rows.new_zeros(chunks * CHUNK - len(x), rows.shape[1])])
