@@ -22,6 +22,8 @@ from tests.support.drawn_conv import CASES, DEPTHWISE, DrawnConv, drawn_depthwis
 from tests.support.driven import DRIVER, MODULES, Driven
 
 EMULATOR = {"aarch64-linux-gnu-gcc": ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")}
+pytestmark = pytest.mark.skipif(not runnable_variants(), reason="the native kernels were not compiled")
+
 # What it is, as made, exact, and the size of what was added up.
 Result = tuple[str, Tensor, Tensor, Tensor | float]
 

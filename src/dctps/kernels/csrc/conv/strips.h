@@ -55,11 +55,11 @@ static void pack(const float *from, int64_t channel_stride, int64_t channels, in
             } else if (some == LANES) {
                 const float *row[LANES];
                 float *out[LANES];
-                for (int i = 0; i < LANES; i++) row[i] = where[p + i] < 0 ? absent - c : from + where[p + i];
+                for (int i = 0; i < LANES; i++) row[i] = where[p + i] < 0 ? absent : from + where[p + i] + c;
                 for (int r = 0; r < LANES; r++) out[r] = rows + (c + r) * stride + p;
                 if (p + 3 * LANES <= stride)
                     for (int i = 2 * LANES; i < 3 * LANES; i++) __builtin_prefetch(from + where[p + i] + c, 0, 2);
-                transpose_in(row, c, out);
+                transpose_in(row, 0, out);
             } else {
                 for (int i = 0; i < LANES; i++)
                     for (int64_t r = 0; r < some; r++)
@@ -94,10 +94,10 @@ static void unpack(const float *rows, int64_t stride, int64_t channels, int64_t 
                 V v[LANES];
                 float *out[LANES];
                 for (int r = 0; r < LANES; r++) v[r] = load(rows + (c + r) * stride + p);
-                for (int i = 0; i < LANES; i++) out[i] = where[p + i] < 0 ? unwanted - c : to + where[p + i];
+                for (int i = 0; i < LANES; i++) out[i] = where[p + i] < 0 ? unwanted : to + where[p + i] + c;
                 if (p + 4 * LANES <= stride)
                     for (int i = 3 * LANES; i < 4 * LANES; i++) __builtin_prefetch(to + where[p + i] + c, 1, 2);
-                transpose_out(v, out, c, LANES);
+                transpose_out(v, out, 0, LANES);
             } else {
                 for (int i = 0; i < LANES; i++)
                     if (where[p + i] >= 0)
