@@ -21,7 +21,11 @@ from tests.support.drawn import Drawn
 from tests.support.drawn_conv import CASES, DEPTHWISE, DrawnConv, drawn_depthwise
 from tests.support.driven import DRIVER, MODULES, Driven
 
-EMULATOR = {"aarch64-linux-gnu-gcc": ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")}
+# What runs its programs, and how far it optimises here: most of the time goes into compiling.
+COMPILERS = {
+    "aarch64-linux-gnu-gcc": (("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"), "-O1"),
+    "clang": ((), "-O0"),
+}
 pytestmark = pytest.mark.skipif(not runnable_variants(), reason="the native kernels were not compiled")
 
 # What it is, as made, exact, and the size of what was added up.
@@ -101,41 +105,41 @@ def stacks() -> Iterator[Result]:
                 yield f"stack of {m}", grad.clone(), gradient, scale
 
 
-def driver(compiler: str, folder: Path, flags: tuple[str, ...]) -> list[str | Path]:
+def driver(compiler: str, folder: Path) -> list[str | Path]:
     """The command that runs the kernels as the compiler makes them; without a warning."""
-    emulator = EMULATOR.get(compiler, ())
+    emulator, level = COMPILERS[compiler]
     for program in (compiler, *emulator[:1]):
         if not shutil.which(program):
             pytest.skip(f"there is no {program}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CC", compiler)
-        library = compile_library(folder / "libdctps.so", flags=("-Werror", *flags))
+        library = compile_library(folder / "libdctps.so", flags=("-Werror", level))
     program = folder / "driver"
-    subprocess.run([compiler, *flags, DRIVER, "-o", program, "-pthread", "-ldl"], check=True)
+    subprocess.run([compiler, level, DRIVER, "-o", program, "-pthread", "-ldl"], check=True)
     return [*emulator, program, library]
 
 
-@pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "clang"])
+@pytest.mark.parametrize("compiler", COMPILERS)
 def test_kernels_are_the_float64_twins_on_one_thread_and_two(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = driver(compiler, tmp_path, ("-O1",))
+    variant = "generic" if COMPILERS[compiler][0] else runnable_variants()[-1]
+    driven = Driven(driver(compiler, tmp_path), variant)
+    driven.take_over(monkeypatch)
     for module in MODULES:
         if hasattr(module, "threads_for"):
             monkeypatch.setattr(module, "threads_for", lambda *_: torch.get_num_threads())
     before = torch.get_num_threads()
-    for variant in ("generic",) if compiler in EMULATOR else runnable_variants():
-        driven = Driven(command, variant)
-        driven.take_over(monkeypatch)
-        try:
-            for kernel in (linear, convolutions, depthwise, norms, stacks):
-                torch.set_num_threads(1)
-                results, calls = list(kernel()), driven.calls
-                torch.set_num_threads(2)
-                for (what, made, exact, scale), (_, other, *_) in zip(results, kernel(), strict=True):
-                    assert made.shape == exact.shape and torch.equal(made, other), what
-                    assert bool(((made.double() - exact).abs() <= 1e-5 * scale + 1e-30).all()), what
-                assert driven.calls > calls > 0
-        finally:
-            torch.set_num_threads(before)
-            assert driven.close() == 0
+    try:
+        for kernel in (linear, convolutions, depthwise, norms, stacks):
+            torch.set_num_threads(1)
+            results, calls = list(kernel()), driven.calls
+            torch.set_num_threads(2)
+            for (what, made, exact, scale), (_, other, *_) in zip(results, kernel(), strict=True):
+                assert made.shape == exact.shape and torch.equal(made, other), what
+                assert bool(((made.double() - exact).abs() <= 1e-5 * scale + 1e-30).all()), what
+            assert driven.calls > calls > 0
+    finally:
+        torch.set_num_threads(before)
+        status = driven.close()
+    assert status == 0
