@@ -32,16 +32,6 @@ def agree(got: torch.Tensor | None, expected: torch.Tensor, scale: torch.Tensor)
     assert bool(((got.double() - expected).abs() <= 1e-5 * scale + 1e-30).all())
 
 
-def run(drawn: Drawn, needs: tuple[bool, ...] = EVERYTHING) -> list[torch.Tensor | None]:
-    y = linear_forward(
-        drawn.x, drawn.values, drawn.support, drawn.alpha, drawn.bias, drawn.form, drawn.g.shape[1]
-    )
-    return [
-        y,
-        *linear_backward(drawn.g, drawn.x, drawn.values, drawn.support, drawn.alpha, drawn.form, needs),
-    ]
-
-
 @pytest.mark.parametrize("offset", OFFSETS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -65,7 +55,7 @@ def test_outputs_and_derivatives_are_the_dense_ones(
     if offset in ("dct", "sdct") and not has_plan(max(m, n) if offset == "dct" else n):
         n = m = 128
     drawn = Drawn.draw(offset, m, n, batch, int(fraction * m * n), seed)
-    for i, (got, (expected, scale)) in enumerate(zip(run(drawn, needs), drawn.expected(), strict=True)):
+    for i, (got, (expected, scale)) in enumerate(zip(drawn.made(needs), drawn.expected(), strict=True)):
         if i and not (needs[i - 1] and (i != 3 or drawn.alpha is not None)):
             assert got is None
         else:
@@ -93,7 +83,7 @@ def test_the_transform_is_scipys(variant: str, q: int) -> None:
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_few_rows_are_the_dense_ones(variant: str, offset: str, batch: int) -> None:
     drawn = Drawn.draw(offset, 133, 72, batch, 9000, seed=batch)
-    for got, (expected, scale) in zip(run(drawn), drawn.expected(), strict=True):
+    for got, (expected, scale) in zip(drawn.made(), drawn.expected(), strict=True):
         if got is not None:
             agree(got, expected, scale)
 
@@ -115,7 +105,7 @@ def test_results_do_not_depend_on_the_threads(
     results = []
     for count in (1, 2, 3):
         threads(count)
-        results.append(run(drawn))
+        results.append(drawn.made())
     for other in results[1:]:
         assert all(a is b or torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
@@ -125,23 +115,23 @@ def test_a_support_that_is_none_is_refused(variant: str, bad: list[int]) -> None
     drawn = Drawn.draw("dct", 48, 40, 33, len(bad))
     drawn.support = torch.tensor(bad)
     with pytest.raises(ValueError, match="the support is not sorted positions in 0..1919"):
-        run(drawn)
+        drawn.made()
 
 
 def test_rows_may_be_strided(variant: str) -> None:
     drawn = Drawn.draw("dct", 48, 40, 33, 200)
-    expected = run(drawn)
+    expected = drawn.made()
     for layout in (lambda t: torch.cat([t, t], 1)[:, : t.shape[1]], lambda t: t.T.contiguous().T):
         drawn.x, drawn.g = layout(drawn.x), layout(drawn.g)
-        for got, want in zip(run(drawn), expected, strict=True):
+        for got, want in zip(drawn.made(), expected, strict=True):
             assert torch.equal(got, want)
 
 
 def test_rows_do_not_mix(variant: str) -> None:
     """A row of nan or inf stays alone, also in a tile that is not full."""
     drawn = Drawn.draw("sdct", 30, 64, 19, 100)
-    clean = run(drawn)[:2]
+    clean = drawn.made()[:2]
     drawn.x[3], drawn.g[3] = torch.inf, torch.nan
     others = torch.arange(19) != 3
-    for got, want in zip(run(drawn)[:2], clean, strict=True):
+    for got, want in zip(drawn.made()[:2], clean, strict=True):
         assert torch.equal(got[others], want[others]) and not got[3].isfinite().any()

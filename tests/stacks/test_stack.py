@@ -241,6 +241,17 @@ def test_a_network_does_not_feel_the_others():
     assert all(torch.equal(p.grad, g) for p, g in zip(trained(models[0]), gradients, strict=True))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_images_of_one_number_begin_at_any_address(first):
+    """Their rows are in the kernel's order already, which aligned loads would read where they are."""
+    plain = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    model = dctps.sparsify_(plain, 0.5)
+    images, labels = torch.randn(129)[first : first + 128].view(128, 1, 1, 1), torch.randint(3, (128,))
+    losses = Stack([model]).step(images, labels)
+    expected = F.cross_entropy(model(images), labels, reduction="sum")
+    torch.testing.assert_close(losses.loss[0], expected.detach().double(), rtol=1e-5, atol=0.0)
+
+
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dctps.kernels import NativeOffset
+from dctps.kernels import NativeOffset, linear_backward, linear_forward
 from dctps.offsets import build_offset
 from dctps.product.paths.rows import native_offset
 from dctps.sparse import random_support
@@ -42,6 +42,12 @@ class Drawn:
             form=native_offset(operator),
             dense=operator.to_dense(dtype=torch.float64),
         )
+
+    def made(self, needs: tuple[bool, ...] = 4 * (True,)) -> list[Tensor | None]:
+        """What native code makes of it: y and, where needed, its derivatives in x, values, alpha and bias."""
+        rest = self.values, self.support, self.alpha
+        y = linear_forward(self.x, *rest, self.bias, self.form, self.g.shape[1])
+        return [y, *linear_backward(self.g, self.x, *rest, self.form, needs)]
 
     def weight(self) -> Tensor:
         """Alpha D + S, float64."""

@@ -7,5 +7,5 @@ from dctps.kernels.loader import variant
 
 try:
     print(f"{compile_library()}: {variant()}")
-except CompileError as error:
+except (CompileError, OSError) as error:
     sys.exit(str(error))

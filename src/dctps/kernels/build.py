@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -43,9 +42,7 @@ def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> P
     names one), or where it fails, that is a `CompileError` with its output.
     """
     compiler = _compiler()
-    variants: dict[str, list[str]] = {"generic": []}
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        variants |= _X86
+    variants: dict[str, list[str]] = {"generic": [], **(_X86 if _machine() in ("x86_64", "amd64") else {})}
     with tempfile.TemporaryDirectory() as folder:
         jobs = []
         for source in sorted(SOURCES.glob("*/*.c")):
@@ -86,8 +83,13 @@ def source_hash() -> str:
 
 
 def platform_tag() -> str:
-    """The wheel tag: a library of this platform that no Python's ABI knows of."""
-    return f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+    """The wheel tag: a library of the compiler's machine that no Python's ABI knows of."""
+    system, _, machine = sysconfig.get_platform().rpartition("-")
+    if (made_for := _machine()) in ("x86_64", "aarch64", "arm64"):  # a Python of macOS may be for two of them
+        machine = made_for
+    if machine == "arm64" and system.startswith("macosx-10."):
+        system = "macosx-11.0"  # the first that there is for it
+    return "py3-none-" + f"{system}_{machine}".replace("-", "_").replace(".", "_")
 
 
 def _compiler() -> list[str]:
@@ -98,7 +100,12 @@ def _compiler() -> list[str]:
     raise CompileError("no C compiler: install gcc or clang, or name one in CC")
 
 
-def _run(command: list[str]) -> None:
+def _machine() -> str:
+    """What the compiler makes code for, which `CC` may choose: `x86_64`, `aarch64`, `arm64`, ..."""
+    return _run([*_compiler(), "-dumpmachine"]).partition("-")[0]
+
+
+def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -107,3 +114,4 @@ def _run(command: list[str]) -> None:
         raise CompileError(f"{shlex.join(command)}\n{done.stderr}")
     if done.stderr:
         print(done.stderr, file=sys.stderr)
+    return done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -65,7 +66,8 @@ def release_scratch() -> None:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    problem = "were not compiled"
+    machine = platform.machine()
+    problem = f"were not compiled for this {machine} machine"
     if LIBRARY.exists():
         try:
             library = ctypes.CDLL(str(LIBRARY))
@@ -74,7 +76,7 @@ def _library() -> ctypes.CDLL | None:
                 return _prepared(library)
             problem = "were compiled from other sources than these"
         except (OSError, AttributeError) as error:
-            problem = f"cannot be loaded ({error})"
+            problem = f"cannot be loaded, perhaps made for another machine than this {machine} one ({error})"
     message = f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}"
     warnings.warn(message, stacklevel=2)
     return None

@@ -201,8 +201,9 @@ def _starts(sorted_rows: Tensor, rows: int) -> Tensor:
 
 
 def _in_chunks(x: Tensor) -> tuple[Tensor, int]:
-    """(chunks, numbers of an image, CHUNK), the last chunk filled up with zeros."""
+    """A copy, which C can read in vectors: (chunks, numbers of an image, CHUNK), filled up with zeros."""
     rows, chunks = x.flatten(1), -(-len(x) // CHUNK)
     if chunks * CHUNK > len(x):
         rows = torch.cat([rows, rows.new_zeros(chunks * CHUNK - len(x), rows.shape[1])])
-    return rows.view(chunks, CHUNK, -1).transpose(1, 2).contiguous(), chunks
+    by_chunk = rows.view(chunks, CHUNK, -1).transpose(1, 2)
+    return by_chunk.clone(memory_format=torch.contiguous_format), chunks

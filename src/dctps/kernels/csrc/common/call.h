@@ -11,6 +11,8 @@
 
 #include <stdint.h>
 
+_Static_assert(sizeof(void *) == 8, "no kernels for this machine: an address is a field of 64 bits");
+
 #define FIELD(type, name, ...) type name __VA_ARGS__;
 #define NAME(type, name, ...) #name #__VA_ARGS__ " "
 #define ENUMERATOR(name) name,

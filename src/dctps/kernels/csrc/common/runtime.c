@@ -15,7 +15,12 @@
 #define WASTE 4 /* times what is asked for that a held block may be */
 #define SMALL ((size_t)1 << 16) /* bytes below which the system's allocator does as well */
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#define HAS_FEATURE(name) __has_feature(name) /* how clang says it */
+#else
+#define HAS_FEATURE(name) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || HAS_FEATURE(address_sanitizer) || HAS_FEATURE(memory_sanitizer)
 enum { KEEP = 0 }; /* exact blocks, each of its own, so that every overrun is seen */
 #else
 enum { KEEP = 1 };

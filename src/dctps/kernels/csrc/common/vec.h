@@ -10,6 +10,8 @@
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define JOIN_(a, b) a##_##b
@@ -21,6 +23,12 @@
 #endif
 #define LOCAL static __attribute__((unused)) /* in a header, for those who want it */
 #define EXPORT __attribute__((visibility("default")))
+
+#if LANES == 16 || defined(__aarch64__)
+#define REGISTERS 32 /* vectors that the processor holds */
+#else
+#define REGISTERS 16
+#endif
 
 typedef float V __attribute__((vector_size(4 * LANES)));
 typedef V in_memory __attribute__((may_alias));
@@ -182,6 +190,38 @@ INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows
         if (a < rows) _mm256_storeu_ps(row[a] + at, _mm256_permute2f128_ps(t[0][a], t[1][a], 0x20));
         if (a + 4 < rows) _mm256_storeu_ps(row[a + 4] + at, _mm256_permute2f128_ps(t[0][a], t[1][a], 0x31));
     }
+}
+
+#elif defined(__aarch64__)
+
+INLINE V lane_sums(const V *v)
+{
+    const float32x4_t a = vpaddq_f32((float32x4_t)v[0], (float32x4_t)v[1]);
+    return (V)vpaddq_f32(a, vpaddq_f32((float32x4_t)v[2], (float32x4_t)v[3]));
+}
+
+INLINE void turn(const float32x4_t *c, float32x4_t *out)
+{
+    const float64x2_t u0 = vreinterpretq_f64_f32(vzip1q_f32(c[0], c[1])), u1 = vreinterpretq_f64_f32(vzip2q_f32(c[0], c[1]));
+    const float64x2_t u2 = vreinterpretq_f64_f32(vzip1q_f32(c[2], c[3])), u3 = vreinterpretq_f64_f32(vzip2q_f32(c[2], c[3]));
+    out[0] = vreinterpretq_f32_f64(vzip1q_f64(u0, u2)), out[1] = vreinterpretq_f32_f64(vzip2q_f64(u0, u2));
+    out[2] = vreinterpretq_f32_f64(vzip1q_f64(u1, u3)), out[3] = vreinterpretq_f32_f64(vzip2q_f64(u1, u3));
+}
+
+INLINE void transpose(const float *const *row, ptrdiff_t at, V *out)
+{
+    float32x4_t t[4];
+    for (int a = 0; a < 4; a++) t[a] = vld1q_f32(row[a] + at);
+    turn(t, t);
+    for (int a = 0; a < 4; a++) out[a] = (V)t[a];
+}
+
+INLINE void transpose_out(const V *in, float *const *row, ptrdiff_t at, int rows)
+{
+    float32x4_t t[4] = {(float32x4_t)in[0], (float32x4_t)in[1], (float32x4_t)in[2], (float32x4_t)in[3]};
+    turn(t, t);
+    for (int a = 0; a < 4; a++)
+        if (a < rows) vst1q_f32(row[a] + at, t[a]);
 }
 
 #else

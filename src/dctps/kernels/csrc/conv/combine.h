@@ -42,6 +42,12 @@ static float dot(const float *a, const float *b, int64_t length)
 }
 
 typedef float quad __attribute__((vector_size(16)));
+typedef int places __attribute__((vector_size(16)));
+#if defined(__clang__)
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
+#endif
 
 /* sums[i] += the total of v[i] */
 INLINE void add_totals(const V v[4], float *sums)
@@ -57,10 +63,9 @@ INLINE void add_totals(const V v[4], float *sums)
             q[i] += more;
         }
     }
-    typedef int places __attribute__((vector_size(16)));
-    const quad a = __builtin_shuffle(q[0], q[1], (places){0, 4, 1, 5}) + __builtin_shuffle(q[0], q[1], (places){2, 6, 3, 7});
-    const quad b = __builtin_shuffle(q[2], q[3], (places){0, 4, 1, 5}) + __builtin_shuffle(q[2], q[3], (places){2, 6, 3, 7});
-    const quad all = __builtin_shuffle(a, b, (places){0, 1, 4, 5}) + __builtin_shuffle(a, b, (places){2, 3, 6, 7});
+    const quad a = PICK(q[0], q[1], 0, 4, 1, 5) + PICK(q[0], q[1], 2, 6, 3, 7);
+    const quad b = PICK(q[2], q[3], 0, 4, 1, 5) + PICK(q[2], q[3], 2, 6, 3, 7);
+    const quad all = PICK(a, b, 0, 1, 4, 5) + PICK(a, b, 2, 3, 6, 7);
     for (int i = 0; i < 4; i++) sums[i] += all[i];
 }
 

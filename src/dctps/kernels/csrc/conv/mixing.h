@@ -6,7 +6,7 @@
 
 #define TERM_OUTPUTS 48 /* outputs whose maps are made together in a product; times two terms, blocks of MR */
 #define MR 6    /* rows of a block of the matrix product */
-#define NR (LANES == 16 ? 4 : 2) /* vectors of its columns */
+#define NR (REGISTERS == 32 ? 4 : 2) /* vectors of its columns */
 #define WIDE (NR * LANES) /* columns of a panel */
 
 /* A panel is `inner` rows of `width` columns, contiguous, so that the product reads one stream. */

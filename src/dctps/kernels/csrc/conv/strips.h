@@ -59,15 +59,16 @@ static void pack(const void *from, int64_t half, int64_t channel_stride, int64_t
             } else if (some == LANES) {
                 const float *row[LANES];
                 float *out[LANES];
-                const int64_t at = half ? 0 : c;
-                for (int i = 0; i < LANES; i++)
-                    row[i] = where[p + i] < 0 ? absent - at : half ? wide[i] : (const float *)from + where[p + i];
-                for (int i = 0; half && i < LANES; i++)
-                    if (where[p + i] >= 0) widen(wide[i], (const uint16_t *)from + where[p + i] + c, LANES);
+                for (int i = 0; i < LANES; i++) {
+                    const int64_t at = where[p + i] + c;
+                    row[i] = where[p + i] < 0 ? absent : half ? wide[i] : (const float *)from + at;
+                    if (half && where[p + i] >= 0) widen(wide[i], (const uint16_t *)from + at, LANES);
+                }
                 for (int r = 0; r < LANES; r++) out[r] = rows + (c + r) * stride + p;
                 if (p + 3 * LANES <= stride)
-                    for (int i = 2 * LANES; i < 3 * LANES; i++) __builtin_prefetch(number_at(from, half, where[p + i] + c), 0, 2);
-                transpose_in(row, at, out);
+                    for (int i = 2 * LANES; i < 3 * LANES; i++)
+                        __builtin_prefetch(number_at(from, half, where[p + i] + c), 0, 2);
+                transpose_in(row, 0, out);
             } else {
                 for (int i = 0; i < LANES; i++) {
                     float pixel[LANES] = {0};
@@ -107,12 +108,12 @@ static void unpack(const float *rows, int64_t stride, int64_t channels, int64_t 
                 V v[LANES];
                 float *out[LANES];
                 for (int r = 0; r < LANES; r++) v[r] = load(rows + (c + r) * stride + p);
-                const int64_t from = half ? 0 : first + c;
                 for (int i = 0; i < LANES; i++)
-                    out[i] = where[p + i] < 0 ? unwanted - from : half ? wide[i] : (float *)to + where[p + i];
+                    out[i] = where[p + i] < 0 ? unwanted : half ? wide[i] : (float *)to + where[p + i] + first + c;
                 if (p + 4 * LANES <= stride)
-                    for (int i = 3 * LANES; i < 4 * LANES; i++) __builtin_prefetch(number_at(to, half, where[p + i] + first + c), 1, 2);
-                transpose_out(v, out, from, LANES);
+                    for (int i = 3 * LANES; i < 4 * LANES; i++)
+                        __builtin_prefetch(number_at(to, half, where[p + i] + first + c), 1, 2);
+                transpose_out(v, out, 0, LANES);
                 for (int i = 0; half && i < LANES; i++)
                     if (where[p + i] >= 0) narrow((uint16_t *)to + where[p + i] + first + c, wide[i], LANES);
             } else {

@@ -118,7 +118,7 @@ INLINE void convolve(const job *j, tile *t, const int down, const int across, co
     for (int64_t block = t->first; block < t->past; block++) {
         const int64_t channel = block * LANES, lanes = least(LANES, channels - channel);
         const V *weights = j->weights + block * j->taps;
-        V *slot = t->sums + block * j->taps, start = {0}, weight[SIDE][SIDE], sums[SIDE][SIDE];
+        V *slot = backward ? t->sums + block * j->taps : NULL, start = {0}, weight[SIDE][SIDE], sums[SIDE][SIDE];
         at.lanes = first_lanes(lanes);
         if (!backward && j->a->bias) start = load_some(j->a->bias + channel, at.lanes);
         UNROLL for (int i = 0; i < down; i++)

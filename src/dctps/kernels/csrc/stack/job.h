@@ -9,7 +9,7 @@
 #include "common/support.h"
 
 #define G 4                      /* vectors of a register block, and */
-#define M (LANES == 16 ? 6 : 3)  /* its rows: as many as registers hold, with the vectors that they are made from */
+#define M (REGISTERS == 32 ? 6 : 3) /* its rows: as many as registers hold, with the vectors that they are made from */
 #define K 4                      /* columns of a block of dW */
 #define STEP (G * LANES)         /* images of a block */
 #define SPARSE 3                 /* S runs over its nonzeros where they are fewer than one in so many */
