@@ -80,6 +80,7 @@ STYLES: dict[str, Style] = {
     "set": Style("SET", ORANGE, "v", ":", filled=False),
     "dsr": Style("DSR", GREEN, "s", "-.", filled=False),
     "imp": Style("IMP", BLACK, "+", ":"),
+    "norms": Style("norms alone", "#808080", "h", (0, (1.0, 2.0))),
     "dense": Style("dense", "#404040", "", (0, (5.0, 3.0))),
 }
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
+from dctps.arguments import NO_WEIGHTS
 from dctps.experiments.fields import check_range, of_type, plain_types
 from dctps.experiments.methods import METHODS
 from dctps.experiments.options import DYNAMICS, numbers_of, resolve_options
@@ -35,9 +36,11 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     """digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are your own"""
     method: str = "dctps"
     """what is trained: dctps, sdctps, dctps-rigl, sdctps-rigl, random-uniform, random-epl, random-epf,
-    random-erk, snip, grasp, force, iter-snip, synflow, magnitude, imp, rigl, set, dsr, hyperplane, dense"""
+    random-erk, snip, grasp, force, iter-snip, synflow, magnitude, imp, rigl, set, dsr, hyperplane, norms,
+    dense"""
     density: float | None = 0.01
-    """trained share of the weights, in (0, 1]; of a hyperplane, dimensions over weights; dense has none"""
+    """trained share of the weights, in [0, 1], 0 under an offset alone; of a hyperplane, dimensions over
+    weights; norms and dense have none"""
     seed: int = 0
     """of the initialisation, the supports, the order of the data and its augmentation"""
     batch_seed: int | None = None
@@ -56,6 +59,9 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     """first value of each layer's alpha: 1, the dense initialisation's norm over D's, or a number"""
     alpha_trainable: bool = True
     """train alpha"""
+    init: Literal["dense", "fan-in"] = "dense"
+    """first values under the offset zero: the dense initialisation's, or drawn for each output by its own
+    number of weights"""
     norm: Literal["affine", "plain", "shared"] = "affine"
     """scale and shift of normalisation layers: each its own, none, or one for a stage and width"""
     bias: bool = True
@@ -184,6 +190,8 @@ def resolve(config: RunConfig) -> ResolvedConfig:
         chosen["density"] = None
     elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
+    elif config.density == 0:
+        _refuse_density_0(chosen)
     if dynamics is not None and chosen["offset"] is None:
         raise ValueError(f"the method {config.method!r} has no dynamics: leave it out")
     for name, value in METHODS["imp"]._asdict().items() if dynamics == "imp" else ():
@@ -203,6 +211,18 @@ def resolve(config: RunConfig) -> ResolvedConfig:
     left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
     numbers = _numbers_of_dynamics(config, dynamics, chosen["density"])
     return ResolvedConfig(**vars(config) | chosen | left_open | numbers)
+
+
+def _refuse_density_0(chosen: Mapping[str, Any]) -> None:
+    if chosen["offset"] is None:
+        raise ValueError("a hyperplane of density 0 has no dimension: choose a density above 0")
+    if chosen["offset"] == "zero":
+        raise ValueError(NO_WEIGHTS)
+    if (dynamics := chosen["dynamics"]) is not None:
+        raise ValueError(
+            f"{dynamics} moves weights, and at density 0 there are none: choose a method without dynamics, "
+            f"such as dctps, or a density above 0"
+        )
 
 
 def _numbers_of_dynamics(

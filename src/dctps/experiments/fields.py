@@ -114,7 +114,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     **dict.fromkeys(
         ("seed", "batch_seed", "data_seed"), (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0")
     ),
-    "density": (lambda x: 0 < x <= 1, "in (0, 1]", "0.01 trains one weight in a hundred"),
+    "density": (lambda x: 0 <= x <= 1, "in [0, 1]", "0.01 trains one weight in a hundred"),
     "epochs": (lambda x: x >= 1, "at least 1", "20"),
     "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number", "one"),
     "lr": (lambda x: 0 < x < math.inf, "above 0", "0.006 with adam"),

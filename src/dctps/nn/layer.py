@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dctps.arguments import flag, real, whole
+from dctps.arguments import NO_WEIGHTS, flag, real, whole
 from dctps.fused.waiting import settled
-from dctps.initial import Law, carry, default_law, law_of
+from dctps.initial import Init, Law, carry, default_law, fan_in_law, law_of
 from dctps.nn.saved_layer import SavedLayer
 from dctps.offsets import Offset, OffsetChoice, ZeroOffset, build_offset
 from dctps.product.rule import Backend
@@ -83,13 +83,15 @@ class DpSLayer(SavedLayer):
             count = budget(density, size) if density is not None else whole("nnz", nnz)
             if not 0 <= count <= size:
                 raise ValueError(f"nnz must be in 0..{size} for a weight of shape {shape}, got {count}")
+        has_offset = not isinstance(offset, ZeroOffset)
+        if density is not None and real("density", density) == 0 and not has_offset:
+            raise ValueError(NO_WEIGHTS)
         self.seed = seed
         self._alpha_law, self._given_support = alpha, support is not None
         self.weight_law = self.bias_law = default_law(offset.in_features)
 
         self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype), count > 0)
         where = self.values.device
-        has_offset = not isinstance(offset, ZeroOffset)
         self.alpha = (
             nn.Parameter(self.values.new_empty(1), flag("alpha_trainable", alpha_trainable))
             if has_offset
@@ -156,6 +158,7 @@ class DpSLayer(SavedLayer):
         support: Tensor | None = None,
         alpha: Alpha = "one",
         alpha_trainable: bool = True,
+        init: Init = "dense",
         seed: int = 0,
         name: str = "",
         device: torch.device | str | None = None,
@@ -163,8 +166,9 @@ class DpSLayer(SavedLayer):
         """The layer that replaces a dense one.
 
         Bias, dtype, training mode, hooks and frozenness are taken over. Under the `zero` offset so are
-        the weights at the support; under others S starts at 0. A layer on the meta device has no
-        weights to take: values and bias are drawn by its laws (`dctps.initial`), on `device`.
+        the weights at the support, or they are drawn anew (`init`); under others S starts at 0. A layer on
+        the meta device has no weights to take: values and bias are drawn by its laws (`dctps.initial`), on
+        `device`.
 
         Args:
             dense: `nn.Linear` for `DpSLinear`, and so on.
@@ -176,13 +180,16 @@ class DpSLayer(SavedLayer):
             alpha: `"one"`; `"match"` for ||W|| / ||D||, on the meta device with the norm that the weight's
                 law leads to expect; or a number.
             alpha_trainable: whether alpha is trained.
+            init: `"dense"`, or `"fan-in"` for values of `dctps.initial.fan_in_law` under the `zero` offset.
             seed: of the support and the offset.
             name: qualified name of the layer, which keys its draws together with the seed.
             device: of the new layer; by default the dense one's, or the CPU for a meta layer.
 
         Raises:
-            ValueError: the nonzeros are needed of a layer on the meta device.
+            ValueError: the nonzeros are needed of a layer on the meta device, or another offset has no such `init`.
         """
+        if init not in get_args(Init):
+            raise ValueError(f'init must be "dense" or "fan-in", got {init!r}')
         weight = dense.weight
         if density is None and nnz is None and support is None:
             if weight.is_meta:
@@ -195,7 +202,13 @@ class DpSLayer(SavedLayer):
         operator = build_offset(
             offset, cls.offset_shape(dense), groups=arguments.get("groups", 1), seed=seed, layer=name
         )
-        if alpha == "match" and not isinstance(operator, ZeroOffset):
+        has_offset = not isinstance(operator, ZeroOffset)
+        if init == "fan-in" and has_offset:
+            raise ValueError(
+                f"init 'fan-in' draws values for the offset 'zero', and under {operator.name!r} they start "
+                f"at 0: leave it out"
+            )
+        if alpha == "match" and has_offset:
             alpha = initial_alpha(alpha, operator, _initial_norm(dense))
         layer = cls(
             **arguments,
@@ -210,8 +223,10 @@ class DpSLayer(SavedLayer):
             dtype=weight.dtype,
         )
         layer.weight_law, layer.bias_law = law_of(dense, "weight"), law_of(dense, "bias")
+        if init == "fan-in":
+            layer.weight_law = fan_in_law(layer.weight_law, operator.in_features)
         with torch.no_grad():
-            if weight.is_meta:
+            if weight.is_meta or init == "fan-in":
                 layer._draw()
             elif layer.alpha is None:
                 layer.values.copy_(weight.reshape(-1)[layer.support.to(weight.device)])
