@@ -150,9 +150,7 @@ def _affine_norms(model: nn.Module, remedy: str) -> dict[str, nn.Module]:
         if isinstance(module, NORM_LAYERS) and _own(module)
     }
     if not norms:
-        raise ValueError(
-            f"{type(model).__name__} has no normalisation layer with scale or shift: {remedy}"
-        )
+        raise ValueError(f"{type(model).__name__} has no normalisation layer with scale or shift: {remedy}")
     return norms
 
 

@@ -186,7 +186,7 @@ class DpSLayer(SavedLayer):
             device: of the new layer; by default the dense one's, or the CPU for a meta layer.
 
         Raises:
-            ValueError: the nonzeros are needed of a layer on the meta device, or another offset has no such `init`.
+            ValueError: the nonzeros are needed of a layer on the meta device, or `init` does not fit.
         """
         if init not in get_args(Init):
             raise ValueError(f'init must be "dense" or "fan-in", got {init!r}')
