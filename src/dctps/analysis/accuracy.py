@@ -48,7 +48,10 @@ def draw_families(panel: Panel, quantity: str, x: Axis = "density") -> Figure:
     """One panel of many methods as small ones, a family in each; `quantity` is the word at the axis."""
     place = _places(panel, x)
     families = families_of(panel.curves)
-    figure, grid = draw.new_grid(len(families), 2, 2.7, beside=0.6, sharey=True)
+    # Two labels such as `Random (EPL), fan-in` are wider than a plot.
+    is_wide = max(len(draw.style(m).label) for family in families.values() for m in family) > 17
+    height = 2.7 + 0.09 * is_wide * max(map(len, families.values()))
+    figure, grid = draw.new_grid(len(families), 2, height, beside=0.6, sharey=True)
     for axes, (title, family) in zip(grid, families.items(), strict=True):
         for method, curve in panel.curves.items():
             there = [(place(p), 100 * p.cell.mean) for p in curve if p.cell.mean is not None]
@@ -58,7 +61,7 @@ def draw_families(panel: Panel, quantity: str, x: Axis = "density") -> Figure:
         _draw(axes, {method: panel.curves[method] for method in shown}, panel, x)
         notes = _notes({method: panel.curves[method] for method in family}, panel)
         _label(axes, panel, draw.PAGE / 2 - _LEFT, notes, quantity, x)
-        draw.head(axes, title, *draw.named([axes]), columns=2)
+        draw.head(axes, title, *draw.named([axes]), columns=1 if is_wide else 2)
     behind = "; grey: other methods" if len(families) > 1 else ""
     draw.entitle(figure, f"{panel.title}, {panel.effort}\n{_counted([panel])}{behind}")
     return figure
