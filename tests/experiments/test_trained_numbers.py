@@ -69,7 +69,7 @@ def test_norms_alone_leave_the_network_as_it_was_drawn(tmp_path):
 
 
 def test_density_0_of_a_network_of_which_nothing_trains_says_so(tmp_path, capfd):
-    flags = "--density 0 --no-alpha-trainable --no-bias --epochs 1".split()
+    flags = ["--density", "0", "--no-alpha-trainable", "--no-bias", "--epochs", "1"]
     assert main(["train", *flags, "--out", str(tmp_path / "run")]) == 2
     assert "no trainable parameter" in capfd.readouterr().err
     assert main(["train", "--method", "norms", "--out", str(tmp_path / "run")]) == 2
