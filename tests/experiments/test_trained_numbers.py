@@ -97,4 +97,5 @@ def test_init_is_swept_named_and_new(tmp_path):
     (other,) = grid(fields | {"init": "fan-in"})
     assert other != name and len(other) <= 180
     assert run_name(RunConfig(method="snip", init="fan-in")).endswith("-initfan-in")
+    assert run_name(RunConfig(density=0)) == run_name(RunConfig(density=0.0)) == "lenet5-digits-dctps-0-seed0"
     assert json.loads(json.dumps(to_dict(RunConfig())))["init"] == "dense"

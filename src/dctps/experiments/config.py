@@ -283,7 +283,7 @@ def run_name(config: RunConfig) -> str:
     `lenet5-digits-dctps-0.01-seed0`, or with five epochs `lenet5-digits-dctps-0.01-seed0-epochs5`.
     """
     config = resolve(config)
-    density = [] if config.density is None else [repr(config.density)]
+    density = [] if config.density is None else [repr(config.density or 0)]  # 0.0 is 0 too
     parts = [config.model, config.dataset, config.method, *density, f"seed{config.seed}"]
     if config.optimizer != RunConfig.optimizer:
         parts.append(config.optimizer)
