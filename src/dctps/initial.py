@@ -118,17 +118,22 @@ def kaiming_normal(fan: int) -> Law:
     return Law("normal", math.sqrt(2 / fan))
 
 
-def fan_in_law(law: Law, inputs: int) -> Law:
-    """The law of a sparse layer whose rows are drawn by their own numbers of weights.
-
-    Each row has N(0, 2 / f) for its f weights (He's gain for ReLUs) where `law` is torch's default. Another
-    law keeps its own gain, N(0, std^2 n / f), and zeros stay zeros, as the network asked for them.
+def law_by(init: Init, law: Law, inputs: int) -> Law:
+    """The law of a sparse layer's values, from that of its dense weight.
 
     Args:
+        init: `"dense"`: the same law. `"fan-in"`: each row by its own number of weights f, N(0, 2 / f) (He's
+            gain for ReLUs) where `law` is torch's default. Another law keeps its own gain, N(0, std^2 n / f),
+            and zeros stay zeros, as the network asked for them.
         law: of the dense weight.
         inputs: n, of one output.
+
+    Raises:
+        ValueError: another word.
     """
-    if law.kind == "zeros":
+    if init not in get_args(Init):
+        raise ValueError(f'init must be "dense" or "fan-in", got {init!r}')
+    if init == "dense" or law.kind == "zeros":
         return law
     full = kaiming_normal(inputs) if law == default_law(inputs) else law
     return FanInLaw("normal", full.std, inputs)

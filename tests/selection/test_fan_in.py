@@ -13,7 +13,7 @@ from tests.support import oracles
 from torch import Tensor, nn
 
 from dctps import DpSConv2d, DpSLinear, load_pretrained_, merge_, save_pretrained, shuffle_, sparsify_
-from dctps.initial import ZEROS, FanInLaw, Law, fan_in_law, set_laws
+from dctps.initial import ZEROS, FanInLaw, Law, law_by, set_laws
 from dctps.models import build_model
 from dctps.networks.conversion import convert
 
@@ -91,7 +91,7 @@ def test_a_law_of_the_networks_own_keeps_its_gain_and_zeros_stay() -> None:
     found = expected(first, mask, "0", 0, 40 * 0.1**2)
     assert torch.allclose(model[0].values.detach().double(), found, rtol=1e-5)
     assert not model[1].values.any()
-    assert fan_in_law(ZEROS, 3) == ZEROS
+    assert law_by("fan-in", ZEROS, 3) == ZEROS
 
 
 @pytest.mark.parametrize("criterion", ["random", "magnitude", "snip", "grasp", "synflow", "force"])
@@ -134,7 +134,7 @@ def test_it_is_made_again_moved_and_kept_in_files(tmp_path) -> None:
 def test_it_is_refused_where_values_start_at_0() -> None:
     model = nn.Sequential(nn.Linear(8, 8))
     with pytest.raises(
-        ValueError, match="layer '0': init 'fan-in' draws values for the offset 'zero'.*'dct'"
+        ValueError, match="layer '0': init 'fan-in' is of values under the offset 'zero'.*'dct'"
     ):
         sparsify_(model, 0.5, init="fan-in")
     with pytest.raises(ValueError, match='init must be "dense" or "fan-in", got \'he\''):

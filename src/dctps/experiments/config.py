@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
-from dctps.arguments import NO_WEIGHTS
-from dctps.experiments.fields import check_range, of_type, plain_types
+from dctps.experiments.fields import check_range, of_type, plain_types, refuse_density_0
 from dctps.experiments.methods import METHODS
 from dctps.experiments.options import DYNAMICS, numbers_of, resolve_options
 from dctps.names import lookup
@@ -191,7 +190,7 @@ def resolve(config: RunConfig) -> ResolvedConfig:
     elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
     elif config.density == 0:
-        _refuse_density_0(chosen)
+        refuse_density_0(chosen["offset"], dynamics)
     if dynamics is not None and chosen["offset"] is None:
         raise ValueError(f"the method {config.method!r} has no dynamics: leave it out")
     for name, value in METHODS["imp"]._asdict().items() if dynamics == "imp" else ():
@@ -211,18 +210,6 @@ def resolve(config: RunConfig) -> ResolvedConfig:
     left_open = {name: value for name, value in usual.items() if getattr(config, name) is None}
     numbers = _numbers_of_dynamics(config, dynamics, chosen["density"])
     return ResolvedConfig(**vars(config) | chosen | left_open | numbers)
-
-
-def _refuse_density_0(chosen: Mapping[str, Any]) -> None:
-    if chosen["offset"] is None:
-        raise ValueError("a hyperplane of density 0 has no dimension: choose a density above 0")
-    if chosen["offset"] == "zero":
-        raise ValueError(NO_WEIGHTS)
-    if (dynamics := chosen["dynamics"]) is not None:
-        raise ValueError(
-            f"{dynamics} moves weights, and at density 0 there are none: choose a method without dynamics, "
-            f"such as dctps, or a density above 0"
-        )
 
 
 def _numbers_of_dynamics(

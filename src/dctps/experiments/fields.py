@@ -13,6 +13,7 @@ from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from dctps.arguments import NO_WEIGHTS
 from dctps.names import lookup
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -73,6 +74,19 @@ def check_range(name: str, value: Any) -> None:
         holds, wanted, example = _RANGES[name]
         if not holds(value):
             raise ValueError(f"{name} must be {wanted}, got {value}; for instance {example}")
+
+
+def refuse_density_0(offset: str | None, dynamics: str | None) -> None:
+    """Raise a ValueError where the density 0 leaves nothing: without an offset, or for what moves weights."""
+    if offset is None:
+        raise ValueError("a hyperplane of density 0 has no dimension: choose a density above 0")
+    if offset == "zero":
+        raise ValueError(NO_WEIGHTS)
+    if dynamics is not None:
+        raise ValueError(
+            f"{dynamics} moves weights, and at density 0 there are none: choose a method without dynamics, "
+            f"such as dctps, or a density above 0"
+        )
 
 
 def _kinds(kind: Any) -> list[Any]:

@@ -69,7 +69,7 @@ def sparsify_(
         init: first values under the offset zero, where S does not start at 0: `"dense"` for those of the
             dense layer at the positions that train, or `"fan-in"`, drawn anew once these are chosen, for
             each output by its own number of weights f: N(0, 2 / f), or what the layer's own law makes of it
-            (`dctps.initial.fan_in_law`).
+            (`dctps.initial.law_by`).
         loss: `loss(model, batch)` for criteria that need one, by default the cross-entropy.
         batches: data for criteria that need some: `(inputs, labels)` on the model's device, or whatever
             `loss` takes.
