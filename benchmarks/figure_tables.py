@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from markdown_tables import table
@@ -109,14 +108,17 @@ def panels_of(rows: Sequence[Mapping[str, str]]) -> list[Panel]:
     for row in rows:
         images, pixels = (int(row[name]) if row[name] else None for name in ("train_images", "image_size"))
         key = (row["model"], row["dataset"], int(row["epochs"]), images, pixels)
-        panel = panels.setdefault(key, Panel(*key, {}, None))
+        panel = panels.setdefault(key, Panel(*key, {}, {}))
         cell = Cell(tuple(map(float, row["values"].split())), int(row["wanted"]), row["missing"])
-        if row["method"] == "dense":
-            panels[key] = replace(panel, dense=cell)
+        # Files of an earlier version do not have the numbers.
+        weights, numbers = (
+            int(n) if (n := row.get(f"{w}_trained")) else None for w in ("weights", "numbers")
+        )
+        if not row["density"]:
+            panel.flat[row["method"]] = Point(1.0, None, cell, numbers)
         else:
-            weights = int(row["weights_trained"]) if row["weights_trained"] else None
             curve = panel.curves.setdefault(row["method"], [])
-            curve.append(Point(float(row["density"]), weights, cell))
+            curve.append(Point(float(row["density"]), weights, cell, numbers))
     return list(panels.values())
 
 

@@ -135,7 +135,7 @@ def test_dynamics(dynamics):
         ({"seed": "1"}, "seed must be a whole number, got '1' .str"),
         ({"density": math.nan}, r"density must be in .0, 1., got nan"),
         ({"density": "0.1"}, "density must be a number, got '0.1'"),
-        ({"density": -0.1}, r"density must be in \(0, 1\], got -0.1"),
+        ({"density": -0.1}, r"density must be in \[0, 1\], got -0.1"),
         ({"alpha": math.inf}, "alpha must be a finite number, got inf"),
         ({"alpha_trainable": "yes"}, "alpha_trainable must be True or False, got 'yes'"),
     ],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dctps.dynamic import register_dynamics as register_dynamics
     from dctps.experiments import register_method as register_method
     from dctps.networks import explain as explain
+    from dctps.networks import freeze_except_norms_ as freeze_except_norms_
     from dctps.networks import fuse_ as fuse_
     from dctps.networks import merge_ as merge_
     from dctps.networks import plain_norms_ as plain_norms_
@@ -56,8 +57,8 @@ _HOMES = {
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
         "experiments": "register_method",
-        "networks": "explain fuse_ merge_ plain_norms_ register_conversion remove_biases_ set_backends_ "
-        "share_norms_ tune_ unfuse_",
+        "networks": "explain freeze_except_norms_ fuse_ merge_ plain_norms_ register_conversion "
+        "remove_biases_ set_backends_ share_norms_ tune_ unfuse_",
         "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention",
         "offsets": "Offset build_offset register_offset",
         "plugins": "load_plugins",

@@ -7,6 +7,11 @@ import operator
 from numbers import Real
 from typing import Any
 
+NO_WEIGHTS = (
+    "density 0 trains no weight, and without an offset every layer is then zero: choose a density above 0, "
+    "or an offset such as 'dct'"
+)
+
 
 def whole(name: str, value: Any, *, least: int | None = None) -> int:
     """A whole number as an `int`.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dctps.counter import derive_key, normal, uniform
 
 Kind = Literal["normal", "uniform", "zeros"]
+Init = Literal["dense", "fan-in"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,26 @@ class Law:
         return torch.zeros(positions.shape, dtype=torch.float64, device=positions.device)
 
 
+@dataclass(frozen=True)
+class FanInLaw(Law):
+    """N(0, std^2 n / f) for the f weights that a sparse row has of n: its output varies as if all were there.
+
+    Attributes:
+        std: of an entry of a full row.
+        inputs: n.
+
+    Reference: Evci et al., "Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win", AAAI 2022.
+    """
+
+    inputs: int = 1
+
+    def draw(self, seed: int, layer: str, purpose: str, positions: Tensor) -> Tensor:
+        """As of `Law`, for all positions of a weight of `inputs` columns: they say how many each row has."""
+        _, row, counts = (positions // self.inputs).unique(return_inverse=True, return_counts=True)
+        scales: Tensor = (self.inputs / counts.double()).sqrt()
+        return scales[row] * super().draw(seed, layer, purpose, positions)
+
+
 ZEROS = Law("zeros")
 
 
@@ -95,6 +116,27 @@ def kaiming_normal(fan: int) -> Law:
     Reference: He et al., "Delving Deep into Rectifiers", ICCV 2015, equations 10 and 14.
     """
     return Law("normal", math.sqrt(2 / fan))
+
+
+def law_by(init: Init, law: Law, inputs: int) -> Law:
+    """The law of a sparse layer's values, from that of its dense weight.
+
+    Args:
+        init: `"dense"`: the same law. `"fan-in"`: each row by its own number of weights f, N(0, 2 / f) (He's
+            gain for ReLUs) where `law` is torch's default. Another law keeps its own gain, N(0, std^2 n / f),
+            and zeros stay zeros, as the network asked for them.
+        law: of the dense weight.
+        inputs: n, of one output.
+
+    Raises:
+        ValueError: another word.
+    """
+    if init not in get_args(Init):
+        raise ValueError(f'init must be "dense" or "fan-in", got {init!r}')
+    if init == "dense" or law.kind == "zeros":
+        return law
+    full = kaiming_normal(inputs) if law == default_law(inputs) else law
+    return FanInLaw("normal", full.std, inputs)
 
 
 def set_laws(layer: nn.Linear | nn.Conv2d, *, weight: Law, bias: Law | None = None) -> None:

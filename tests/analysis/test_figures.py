@@ -24,7 +24,7 @@ from dctps.experiments.config import RunConfig, resolve
 from dctps.experiments.methods import METHODS
 from dctps.experiments.run import run
 
-SPARSE = [method for method in METHODS if method != "dense"]
+SPARSE = [method for method in METHODS if method not in ("norms", "dense")]
 
 
 def rows_in(path):
@@ -98,6 +98,38 @@ def test_panels_name_what_a_method_does_not_reach(tmp_path, write_run):
     assert any(0.01 < edge < 0.05 for edge in edges)
 
 
+def test_every_trained_number_is_an_axis_and_a_column(tmp_path, write_run):
+    """Rivals have a second curve by their init, norms alone a point, and density 0 its place."""
+    dctps = configurations(["dctps"], densities=(0.05, 0.01, 0), seeds=(0,))
+    rivals = configurations(["snip"]) + configurations(["snip"], init="fan-in")
+    flat = configurations(["norms", "dense"], densities=(None,), seeds=(0,))
+    for config in [*dctps, *rivals, *flat]:
+        nnz = {"norms": 30, "dense": 10**6}.get(config.method, round(1e5 * (config.density or 0)))
+        write_run(tmp_path / "runs", config, [0.3 + 0.1 * (config.init == "fan-in")], nnz=nnz)
+    runs, wanted = read_runs(tmp_path / "runs"), [*dctps, *rivals, *flat]
+    files = draw_figure("2", runs, wanted, {}, tmp_path, "trained")
+    assert [file.name for file in files] == [f"figure2-trained.{kind}" for kind in ("csv", "png", "pdf")]
+    rows = {(r["method"], r["density"]): (r["numbers_trained"], r["mean"]) for r in rows_in(files[0])}
+    assert rows["dctps", "0"] == ("12", "0.3") and rows["norms", ""] == ("42", "0.3")
+    assert rows["snip", "0.01"] == ("1012", "0.3") and rows["snip fan-in", "0.01"] == ("1012", "0.4")
+    panels = make_panels(runs, wanted, {}, lambda run: run.test_accuracy)
+    places = {"density": {}, "trained": {}}
+    for x, found in places.items():
+        axes = draw_panels(panels, "accuracy", x).axes[0]
+        assert axes.get_xlabel().startswith("numbers trained" if x == "trained" else "density")
+        found |= {c.get_label(): list(c[0].get_xdata()) for c in axes.containers}
+        lines = [line.get_label() for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+        assert lines == (["dense"] if x == "trained" else ["norms alone", "dense"])
+    assert places["trained"]["DCTpS"] == [5012, 1012, 12]
+    assert places["trained"]["SNIP"] == places["trained"]["SNIP, fan-in"] == [5012, 1012]
+    assert places["trained"]["norms alone"] == [42]
+    assert places["density"]["DCTpS"] == pytest.approx([0.05, 0.01, 0.002], rel=0.2)
+    draw_figure("table1", runs, wanted, {}, tmp_path)
+    rows = {(r["method"], r["density"]): r["numbers_trained"] for r in rows_in(tmp_path / "table1.csv")}
+    assert rows["snip fan-in", "0.05"] == "5012" and rows["dense", ""] == "1000012"
+    assert "| norms alone:" in (tmp_path / "table1.md").read_text()
+
+
 def test_longer_runs_are_drawn_beside_the_short_ones(tmp_path, write_run):
     many = configurations(SPARSE, epochs=2)
     longer = configurations(["dctps", "random-epl"], densities=(0.01,), epochs=7)
@@ -156,8 +188,9 @@ def test_every_sweep_file_is_a_sweep():
             assert "sdctps" in {config.method for config in wanted.runs.values()}
             assert len(wanted.runs) >= 10
     full = runs_of_figure("1", "full").trained.values()
-    assert {config.method for config in full} == set(METHODS)
-    assert {config.method for config in runs_of_figure("1", "reduced").trained.values()} == set(METHODS)
+    with_norms_or_not = set(METHODS) - {"norms"}  # LeNet-5 has none
+    assert {config.method for config in full} == with_norms_or_not
+    assert {c.method for c in runs_of_figure("1", "reduced").trained.values()} == with_norms_or_not
     panels = {(config.model, config.dataset) for config in runs_of_figure("2", "full").trained.values()}
     assert panels == {(m, d) for m in ("resnet50", "vgg19") for d in ("cifar10", "cifar100")}
 

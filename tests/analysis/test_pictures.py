@@ -141,6 +141,26 @@ def test_accuracy(tmp_path, write_run, drawn, name, choice):
     assert ("failed" in told) == bool(failing)
 
 
+@pytest.mark.parametrize("x", ["density", "trained"])
+@pytest.mark.parametrize("many", [False, True])
+def test_density_0_and_both_axes(tmp_path, write_run, drawn, many, x):
+    wanted = configurations(["dctps", "sdctps", "norms", "dense"], (*EIGHT, 0))
+    rivals = [m for m in METHODS if resolve(RunConfig(method=m)).offset == "zero" and m != "imp"]
+    for init in ("dense", "fan-in"):
+        wanted += configurations(rivals if many else ["snip"], EIGHT, init=init)
+    wanted = list(dict.fromkeys(wanted))
+    for i, config in enumerate(wanted):
+        nnz = round(
+            1e6 * (0.001 if config.method == "norms" else 1 if config.density is None else config.density)
+        )
+        write_run(tmp_path / "runs", config, [0.1 + 0.001 * i], nnz=nnz)
+    draw_figure("2", read_runs(tmp_path / "runs"), wanted, {}, tmp_path, x)
+    (figure,) = drawn
+    told = check(figure)
+    assert "SNIP, fan-in" in told and "norms alone" in told
+    assert (" 0% " in told) == (x == "density")
+
+
 def examined(root, config, spectrum, layers):
     """A run folder as `examine` leaves it."""
     root.mkdir(parents=True, exist_ok=True)

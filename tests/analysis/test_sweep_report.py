@@ -80,7 +80,7 @@ def test_it_is_one_file_in_which_nothing_runs(page):
     elements = Elements(page)
     assert not elements.open
     assert not {"script", "iframe", "object"} & set(elements.tags)
-    assert elements.tags.count("img") == 3  # test, validation, by epoch
+    assert elements.tags.count("img") == 5  # test and validation, on two axes each; by epoch
     assert elements.links and all(link.startswith("data:") for link in elements.links)
 
 
@@ -128,7 +128,7 @@ def test_a_browser_shows_it_at_the_width_of_a_phone_and_of_a_screen(page):
     assert complaints == []
     for width, frame in found.items():
         assert frame["scrolls"] == 0 and frame["beyond"] == []
-        assert len(frame["images"]) == 3 and min(frame["images"]) > 600
+        assert len(frame["images"]) == 5 and min(frame["images"]) > 600
         assert all(200 < shown <= max(width, 704) for shown in frame["shown"])
         assert frame["resources"] == [] and frame["scripts"] == 0
         assert HOSTILE in frame["text"]

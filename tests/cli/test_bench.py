@@ -102,7 +102,7 @@ def test_candidates_take_turns_each_with_a_call_that_is_not_timed():
     ("flags", "message"),
     [
         ("linear --sizes 0", "sizes must be above 0, got (0,)"),
-        ("linear --densities 2 --sizes 4 --seconds 0", "density must be in (0, 1], got 2.0"),
+        ("linear --densities 2 --sizes 4 --seconds 0", "density must be in [0, 1], got 2.0"),
         ("linear --offsets dtc --sizes 4 --seconds 0", "did you mean 'dct'"),
         ("linear --nnz-per-row 0", "nnz_per_row must be at least 1, got 0"),
         ("network --models vgg18", "did you mean"),

@@ -100,8 +100,11 @@ def test_a_finished_run_prints_its_summary_again(trained, capfd):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--density 0", "density must be in (0, 1], got 0.0"),
-        ("--density 2", "density must be in (0, 1], got 2.0"),
+        (
+            "--method snip --density 0",
+            "density 0 trains no weight, and without an offset every layer is then zero",
+        ),
+        ("--density 2", "density must be in [0, 1], got 2.0"),
         ("--epochs 0", "epochs must be at least 1"),
         ("--model lenet", "did you mean 'lenet5'"),
         ("--dataset digit", "did you mean 'digits'"),

@@ -62,6 +62,7 @@ MEANING = {
     **{dynamics: ("zero", "erk", "random", None, dynamics) for dynamics in ("rigl", "set", "dsr")},
     "imp": ("zero", "global", "magnitude", None, "imp"),
     "hyperplane": (None, None, None, "auto", None),
+    "norms": (None, None, None, None, None),
     "dense": (None, None, None, None, None),
 }
 
@@ -75,7 +76,7 @@ def test_a_method_is_its_choices(method):
     config = resolve(RunConfig(method=method))
     fields = ("offset", "allocation", "criterion", "projection", "dynamics")
     assert tuple(getattr(config, field) for field in fields) == MEANING[method]
-    assert (config.density is None) == (method == "dense")
+    assert (config.density is None) == (method in ("norms", "dense"))
     assert resolve(config) == config
 
 
@@ -112,8 +113,18 @@ def test_the_learning_rate_is_the_optimizers_unless_given(optimizer, lr):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"density": 2.0}, r"density must be in \(0, 1\], .*got 2.0"),
-        ({"density": 0.0}, "density must be"),
+        ({"density": 2.0}, r"density must be in \[0, 1\], .*got 2.0"),
+        ({"density": -0.1}, "density must be"),
+        ({"method": "snip", "density": 0}, "density 0 trains no weight, and without an offset"),
+        (
+            {"method": "dctps", "offset": "zero", "density": 0.0},
+            "choose a density above 0, or an offset such",
+        ),
+        ({"method": "imp", "density": 0}, "density 0 trains no weight"),
+        ({"method": "hyperplane", "density": 0}, "a hyperplane of density 0 has no dimension"),
+        ({"method": "dctps-rigl", "density": 0}, "rigl moves weights, and at density 0 there are none"),
+        ({"dynamics": "set", "density": 0}, "set moves weights, and at density 0"),
+        ({"init": "orthogonal"}, "unknown init .orthogonal.: choose from dense, fan-in"),
         ({"density": math.nan}, "density must be"),
         ({"density": None}, "needs a density"),
         ({"seed": -1}, "seed must be"),

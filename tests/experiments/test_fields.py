@@ -97,6 +97,11 @@ def test_numbers_of_other_libraries_become_pythons(number):
 
 IDLE = [
     ({"method": "dense", "density": 0.1}, "density 0.1 would have no effect .*trains every weight"),
+    ({"method": "dense", "density": 0}, "density 0.* would have no effect .*trains every weight"),
+    ({"method": "norms", "density": 0.1}, "density 0.1 would have no effect .*trains no weight"),
+    ({"method": "dctps", "init": "fan-in"}, "init fan-in would have no effect .*S starts at 0"),
+    ({"method": "norms", "init": "fan-in"}, "init fan-in .*start from the dense initialisation"),
+    ({"method": "imp", "init": "fan-in"}, "init fan-in .*start from the dense initialisation"),
     ({"criterion": "nonzero"}, "whatever the density, and got density 0.01: give density 1"),
     ({"momentum": 0.5}, "momentum 0.5 would have no effect .*optimizer adam has none; sgd"),
     ({"optimizer": "adamw", "momentum": 0.5}, "momentum 0.5 .*adamw has none"),

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import dctps
-from dctps import plain_norms_, remove_biases_, share_norms_
+from dctps import freeze_except_norms_, plain_norms_, remove_biases_, share_norms_
 from dctps.training import parameter_groups
 
 
@@ -204,6 +204,7 @@ def test_state_dicts_copies_and_devices_keep_the_sharing():
     [
         (plain_norms_, nn.Linear(2, 2), "Linear has no normalisation layer with scale or shift"),
         (plain_norms_, nn.BatchNorm1d(2, affine=False), "no normalisation layer"),
+        (freeze_except_norms_, nn.Linear(2, 2), "Linear has no normalisation layer.*that has some, such as"),
         (share_norms_, nn.BatchNorm1d(2), "no two of the 1 normalisation layers"),
         (share_norms_, nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(3)), "no two of the 2"),
         (share_norms_, nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2)), "no two of the 2"),
@@ -214,6 +215,27 @@ def test_state_dicts_copies_and_devices_keep_the_sharing():
 def test_nothing_to_do_is_an_error(change, model, message):
     with pytest.raises(ValueError, match=message):
         change(model)
+
+
+def test_norms_train_alone():
+    """Everything else stays bit for bit, the classifier and its bias too; running statistics move."""
+    model = network()
+    assert freeze_except_norms_(model) is model
+    counts = dctps.report(model)
+    assert counts.trainable == {**dict.fromkeys(counts.trainable, 0), "norm": 2 * (3 * 4 + 8 + 4 + 4 + 8 * 3)}
+    before = copy.deepcopy(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        nn.functional.cross_entropy(model(images()), torch.arange(6) % 5).backward()
+        optimizer.step()
+    for old, new in zip(before.modules(), model.modules(), strict=True):
+        is_norm = isinstance(new, nn.BatchNorm2d)
+        for a, b in zip(old.parameters(recurse=False), new.parameters(recurse=False), strict=True):
+            assert is_norm or torch.equal(a, b)
+        assert not is_norm or not torch.equal(old.running_mean, new.running_mean)
+    assert not torch.equal(before[5].weight, model[5].weight) and not torch.equal(
+        before[1].bias, model[1].bias
+    )
 
 
 def test_biases_go_from_dense_and_converted_layers():

@@ -222,7 +222,8 @@ def test_wrong_inputs_are_named() -> None:
     [
         ({}, "give one of density, nnz and support"),
         ({"density": 0.1, "nnz": 3}, "give one of"),
-        ({"density": 0.0}, r"density must be in \(0, 1\]"),
+        ({"density": -0.1}, r"density must be in \[0, 1\]"),
+        ({"density": 0.0, "offset": "zero"}, "density 0 trains no weight, and without an offset"),
         ({"nnz": 25}, r"nnz must be in 0\.\.24"),
         ({"nnz": -1}, r"nnz must be in 0\.\.24"),
         ({"density": 0.5, "offset": "cosine"}, "unknown offset 'cosine'"),

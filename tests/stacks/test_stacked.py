@@ -28,6 +28,8 @@ RUNS = grid(
     {"method": ["dctps", "snip", "hyperplane"], "density": 0.02, "seed": [0, 1]},
     {"method": "dense"},
     {"method": "rigl", "density": 0.05, "update_interval": 10},
+    {"method": "random-epl", "density": 0.02, "init": "fan-in", "seed": 1},
+    {"method": "sdctps", "density": 0, "seed": 1},
     shared=SHARED,
 )
 
@@ -82,7 +84,7 @@ def test_stopped_stacks_go_on_bit_for_bit(in_stacks, tmp_path):
         "seed = [0, 1]",
     ]
     (tmp_path / "runs.toml").write_text("\n".join(lines))
-    names = [name for name in RUNS if "dense" not in name and "rigl" not in name]
+    names = [name for name in RUNS if any(m in name for m in ("-dctps", "snip", "hyperplane"))]
     out = tmp_path / "runs"
     for number in (signal.SIGTERM, signal.SIGKILL):
         with subprocess.Popen(

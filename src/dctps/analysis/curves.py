@@ -1,4 +1,4 @@
-"""Accuracy against density, a curve for each method: the numbers of Figures 1, 2 and 3."""
+"""Accuracy against density or numbers trained, a curve for each method: the numbers of Figures 1, 2 and 3."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ PanelKey = tuple[str, str, int, int | None, int | None]
 
 @dataclass(frozen=True)
 class Point:
-    """A method at a density: how many weights train, and the cell of its runs."""
+    """A method at a density, and the cell of its runs; `weights` train, and `numbers` in all.
+
+    `numbers` are the weights with alphas, biases, norms and whatever else the optimizer has.
+    """
 
     density: float
     weights: int | None
     cell: Cell
+    numbers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Panel:
     """The runs of one network on one data set that train for as long.
 
     `images` are those that every run trains on in an epoch (None: all), `pixels` is the side that they were
-    resized to (None: their own). Each method has its points from the densest, and `dense` is the cell of the
-    dense network, if that is wanted.
+    resized to (None: their own). Each method has its points from the densest. `flat` has a point of each
+    method without a density that is wanted: the dense network, its norms alone.
     """
 
     model: str
@@ -45,7 +49,12 @@ class Panel:
     images: int | None
     pixels: int | None
     curves: dict[str, list[Point]]
-    dense: Cell | None
+    flat: dict[str, Point]
+
+    @property
+    def dense(self) -> Cell | None:
+        """Of the dense network, if that is wanted."""
+        return self.flat["dense"].cell if "dense" in self.flat else None
 
     @property
     def title(self) -> str:
@@ -72,8 +81,8 @@ class Panel:
 
     @property
     def rows(self) -> dict[str, list[Point]]:
-        """Its curves, and the dense network at the density 1, if that is wanted."""
-        return self.curves | ({} if self.dense is None else {"dense": [Point(1.0, None, self.dense)]})
+        """Its curves, and a point for each method without a density, which is given as 1."""
+        return self.curves | {method: [point] for method, point in self.flat.items()}
 
     @property
     def cells(self) -> list[Cell]:
@@ -107,29 +116,34 @@ def panel_of(config: RunConfig) -> PanelKey:
     return config.model, config.dataset, config.epochs, config.train_images, config.image_size
 
 
+def curve_of(config: RunConfig) -> str:
+    """The name of a run's curve: its method, and `fan-in` behind it where values were drawn so."""
+    return config.method if config.init == RunConfig.init else f"{config.method} {config.init}"
+
+
 def make_panels(
     runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, value: Callable[[Run], float | None]
 ) -> list[Panel]:
     """Group runs, and what is wanted, by network, data set and effort; `value` is averaged over the seeds."""
     cells = over_seeds(runs, value, wanted, notes)
-    weights = {setting(run.config): run.weights_trained for run in runs if run.summary is not None}
+    finished = {setting(run.config): run for run in runs if run.summary is not None}
     panels: dict[PanelKey, Panel] = {}
-    dense: dict[PanelKey, Cell] = {}
     for config, cell in cells.items():
-        key = panel_of(config)
-        panel = panels.setdefault(key, Panel(*key, {}, None))
+        key, run = panel_of(config), finished.get(config)
+        panel = panels.setdefault(key, Panel(*key, {}, {}))
+        counts = (None, None) if run is None else (run.weights_trained, run.numbers_trained)
         if config.density is None:
-            dense[key] = cell
+            panel.flat[config.method] = Point(1.0, None, cell, counts[1])
         else:
-            point = Point(config.density, weights.get(config), cell)
-            panel.curves.setdefault(config.method, []).append(point)
+            point = Point(config.density, counts[0], cell, counts[1])
+            panel.curves.setdefault(curve_of(config), []).append(point)
     for key, panel in panels.items():
         # The methods as every figure has them; of each the densest first.
         curves = {
             method: sorted(panel.curves[method], key=lambda point: -point.density)
             for method in in_order(panel.curves)
         }
-        panels[key] = replace(panel, curves=curves, dense=dense.get(key))
+        panels[key] = replace(panel, curves=curves)
     return list(panels.values())
 
 
@@ -139,8 +153,9 @@ def rows_of(panels: Sequence[Panel]) -> Rows:
         {
             **dict(zip(FIELDS, panel.key, strict=True)),
             "method": method,
-            "density": None if method == "dense" else point.density,
+            "density": None if method in panel.flat else point.density,
             "weights_trained": point.weights,
+            "numbers_trained": point.numbers,
             "mean": _rounded(point.cell.mean),
             "std": _rounded(point.cell.std),
             "n": point.cell.n,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dctps.analysis.accuracy import MANY, draw_families, draw_panels
+from dctps.analysis.accuracy import MANY, Axis, draw_families, draw_panels
 from dctps.analysis.curves import QUANTITIES, Notes, Panel, make_panels, rows_of
 from dctps.analysis.jacobians import figure4
 from dctps.analysis.layers import figure5
@@ -22,24 +22,31 @@ from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
 _MACHINE = ("device", "threads", "cpu", "kernels", "versions")  # fields of summary.json
-Draw = Callable[[Sequence[Run], Sequence[RunConfig], Notes, Path], list[Path]]
+Draw = Callable[..., list[Path]]  # of runs, what is wanted, notes and the folder
 
 
 def _accuracy(
-    stem: str, quantity: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
+    stem: str,
+    quantity: str,
+    runs: Sequence[Run],
+    wanted: Sequence[RunConfig],
+    notes: Notes,
+    out: Path,
+    x: Axis = "density",
 ) -> list[Path]:
     """Panels of many methods have a picture each, with a plot for each family; the others share one."""
+    stem += "" if x == "density" else f"-{x}"
     panels = make_panels(runs, wanted, notes, QUANTITIES[quantity])
     many = [panel for panel in panels if len(panel.curves) > MANY]
     files = []
     for panel in many:
         name = stem if len(many) == 1 else f"{stem}-{panel.model}-{panel.dataset}-{panel.epochs}-epochs"
-        files += save(out, name, rows_of([panel]), draw_families(panel, quantity))
+        files += save(out, name, rows_of([panel]), draw_families(panel, quantity, x))
     few = [panel for panel in panels if panel not in many]
     if few:
         beside = [_only(panel, few) for panel in many] + few
         name = f"{stem}-longer" if many else stem
-        files += save(out, name, rows_of(beside), draw_panels(beside, quantity))
+        files += save(out, name, rows_of(beside), draw_panels(beside, quantity, x))
     return files
 
 
@@ -66,15 +73,15 @@ FIGURES: dict[str, Draw] = {
 
 
 def draw_figure(
-    name: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path
+    name: str, runs: Sequence[Run], wanted: Sequence[RunConfig], notes: Notes, out: Path, x: Axis = "density"
 ) -> list[Path]:
     """Draw a figure of `FIGURES`, and write it as PNG, PDF and CSV into `out`; returns the files.
 
     The figure is of the resolved configurations that are `wanted`. Those without a finished run are shown as
-    missing, for which `notes` has reasons; `runs` of others are left out.
+    missing, for which `notes` has reasons; `runs` of others are left out. `x` is the axis of figures 1 to 3.
     """
-    known = set(wanted)
-    return FIGURES[name]([run for run in runs if run.config in known], wanted, notes, out)
+    known, options = set(wanted), {"x": x} if name in ("1", "2", "3") else {}
+    return FIGURES[name]([run for run in runs if run.config in known], wanted, notes, out, **options)
 
 
 def write_origin(name: str, out: Path, command: str, runs: Runs) -> Path:

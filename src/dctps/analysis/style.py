@@ -13,7 +13,7 @@ import io
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ GREY = "#C8C8C8"
 
 Line = str | tuple[int, tuple[float, ...]]
 _LOOSE = (0, (6.0, 2.5))
+_DOTS = (0, (1.0, 1.5))
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,27 @@ STYLES: dict[str, Style] = {
     "set": Style("SET", ORANGE, "v", ":", filled=False),
     "dsr": Style("DSR", GREEN, "s", "-.", filled=False),
     "imp": Style("IMP", BLACK, "+", ":"),
+    "norms": Style("norms alone", "#808080", "h", (0, (1.0, 2.0))),
     "dense": Style("dense", "#404040", "", (0, (5.0, 3.0))),
 }
 
 
-def style(method: str) -> Style:
-    """The style of a method; one that has none of its own is black."""
-    return STYLES.get(method, Style(method, BLACK, ".", _LOOSE))
+def style(curve: str) -> Style:
+    """The style of a method; one that has none of its own is black. `METHOD INIT` is a thin line of dots."""
+    method, _, init = curve.partition(" ")
+    own = STYLES.get(method, Style(method, BLACK, ".", _LOOSE))
+    return replace(own, label=f"{own.label}, {init}", line=_DOTS, filled=not own.filled) if init else own
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
-    """The methods as `STYLES` has them, the others last."""
+    """The curves as `STYLES` has their methods, the others last."""
     known = list(STYLES)
-    return sorted(methods, key=lambda method: known.index(method) if method in STYLES else len(known))
+
+    def place(curve: str) -> tuple[int, str]:
+        method, _, init = curve.partition(" ")
+        return (known.index(method) if method in STYLES else len(known)), init
+
+    return sorted(methods, key=place)
 
 
 def require_matplotlib() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dctps.analysis.accuracy import MANY, draw_families, draw_learning, draw_panels, learning_lines
-from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import QUANTITIES, Notes, Panel, make_panels, panel_of
+from dctps.analysis.accuracy import MANY, Axis, draw_families, draw_learning, draw_panels, learning_lines
+from dctps.analysis.curves import QUANTITIES, Notes, Panel, Point, make_panels, panel_of
 from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
 from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
 from dctps.analysis.runs import Run, read_runs
@@ -20,9 +19,11 @@ from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
 _DPI = 150
-_AXES = ("model", "dataset", "epochs", "train_images", "method", "density", "seed")
+_AXES = ("model", "dataset", "epochs", "train_images", "method", "init", "density", "seed")
 _MACHINE = ("device", "threads", "processes", "cpu", "kernels", "versions")
 _TABLE = "Percent, mean ± standard deviation over the seeds."
+_NUMBERS = "Numbers trained: weights, alphas, biases and norms."
+_X: dict[Axis, str] = {"density": "density", "trained": "numbers trained"}
 
 
 def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
@@ -72,7 +73,7 @@ def _overview(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapp
 
 
 def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
-    """Configurations that differ only in method, density and seed, by the fields in which groups differ."""
+    """Configurations that differ in method, init, density and seed, by the fields that tell groups apart."""
     cells: dict[tuple[Any, ...], list[RunConfig]] = {}
     for config in configs:
         cells.setdefault(tuple(getattr(config, name) for name in _AXES), []).append(config)
@@ -96,11 +97,14 @@ def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], note
             if quantity != "test accuracy" and panel.empty:
                 continue  # nothing was held out, or nothing is finished
             name = f"{quantity.capitalize()}: {_name(panel, label)}"
-            parts += [heading(name), paragraph(_TABLE), _panel_table(panel), *_failures(panel)]
+            parts += [heading(name), paragraph(_TABLE), _panel_table(panel, _cell), *_failures(panel)]
+            if quantity == "test accuracy":
+                parts += [paragraph(_NUMBERS), _panel_table(panel, _numbers)]
             if len(panel.densities) > 1 and not panel.empty:
                 many = len(panel.curves) > MANY
-                figure = draw_families(panel, quantity) if many else draw_panels([panel], quantity)
-                parts.append(picture(image(figure, "png", _DPI), f"{name}, against density"))
+                for x, axis in _X.items():
+                    figure = draw_families(panel, quantity, x) if many else draw_panels([panel], quantity, x)
+                    parts.append(picture(image(figure, "png", _DPI), f"{name}, against {axis}"))
     for panel in make_panels(runs, configs, notes, QUANTITIES["test accuracy"]):
         for quantity in ("validation accuracy", "test accuracy"):
             held_out = quantity == "validation accuracy"
@@ -117,13 +121,15 @@ def _name(panel: Panel, label: str) -> str:
     return ", ".join(word for word in (panel.title, panel.effort, label) if word)
 
 
-def _panel_table(panel: Panel) -> str:
-    """Methods by densities; percent."""
-    cells = {m: {f"{100 * p.density:g}%": p.cell for p in curve} for m, curve in panel.curves.items()}
+def _panel_table(panel: Panel, cell: Callable[[Point], str]) -> str:
+    """Methods by densities."""
+    cells = {m: {f"{100 * p.density:g}%": cell(p) for p in curve} for m, curve in panel.curves.items()}
     columns = [f"{100 * density:g}%" for density in panel.densities]
-    if panel.dense is not None:
-        columns, cells = ["all", *columns], {"dense": {"all": panel.dense}} | cells
-    rows = [[text(style(m).label), *(_cell(row.get(c)) for c in columns)] for m, row in cells.items()]
+    for method, name in (("norms", "none"), ("dense", "all")):  # of the weights
+        if method in panel.flat:
+            columns, cells = [name, *columns], {method: {name: cell(panel.flat[method])}} | cells
+    # What is no part of the sweep stays empty.
+    rows = [[text(style(m).label), *(row.get(c, "") for c in columns)] for m, row in cells.items()]
     return table(["density", *columns], rows, numbers=range(1, 1 + len(columns)))
 
 
@@ -137,9 +143,12 @@ def _failures(panel: Panel) -> list[str]:
     return lines
 
 
-def _cell(cell: Cell | None) -> str:
-    if cell is None:  # no part of the sweep
-        return ""
+def _numbers(point: Point) -> str:
+    return "" if point.numbers is None else text(f"{point.numbers:,}")
+
+
+def _cell(point: Point) -> str:
+    cell = point.cell
     if cell.missing and cell.note:
         return lacking("failed")
     if cell.n == cell.wanted:

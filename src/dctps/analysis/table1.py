@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dctps.analysis.aggregate import Cell, over_seeds, setting
-from dctps.analysis.curves import Notes, Panel, make_panels, panel_of
+from dctps.analysis.curves import Notes, Panel, curve_of, make_panels, panel_of
 from dctps.analysis.runs import Run
 from dctps.analysis.style import save, style
 from dctps.benchmarking.costs import MEASURED, read_cost
@@ -24,7 +24,7 @@ ORDERS: dict[str, tuple[str, str, str]] = {
     "magnitude": ("O(N)", "O(K)", "O(K)"),
     **dict.fromkeys(("snip", "grasp"), ("O(N + F)", "O(K)", "O(K)")),
     **dict.fromkeys(("synflow", "force", "iter-snip"), ("O(N + T F)", "O(K)", "O(K)")),
-    **dict.fromkeys(("hyperplane", "dense"), ("O(N)", "O(N)", "O(N)")),
+    **dict.fromkeys(("hyperplane", "norms", "dense"), ("O(N)", "O(N)", "O(N)")),
 }
 
 
@@ -55,13 +55,15 @@ def drop(panel: Panel, cell: Cell) -> float | None:
 
 def _row(config: RunConfig, panels: Sequence[Panel], costs: Mapping[str, Cell]) -> dict[str, Any]:
     (panel,) = (p for p in panels if p.key == panel_of(config))
-    if config.density is None:
-        cell = panel.dense or Cell((), 0)
-    else:
-        cell = next(p.cell for p in panel.curves[config.method] if p.density == config.density)
+    points = [panel.flat[config.method]] if config.density is None else panel.curves[curve_of(config)]
+    point = next(p for p in points if config.density in (None, p.density))
+    cell = point.cell
     begin, train, final = ORDERS.get(config.method, ("", "", ""))
     return {
-        **{name: getattr(config, name) for name in ("model", "dataset", "method", "density")},
+        **{name: getattr(config, name) for name in ("model", "dataset")},
+        "method": curve_of(config),
+        "density": config.density,
+        "numbers_trained": point.numbers,
         "test_accuracy_mean": cell.mean,
         "test_accuracy_std": cell.std,
         "n": cell.n,
@@ -88,19 +90,20 @@ def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardwa
             "",
             "| method | "
             + " | ".join(f"{100 * d:g}%" for d in densities)
-            + " | begin | CPU s | peak MB | step | CPU s | MB | final | kB |",
-            "| --- |" + " --- |" * (len(densities) + 8),
+            + " | numbers | begin | CPU s | peak MB | step | CPU s | MB | final | kB |",
+            "| --- |" + " --- |" * (len(densities) + 9),
         ]
-        for method in dict.fromkeys([*panel.curves, "dense"]):
+        for method in dict.fromkeys([*panel.curves, *panel.flat, "dense"]):
             cells = {p.density: p.cell for p in panel.curves.get(method, [])}
             key = panel.model, panel.dataset, method
             own = [row for row in rows if (row["model"], row["dataset"], row["method"]) == key]
             if not own:
                 continue
             cost = next((row for row in own if row["density"] in (lowest, None)), own[-1])
-            drops = [_drop_text(panel, cells.get(d)) if method != "dense" else "" for d in densities]
-            begin, step, final = ORDERS.get(method, ("", "", ""))
+            drops = [_drop_text(panel, cells.get(d)) for d in densities]
+            begin, step, final = ORDERS.get(method.partition(" ")[0], ("", "", ""))
             cells_of_costs = [
+                _number(cost["numbers_trained"], 1, 0),
                 *(
                     begin,
                     _number(cost["begin_cpu_seconds"], 1, 2),
@@ -109,7 +112,10 @@ def _markdown(panels: Sequence[Panel], rows: Sequence[Mapping[str, Any]], hardwa
                 *(step, _number(cost["step_cpu_seconds"], 1, 3), _number(cost["train_bytes"], 1e-6, 2)),
                 *(final, _number(cost["final_bytes"], 1e-3, 1)),
             ]
-            lines.append("| " + " | ".join([style(method).label, *drops, *cells_of_costs]) + " |")
+            label = style(method).label
+            if method in panel.flat and method != "dense":
+                label += f": {_drop_text(panel, panel.flat[method].cell)}"
+            lines.append("| " + " | ".join([label, *drops, *cells_of_costs]) + " |")
         lines.append("")
     lines += [f"Measured on {machine}." for machine in hardware]
     return "\n".join(lines) + "\n"

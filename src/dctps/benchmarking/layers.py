@@ -42,9 +42,9 @@ def linear_cells(plan: Plan) -> Iterator[Cell]:
             dense = nn.Linear(n, n)
             layers = {offset: DpSLinear(n, n, offset=offset, density=density) for offset in plan.offsets}
             steps = {"nn.Linear": layer_step(dense, x, g)} | _steps(layers, plan.backends, x, g)
-            peer = sparseprop_step(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
-            if peer is not None:
-                steps["SparseProp"] = peer
+            if density:  # there is no S alone without weights
+                peer = sparseprop_step(DpSLinear(n, n, offset="zero", density=density).merged(), x, g)
+                steps |= {} if peer is None else {"SparseProp": peer}
             cell: Cell = {"n": n, "density": density, "batch": batch}
             yield cell | {"candidates": measure(steps, plan.seconds)}
 
@@ -106,8 +106,8 @@ def _different_layers(model: str, batch: int) -> list[tuple[str, Any, Tensor]]:
 
 
 def layer_step(layer: Any, x: Tensor, g: Tensor, backend: Backend | None = None) -> Step:
-    """Forward, and the gradients of x and of every parameter; a new sum, none added to an older one."""
-    by = [*([x] if x.requires_grad else []), *layer.parameters()]
+    """Forward, and the gradients of x and of what trains; a new sum, none added to an older one."""
+    by = [tensor for tensor in (x, *layer.parameters()) if tensor.requires_grad]
     if backend in (None, "auto"):
         return lambda: torch.autograd.grad(layer(x), by, g)
     parts = (layer.values, layer.support, layer.offset, layer.alpha, layer.bias)

@@ -37,9 +37,10 @@ def run_bench(
     Raises:
         ValueError: an unknown name, or a number that cannot be.
     """
-    for name, numbers in {"sizes": plan.sizes, "densities": plan.densities}.items():
-        if numbers is not None and not (numbers and min(numbers) > 0):
-            raise ValueError(f"{name} must be above 0, got {numbers}")
+    if plan.sizes is not None and not (plan.sizes and min(plan.sizes) > 0):
+        raise ValueError(f"sizes must be above 0, got {plan.sizes}")
+    if plan.densities is not None and not (plan.densities and min(plan.densities) >= 0):
+        raise ValueError(f"densities must be 0 or more, got {plan.densities}")
     for name, number in {"batch": plan.batch, "nnz_per_row": plan.nnz_per_row}.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")

@@ -36,6 +36,9 @@ class Figure:
     and method choose among its runs"""
     scale: Literal["full", "reduced"] = "full"
     """as in the paper, or as a small machine affords"""
+    x: Literal["density", "trained"] = "density"
+    """what the axis of figures 1, 2 and 3 shows: density, or all numbers trained, alphas, biases and norms
+    included"""
     out: Path = Path("figures")
     """folder of the figure's files, and of the runs in runs/"""
     draw_only: bool = False
@@ -49,6 +52,10 @@ class Figure:
         from dctps.analysis.runs import read_runs  # noqa: PLC0415
         from dctps.analysis.style import require_matplotlib  # noqa: PLC0415
 
+        if self.x != "density" and self.name not in ("1", "2", "3"):
+            raise ValueError(
+                f"--x {self.x} is for figures 1, 2 and 3, and figure {self.name} has another axis"
+            )
         require_matplotlib()  # better now than after the sweep
         wanted, folder = runs_of_figure(self.name, self.scale, self.fields), self.out / "runs"
         if self.execution.preview:
@@ -60,9 +67,10 @@ class Figure:
             print_note(str(error))
             notes = {}
         runs = read_runs(folder, on_damage=lambda name, reason: print_note(f"{name} is left out: {reason}"))
-        files = draw_figure(self.name, runs, list(wanted.runs.values()), notes, self.out)
+        files = draw_figure(self.name, runs, list(wanted.runs.values()), notes, self.out, self.x)
         # Without what says where: this command makes the same figure elsewhere.
-        command = shlex.join(["dctps", "figure", self.name, *self.fields, "--scale", self.scale])
+        axis = [] if self.x == "density" else ["--x", self.x]
+        command = shlex.join(["dctps", "figure", self.name, *self.fields, "--scale", self.scale, *axis])
         files.append(write_origin(self.name, self.out, command, wanted.runs))
         print(*files, sep="\n")
         return USAGE_ERROR if failed else 0

@@ -190,7 +190,10 @@ def _changeable(model: nn.Module) -> dict[str, DpSLayer]:
         if isinstance(module, DpSLayer) and module.values.requires_grad
     }
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no DpS layer whose values train: call sparsify_ first")
+        raise ValueError(
+            f"{type(model).__name__} has no DpS layer whose values train: call sparsify_ first, with a "
+            f"density above 0"
+        )
     for name, layer in layers.items():
         if hasattr(layer.values, "full_tensor"):
             raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
-from dctps.experiments.fields import check_range, of_type, plain_types
+from dctps.experiments.fields import check_range, of_type, plain_types, refuse_density_0
 from dctps.experiments.methods import METHODS
 from dctps.experiments.options import DYNAMICS, numbers_of, resolve_options
 from dctps.names import lookup
@@ -35,9 +35,11 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     """digits (comes with the program), cifar10, cifar100, tinyimagenet; folder and arrays are your own"""
     method: str = "dctps"
     """what is trained: dctps, sdctps, dctps-rigl, sdctps-rigl, random-uniform, random-epl, random-epf,
-    random-erk, snip, grasp, force, iter-snip, synflow, magnitude, imp, rigl, set, dsr, hyperplane, dense"""
+    random-erk, snip, grasp, force, iter-snip, synflow, magnitude, imp, rigl, set, dsr, hyperplane, norms,
+    dense"""
     density: float | None = 0.01
-    """trained share of the weights, in (0, 1]; of a hyperplane, dimensions over weights; dense has none"""
+    """trained share of the weights, in [0, 1], 0 under an offset alone; of a hyperplane, dimensions over
+    weights; norms and dense have none"""
     seed: int = 0
     """of the initialisation, the supports, the order of the data and its augmentation"""
     batch_seed: int | None = None
@@ -56,6 +58,9 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     """first value of each layer's alpha: 1, the dense initialisation's norm over D's, or a number"""
     alpha_trainable: bool = True
     """train alpha"""
+    init: Literal["dense", "fan-in"] = "dense"
+    """first values under the offset zero: the dense initialisation's, or drawn for each output by its own
+    number of weights"""
     norm: Literal["affine", "plain", "shared"] = "affine"
     """scale and shift of normalisation layers: each its own, none, or one for a stage and width"""
     bias: bool = True
@@ -184,6 +189,8 @@ def resolve(config: RunConfig) -> ResolvedConfig:
         chosen["density"] = None
     elif config.density is None:
         raise ValueError(f"the method {config.method!r} needs a density, such as 0.01")
+    elif config.density == 0:
+        refuse_density_0(chosen["offset"], dynamics)
     if dynamics is not None and chosen["offset"] is None:
         raise ValueError(f"the method {config.method!r} has no dynamics: leave it out")
     for name, value in METHODS["imp"]._asdict().items() if dynamics == "imp" else ():
@@ -263,7 +270,7 @@ def run_name(config: RunConfig) -> str:
     `lenet5-digits-dctps-0.01-seed0`, or with five epochs `lenet5-digits-dctps-0.01-seed0-epochs5`.
     """
     config = resolve(config)
-    density = [] if config.density is None else [repr(config.density)]
+    density = [] if config.density is None else [repr(config.density or 0)]  # 0.0 is 0 too
     parts = [config.model, config.dataset, config.method, *density, f"seed{config.seed}"]
     if config.optimizer != RunConfig.optimizer:
         parts.append(config.optimizer)

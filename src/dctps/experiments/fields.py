@@ -13,6 +13,7 @@ from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from dctps.arguments import NO_WEIGHTS
 from dctps.names import lookup
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -75,6 +76,19 @@ def check_range(name: str, value: Any) -> None:
             raise ValueError(f"{name} must be {wanted}, got {value}; for instance {example}")
 
 
+def refuse_density_0(offset: str | None, dynamics: str | None) -> None:
+    """Raise a ValueError where the density 0 leaves nothing: without an offset, or for what moves weights."""
+    if offset is None:
+        raise ValueError("a hyperplane of density 0 has no dimension: choose a density above 0")
+    if offset == "zero":
+        raise ValueError(NO_WEIGHTS)
+    if dynamics is not None:
+        raise ValueError(
+            f"{dynamics} moves weights, and at density 0 there are none: choose a method without dynamics, "
+            f"such as dctps, or a density above 0"
+        )
+
+
 def _kinds(kind: Any) -> list[Any]:
     return list(get_args(kind)) if get_origin(kind) in (Union, UnionType) else [kind]
 
@@ -114,7 +128,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     **dict.fromkeys(
         ("seed", "batch_seed", "data_seed"), (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", "0")
     ),
-    "density": (lambda x: 0 < x <= 1, "in (0, 1]", "0.01 trains one weight in a hundred"),
+    "density": (lambda x: 0 <= x <= 1, "in [0, 1]", "0.01 trains one weight in a hundred"),
     "epochs": (lambda x: x >= 1, "at least 1", "20"),
     "alpha": (lambda x: isinstance(x, str) or math.isfinite(x), "one, match or a finite number", "one"),
     "lr": (lambda x: 0 < x < math.inf, "above 0", "0.006 with adam"),

@@ -8,7 +8,7 @@ from dctps.names import Registry
 
 
 class Method(NamedTuple):
-    """What a method's name stands for; all None is the dense network."""
+    """What a method's name stands for; all None is the dense network, or its norms alone."""
 
     offset: str | None
     allocation: str | None
@@ -35,6 +35,7 @@ METHODS.update(
         "dsr": Method("zero", "erk", "random", dynamics="dsr"),
         "imp": Method("zero", "global", "magnitude", dynamics="imp"),
         "hyperplane": Method(None, None, None, "auto"),
+        "norms": Method(None, None, None),
         "dense": Method(None, None, None),
     }
 )

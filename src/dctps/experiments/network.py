@@ -22,7 +22,7 @@ from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.options import arguments_of, option_of_run
 from dctps.models import build_model, list_models
 from dctps.names import lookup
-from dctps.networks import fuse_, plain_norms_, remove_biases_, share_norms_
+from dctps.networks import freeze_except_norms_, fuse_, plain_norms_, remove_biases_, share_norms_
 from dctps.networks.explanation import Explanation
 from dctps.offsets import list_offsets
 from dctps.reporting import Report
@@ -61,7 +61,8 @@ def build_network(
         return dctps.project_(model, density=config.density, projection=config.projection, seed=config.seed)
     # The others have all three or, for the dense network, none.
     if config.density is None or config.offset is None or config.criterion is None:
-        return plain_network(config, data, "cpu").to(device)
+        model = plain_network(config, data, "cpu")
+        return (freeze_except_norms_(model) if config.method == "norms" else model).to(device)
     scored = is_scored(config)
     model = plain_network(config, data, "cpu" if scored else "meta")
     shuffled = supports is None and option_of_run(config.options, "shuffle")
@@ -70,7 +71,7 @@ def build_network(
         model.to(device) if scored else model, config.density, offset=config.offset,
         allocation=_with_options(config, config.allocation),
         criterion=_with_options(config, config.criterion) if supports is None else supports,
-        alpha=config.alpha, alpha_trainable=config.alpha_trainable,
+        alpha=config.alpha, alpha_trainable=config.alpha_trainable, init=config.init,
         loss=getattr(dctps.criteria, option_of_run(config.options, "loss")), batches=batches,
         seed=config.seed, device=device,
     )  # fmt: skip

@@ -17,13 +17,17 @@ def unused(config: RunConfig) -> dict[str, str]:
     run = resolve(config)
     has_alpha = run.offset not in (None, "zero")
     no_alpha = f"the method {run.method!r} has {'no offset' if run.offset is None else 'the offset zero'}"
+    share = "no" if run.method == "norms" else "every"
+    draws = run.offset == "zero" and run.dynamics != "imp"
+    start = "S starts at 0" if has_alpha else "weights start from the dense initialisation"
     effects = {
-        "density": (has_density(run.method), f"the method {run.method!r} trains every weight"),
+        "density": (has_density(run.method), f"the method {run.method!r} trains {share} weight"),
         "momentum": (run.optimizer == "sgd", f"the optimizer {run.optimizer} has none; sgd has"),
         "milestones": (run.schedule == "multistep", f"the schedule {run.schedule} has none; multistep has"),
         "flip": (run.augment, "it is part of the augmentation, which this run does without; see augment"),
         "alpha": (has_alpha, no_alpha),
         "alpha_trainable": (has_alpha, no_alpha),
+        "init": (draws, f"{start}, under the method {run.method!r}"),
         "decay_alpha": (has_alpha and run.alpha_trainable, "alpha does not train" if has_alpha else no_alpha),
     }
     return {name: reason for name, (has_effect, reason) in effects.items() if not has_effect}
@@ -42,7 +46,7 @@ def refuse_unused(config: RunConfig) -> None:
     """
     reasons = unused(config)
     for name, (value, _) in differences(config, RunConfig()).items():
-        if value and name in reasons:
+        if (value or name == "density") and value is not None and name in reasons:
             raise ValueError(f"{name} {value} would have no effect ({reasons[name]}): leave it out")
     if config.criterion == "nonzero" and config.density != 1:
         raise ValueError(

@@ -45,18 +45,38 @@ def plain_norms_(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: there is no scale or shift to take away.
     """
-    norms = _affine_norms(model)
-    if not norms:
-        raise ValueError(
-            f"{type(model).__name__} has no normalisation layer with scale or shift: leave norm as it is"
-        )
-    for norm in norms.values():
+    for norm in _affine_norms(model, "leave norm as it is").values():
         for key in _AFFINE:
             if key in norm._parameters:
                 norm._parameters[key] = None
         for key in ("affine", "elementwise_affine"):
             if hasattr(norm, key):
                 setattr(norm, key, False)
+    return model
+
+
+def freeze_except_norms_(model: nn.Module) -> nn.Module:
+    """Let the scales and shifts of the normalisation layers train, and nothing else, in place.
+
+    Every other parameter stays as it is, with `requires_grad=False`: all weights, those of the classifier and
+    all biases among them. Running statistics go on moving.
+
+    Args:
+        model: any module; batch, instance, group, layer and RMS norms in it train.
+
+    Returns:
+        the model.
+
+    Raises:
+        ValueError: there is no scale or shift to train.
+
+    Reference: Frankle, Schwab and Morcos, "Training BatchNorm and Only BatchNorm: On the Expressive Power of
+    Random Features in CNNs", ICLR 2021.
+    """
+    norms = _affine_norms(model, "choose a network that has some, such as resnet20, and norm=affine")
+    model.requires_grad_(False)
+    for norm in norms.values():
+        norm.requires_grad_()
     return model
 
 
@@ -81,7 +101,7 @@ def share_norms_(model: nn.Module, stage: Callable[[nn.Module, str], Hashable] |
     Raises:
         ValueError: no two layers can share.
     """
-    norms = _affine_norms(model)
+    norms = _affine_norms(model, "leave norm as it is")
     depth = _depth(model)
     groups: dict[Hashable, list[nn.Module]] = defaultdict(list)
     for name, norm in norms.items():
@@ -123,12 +143,15 @@ def remove_biases_(model: nn.Module) -> nn.Module:
     return model
 
 
-def _affine_norms(model: nn.Module) -> dict[str, nn.Module]:
-    return {
+def _affine_norms(model: nn.Module, remedy: str) -> dict[str, nn.Module]:
+    norms: dict[str, nn.Module] = {
         name: module
         for name, module in named_modules(model)
         if isinstance(module, NORM_LAYERS) and _own(module)
     }
+    if not norms:
+        raise ValueError(f"{type(model).__name__} has no normalisation layer with scale or shift: {remedy}")
+    return norms
 
 
 def _own(norm: nn.Module) -> dict[str, nn.Parameter]:

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dctps.arguments import flag, real, whole
+from dctps.arguments import NO_WEIGHTS, flag, real, whole
 from dctps.fused.waiting import settled
-from dctps.initial import Law, carry, default_law, law_of
+from dctps.initial import Init, Law, carry, default_law, law_by, law_of
 from dctps.nn.saved_layer import SavedLayer
 from dctps.offsets import Offset, OffsetChoice, ZeroOffset, build_offset
 from dctps.product.rule import Backend
@@ -83,13 +83,15 @@ class DpSLayer(SavedLayer):
             count = budget(density, size) if density is not None else whole("nnz", nnz)
             if not 0 <= count <= size:
                 raise ValueError(f"nnz must be in 0..{size} for a weight of shape {shape}, got {count}")
+        has_offset = not isinstance(offset, ZeroOffset)
+        if density == 0 and not has_offset:
+            raise ValueError(NO_WEIGHTS)
         self.seed = seed
         self._alpha_law, self._given_support = alpha, support is not None
         self.weight_law = self.bias_law = default_law(offset.in_features)
 
         self.values = nn.Parameter(torch.empty(count, device=device, dtype=dtype), count > 0)
         where = self.values.device
-        has_offset = not isinstance(offset, ZeroOffset)
         self.alpha = (
             nn.Parameter(self.values.new_empty(1), flag("alpha_trainable", alpha_trainable))
             if has_offset
@@ -156,15 +158,16 @@ class DpSLayer(SavedLayer):
         support: Tensor | None = None,
         alpha: Alpha = "one",
         alpha_trainable: bool = True,
+        init: Init = "dense",
         seed: int = 0,
         name: str = "",
         device: torch.device | str | None = None,
     ) -> Self:
         """The layer that replaces a dense one.
 
-        Bias, dtype, training mode, hooks and frozenness are taken over. Under the `zero` offset so are
-        the weights at the support; under others S starts at 0. A layer on the meta device has no
-        weights to take: values and bias are drawn by its laws (`dctps.initial`), on `device`.
+        Bias, dtype, training mode, hooks and frozenness are taken over. Under the `zero` offset so are the
+        weights at the support, unless `init` draws them; under others S starts at 0. A layer on the meta
+        device has no weights to take: values and bias are drawn by its laws (`dctps.initial`), on `device`.
 
         Args:
             dense: `nn.Linear` for `DpSLinear`, and so on.
@@ -176,12 +179,13 @@ class DpSLayer(SavedLayer):
             alpha: `"one"`; `"match"` for ||W|| / ||D||, on the meta device with the norm that the weight's
                 law leads to expect; or a number.
             alpha_trainable: whether alpha is trained.
+            init: of the values under the `zero` offset, `"dense"` or `"fan-in"` (`dctps.initial.law_by`).
             seed: of the support and the offset.
             name: qualified name of the layer, which keys its draws together with the seed.
             device: of the new layer; by default the dense one's, or the CPU for a meta layer.
 
         Raises:
-            ValueError: the nonzeros are needed of a layer on the meta device.
+            ValueError: the nonzeros are needed of a layer on the meta device, or `init` does not fit.
         """
         weight = dense.weight
         if density is None and nnz is None and support is None:
@@ -195,7 +199,12 @@ class DpSLayer(SavedLayer):
         operator = build_offset(
             offset, cls.offset_shape(dense), groups=arguments.get("groups", 1), seed=seed, layer=name
         )
-        if alpha == "match" and not isinstance(operator, ZeroOffset):
+        law = law_by(init, law_of(dense, "weight"), operator.in_features)
+        has_offset = not isinstance(operator, ZeroOffset)
+        if init != "dense" and has_offset:
+            where = f"under the offset 'zero', and under {operator.name!r} they start at 0"
+            raise ValueError(f"init {init!r} is of values {where}: leave it out")
+        if alpha == "match" and has_offset:
             alpha = initial_alpha(alpha, operator, _initial_norm(dense))
         layer = cls(
             **arguments,
@@ -209,9 +218,9 @@ class DpSLayer(SavedLayer):
             device=device or ("cpu" if weight.is_meta else weight.device),
             dtype=weight.dtype,
         )
-        layer.weight_law, layer.bias_law = law_of(dense, "weight"), law_of(dense, "bias")
+        layer.weight_law, layer.bias_law = law, law_of(dense, "bias")
         with torch.no_grad():
-            if weight.is_meta:
+            if weight.is_meta or init != "dense":
                 layer._draw()
             elif layer.alpha is None:
                 layer.values.copy_(weight.reshape(-1)[layer.support.to(weight.device)])

@@ -26,7 +26,7 @@ class DpSLinear(DpSLayer):
         bias: whether to add b.
         offset: D: a name (`"dct"`, `"sdct"`, `"hadamard"`, `"gaussian"`, `"zero"`), a class of
             offsets, or an `Offset` of the weight's shape.
-        density: fraction of the m n weights that train, in (0, 1]: round(density * m * n) of them; or
+        density: fraction of the m n weights that train, in [0, 1]: round(density * m * n) of them; or
         nnz: their number; or
         support: which: a bool mask (m, n), or flat row-major positions.
         alpha: initial alpha: `"one"`, `"match"` for the norm of torch's default initialisation, or a number.

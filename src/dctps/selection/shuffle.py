@@ -9,6 +9,7 @@ from torch import nn
 
 from dctps.arguments import whole
 from dctps.counter import derive_key, sample
+from dctps.initial import FanInLaw
 from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
 
@@ -23,7 +24,8 @@ def shuffle_(model: nn.Module, dense: nn.Module | None = None, *, seed: int = 0)
     Args:
         model: converted; layers that stayed dense are left alone.
         dense: the network as it was before it was converted: from it come the values at the new positions of
-            layers without an offset. Under an offset values go along, in their order: at the start all are 0.
+            layers without an offset, except those of `init="fan-in"`, which are drawn for the new positions.
+            Under an offset values go along, in their order: at the start all are 0.
         seed: of the positions, each layer's own by its name.
 
     Returns:
@@ -40,7 +42,8 @@ def shuffle_(model: nn.Module, dense: nn.Module | None = None, *, seed: int = 0)
     layers = {name: m for name, m in named_modules(model) if isinstance(m, DpSLayer)}
     for name, layer in layers.items():
         found = weights.get(name)
-        if layer.alpha is None and (found is None or tuple(found.shape) != layer.offset.shape):
+        keeps = layer.alpha is None and not isinstance(layer.weight_law, FanInLaw)
+        if keeps and (found is None or tuple(found.shape) != layer.offset.shape):
             raise ValueError(
                 f"layer {name!r} has no offset, so its values at new positions are the dense network's: pass "
                 f"as `dense` a copy of the network from before it was converted"
@@ -51,6 +54,8 @@ def shuffle_(model: nn.Module, dense: nn.Module | None = None, *, seed: int = 0)
             layer.support.copy_(sample(key, layer.nnz, math.prod(layer.offset.shape), device="cpu"))
             layer._given_support = True
             layer.seal()
-            if layer.alpha is None:
+            if isinstance(layer.weight_law, FanInLaw):
+                layer.values.copy_(layer.weight_law.draw(layer.seed, name, "values", layer.support))
+            elif layer.alpha is None:
                 layer.values.copy_(weights[name].detach().reshape(-1)[layer.support.to(weights[name].device)])  # type: ignore[union-attr]
     return model

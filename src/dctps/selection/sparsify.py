@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dctps.arguments import whole
-from dctps.initial import reset_
+from dctps.arguments import NO_WEIGHTS, whole
+from dctps.initial import Init, reset_
 from dctps.networks.conversion import DPS_CLASS, convert
 from dctps.networks.replaced import trained, watch_optimizers
 from dctps.networks.surgery import named_modules, refuse_wrapped, replace_
@@ -34,6 +34,7 @@ def sparsify_(
     criterion: str | Mapping[str, Tensor] | Criterion = "random",
     alpha: Alpha = "one",
     alpha_trainable: bool = True,
+    init: Init = "dense",
     loss: Loss | None = None,
     batches: Iterable[Any] | None = None,
     seed: int = 0,
@@ -51,7 +52,7 @@ def sparsify_(
 
     Args:
         model: any module; a layer used in several places is converted once.
-        density: fraction of the prunable weights that train, in (0, 1].
+        density: fraction of the prunable weights that train, in [0, 1]; above 0 without an offset.
         offset: D: a name, a class of offsets, or an `Offset`, whose class, options and seed each
             layer then has.
         allocation: how many train in each layer: `"uniform"`, `"epl"`, `"epf"`, `"erk"`, shares by
@@ -65,6 +66,10 @@ def sparsify_(
         alpha: `"one"`, `"match"` (||W|| / ||D||, 0 for a layer initialised to zero) or a number. On the
             meta device the norm is the one that the law of the weight leads to expect (`dctps.initial`).
         alpha_trainable: whether alpha is trained.
+        init: first values under the offset zero, where S does not start at 0: `"dense"` for those of the
+            dense layer at the positions that train, or `"fan-in"`, drawn anew once these are chosen, for
+            each output by its own number of weights f: N(0, 2 / f), or what the layer's own law makes of it
+            (`dctps.initial.law_by`).
         loss: `loss(model, batch)` for criteria that need one, by default the cross-entropy.
         batches: data for criteria that need some: `(inputs, labels)` on the model's device, or whatever
             `loss` takes.
@@ -80,7 +85,7 @@ def sparsify_(
 
     Raises:
         ValueError: nothing to convert, a model wrapped for `DistributedDataParallel`, a density outside
-            (0, 1], scores that cannot rank, or on the meta device what needs weights or cannot be made; with
+            [0, 1], scores that cannot rank, or on the meta device what needs weights or cannot be made; with
             the layer's name. The model is then unchanged.
 
     Reference: Price and Tanner, "Dense for the Price of Sparse", ICML 2021, sections 3 and 4.
@@ -93,13 +98,15 @@ def sparsify_(
         expanded.close(set(layers.values()))
         model = expanded.model
         unmade = _unmade(model, layers)
-        options: dict[str, Any] = {"alpha": alpha, "alpha_trainable": alpha_trainable}
+        options: dict[str, Any] = {"alpha": alpha, "alpha_trainable": alpha_trainable, "init": init}
         options |= {"offset": offset, "device": device, "seed": whole("seed", seed)}
         empty = {name: {"nnz": 0} for name in layers}
         scorer = Scorer(model, layers, loss, batches, lambda: _converted(layers, empty, **options))
         choice = choose_weights(density, allocation, criterion, scorer, seed)
         replacements = _converted(layers, choice, **options)
-        keeps = criterion != "random" or density == 1
+        if density == 0 and all(made.alpha is None and not made.nnz for made in replacements.values()):
+            raise ValueError(NO_WEIGHTS)
+        keeps = init == "dense" and (criterion != "random" or density == 1)
         if not keeps or any(made.alpha is not None for made in replacements.values()):
             warn_of_trained(model, layers)
         _make(unmade, device or "cpu")

@@ -47,7 +47,10 @@ class Scorer:
     def choose(self, criterion: str | Criterion, counts: Counts) -> dict[str, Tensor]:
         """The supports that `criterion` keeps; the model is afterwards as it was."""
         chosen = partial(choose, criterion, loss=self.loss, batches=self.batches, counts=counts)
-        if not registry.is_on_converted(registry.find_criterion(criterion)):
+        found = registry.find_criterion(criterion)
+        if counts == 0:  # no score is needed, and none may be there
+            return {name: torch.empty(0, dtype=torch.int64, device="cpu") for name in self.layers}
+        if not registry.is_on_converted(found):
             return chosen(model=self.model, layers=self.layers)
         converted = self.convert()
         scored = {name: converted[layer] for name, layer in self.layers.items()}

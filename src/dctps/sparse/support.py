@@ -17,16 +17,16 @@ def budget(density: float, size: int) -> int:
     """K = round(density * size), half to even, of the decimal number that the user wrote.
 
     Args:
-        density: fraction of the weights in (0, 1].
+        density: fraction of the weights in [0, 1].
         size: number of weights.
 
     Raises:
-        ValueError: the density is outside (0, 1].
+        ValueError: the density is outside [0, 1].
     """
     density = real("density", density, finite=False)
-    if not 0 < density <= 1:
+    if not 0 <= density <= 1:
         raise ValueError(
-            f"density must be in (0, 1], got {density}: it is the fraction of weights that train"
+            f"density must be in [0, 1], got {density}: it is the fraction of weights that train"
         )
     # The float 0.1 lies a little above a tenth; its shortest decimal does not, so that ties are ties.
     return round(Fraction(str(density)) * size)

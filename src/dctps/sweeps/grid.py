@@ -59,7 +59,7 @@ def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) ->
             runs[_folder_name(whole)] = whole
     if len(densities) == 1 and all(config.density is None for config in runs.values()):
         raise ValueError(
-            f"density {densities.pop()} would have no effect (these methods train every weight): leave it out"
+            f"density {densities.pop()} would have no effect (these methods have none): leave it out"
         )
     if not runs:
         raise ValueError("a sweep needs at least one run: give fields as name=value,value or a sweep file")
@@ -121,5 +121,8 @@ def _folder_name(config: RunConfig) -> str:
     name = run_name(config)
     if len(name.encode()) <= _LONGEST_NAME:
         return name
-    digest = hashlib.blake2b(json.dumps(to_dict(config), sort_keys=True).encode(), digest_size=8).hexdigest()
+    values = to_dict(config)
+    if config.init == RunConfig.init:  # names given before there was this field stay
+        del values["init"]
+    digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{name[: _LONGEST_NAME - 17]}-{digest}"
