@@ -1,6 +1,9 @@
 """Measure everything of docs/performance.md on an idle machine, in about twenty minutes.
 
-python benchmarks/measure.py && python benchmarks/tables.py
+python benchmarks/measure.py && python benchmarks/tables.py && python benchmarks/asked.py
+
+Writes benchmarks/results/bench-amd.json or bench-intel.json, by the processor; with words after it only the
+commands that begin with one of them, such as `linear`.
 
 SparseProp, scipy and torch-dct are measured where they are installed (extra `peers`).
 """
@@ -13,7 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-RESULT = "benchmarks/results/bench.json"
+from dctps.benchmarking.record import processor
+
+RESULT = f"benchmarks/results/bench-{'amd' if 'AMD' in processor() else 'intel'}.json"
 
 # "linear" runs without --backends are what performance.py plots against density.
 COMMANDS = (
@@ -24,7 +29,7 @@ COMMANDS = (
     "conv --seconds 0.7",
     "network --models vgg19 resnet50 --seconds 5",
     "network --models mobilenetv2 lenet5 --seconds 5",
-    "latency --seconds 1",
+    "latency --threads 1 --seconds 1",
     "layers --seconds 1",
     "memory --models vgg19 resnet50",
 )
@@ -33,9 +38,11 @@ COMMANDS = (
 def main() -> None:
     """Run the commands one after the other, into a new file; those that fail are named at the end."""
     root = Path(__file__).parent.parent
-    (root / RESULT).unlink(missing_ok=True)
+    chosen = [command for command in COMMANDS if command.split()[0] in (sys.argv[1:] or command)]
+    if len(chosen) == len(COMMANDS):
+        (root / RESULT).unlink(missing_ok=True)
     failed = []
-    for command in COMMANDS:
+    for command in chosen:
         begun = time.perf_counter()
         full = [sys.executable, "-m", "dctps", "bench", *shlex.split(command), "--json", RESULT]
         done = subprocess.run(full, cwd=root, check=False)

@@ -370,10 +370,9 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "sweeps.md", "stacked_ends", stacked_ends(ends))
     figure_tables.draw_figures(RESULTS)
     figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
-    bench = RESULTS / "bench.json"
-    (ROOT / "docs" / "performance.md").write_text(performance.page(bench))
-    fill(ROOT / "README.md", "speed", performance.short_table(bench))
-    performance.plots(bench, ROOT / "docs" / "figures")
+    (ROOT / "docs" / "performance.md").write_text(performance.page())
+    fill(ROOT / "README.md", "speed", performance.short_table())
+    performance.plots(ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ def test_the_committed_pictures_are_drawn_from_the_committed_numbers(monkeypatch
         monkeypatch.setattr(module, "write_atomically", lambda path, figure: figures.update({path: figure}))
     results = BENCHMARKS / "results"
     figure_tables.draw_figures(results)
-    performance.plots(results / "bench.json", moments.FIGURE.parent)
+    performance.plots(moments.FIGURE.parent)
     moments.figure(json.loads(moments.RESULT.read_text()))
     committed = [*results.glob("*.png"), *moments.FIGURE.parent.glob("*.png")]
     assert sorted(figures) == sorted(committed) and len(committed) == 10
