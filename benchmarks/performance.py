@@ -203,7 +203,7 @@ def commands(runs: list[dict[str, Any]], section: str) -> str:
     load = " to ".join(f"{of(run['load'] for run in mine):.1f}" for of in (min, max))
     return (
         f"```console\n{made}\n```\n\n{last['hardware']}, {last['threads']} threads, kernels "
-        f"`{last['kernels']}`, torch {last['versions']['torch']}, commit {commits}, load average before a run "
+        f"`{last['kernels']}`, torch {last['versions']['torch']}, commit {commits}, load average before "
         f"{load}."
     )
 
@@ -229,13 +229,13 @@ PROSE = {
     "the addition and the activation behind it along in one pass over memory; beside it the same "
     "network after `unfuse_`. Processor time, and how many times less it is: by the median / by the least of "
     "all rounds.",
-    "half": "Forward and backward, beside the dense layer in bfloat16. The kernels read and write bfloat16 and "
-    "compute in float32.",
-    "kept": "`dctps train`, `sweep` and `bench` keep the memory of freed tensors for the next ones. A script of "
-    "your own does so after `dctps.keep_freed_memory()`. A training step at density 0.1%, in processes that do "
-    "and do not, in turn.",
-    "inference": "Forward passes on one thread, density 0.1%; onnxruntime runs the merged network, which has all "
-    "weights.",
+    "half": "Forward and backward, beside the dense layer in bfloat16. The kernels read and write bfloat16, "
+    "and compute in float32.",
+    "kept": "`dctps train`, `sweep` and `bench` keep the memory of freed tensors for the next ones. A script "
+    "of your own does so after `dctps.keep_freed_memory()`. A training step at density 0.1%, in processes "
+    "that do and do not, in turn.",
+    "inference": "Forward passes on one thread, density 0.1%; onnxruntime runs the merged network, which has "
+    "all weights.",
     "latency": "Forward pass of a single image.",
     "layers": "Every different layer whose dense forward and backward takes over a millisecond, for images "
     "in channels-last order, at each density and offset.",
@@ -374,7 +374,7 @@ def losses(machines: list[dict[str, list[Cell]]], names: list[str], half: dict[s
         if ratios:
             below = sum(ratio < 0.95 for ratio in ratios)
             lines.append(
-                f"- {name}: of {len(ratios)} layers of the four networks under both offsets, at 0.01% to 50%, "
+                f"- {name}: of {len(ratios)} layers of the four networks under both offsets, 0.01% to 50%, "
                 f"{below} run at less than 0.95 of dense's speed, the slowest at {min(ratios):.2f}."
             )
     short = [
