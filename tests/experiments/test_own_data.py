@@ -159,9 +159,6 @@ def test_norms_of_a_run(tmp_path, norm, monkeypatch):
 
 
 def test_norms_that_are_not_there(tmp_path, capfd):
-    for flags, message in (
-        (["--norm", "plain"], "LeNet5 has no normalisation layer"),
-        (["--norm", "shared"], "no two"),
-    ):
-        assert main(["train", *flags, "--out", str(tmp_path / "run")]) == 2
-        assert message in capfd.readouterr().err
+    for norm in ("plain", "shared"):
+        assert main(["train", "--norm", norm, "--out", str(tmp_path / "run")]) == 2
+        assert "LeNet5 has no normalisation layer" in capfd.readouterr().err

@@ -72,6 +72,9 @@ def _main(argv: list[str]) -> int:
     try:
         if isinstance(command, Recipes):
             return command.perform(argv)
+        # An exception in the midst of this import would abort the process: until it is done SIGTERM ends it.
+        import torch  # noqa: F401, PLC0415
+
         with sigterm_raises(_STOPPED):
             return _perform(command, argv)
     except ValueError as error:
