@@ -45,12 +45,15 @@ static int find_taps(const conv_call *c, geometry *geo)
     return 0;
 }
 
+#define SHORT 128 /* positions of a unit at least */
+
 /* Units, for which `rows` rows of a strip fit the cache; slots, enough for many threads and few enough that
    their sums are small. */
 static void divide(const conv_call *c, geometry *geo, int64_t rows)
 {
     const int64_t all_rows = most(geo->grid_rows, c->out_height);
-    const int64_t budget = c->scratch_floats / rows; /* positions for which a unit's rows fit the cache */
+    /* Positions for which the rows fit the cache; shorter ones would cost more than the cache saves. */
+    const int64_t budget = most(c->scratch_floats / rows, 2 * geo->guard + SHORT);
     const int64_t image = geo->height * geo->pitch;
     const int64_t wanted = most(2, least(8, c->batch * image / 128)); /* units: some for each thread, none short */
     geo->images = most(1, least((budget - 2 * geo->guard) / image, (c->batch + wanted - 1) / wanted));
