@@ -352,13 +352,14 @@ def gains(machines: list[dict[str, list[Cell]]], names: list[str]) -> str:
     return table(heads, rows)
 
 
-def losses(machines: list[dict[str, list[Cell]]], names: list[str], half: dict[str, Any]) -> str:
+def losses(machines: list[dict[str, list[Cell]]], names: list[str], scripts: dict[str, Any]) -> str:
     """Where dense is faster, a line for each kind."""
     lines = []
     for name, cells in zip(names, machines, strict=True):
+        single = [(f"{cell['model']}, one image", "0.1%", cell) for cell in cells.get("latency", [])]
         slower = [
             f"{what} at {density} ({offset} {median(cell, base) / median(cell, offset):.2f})"
-            for what, density, cell in headlines(cells)
+            for what, density, cell in headlines(cells) + single
             for base in [next(iter(cell["candidates"]))]
             for offset in ("dct", "sdct")
             if median(cell, base) < median(cell, offset)
@@ -379,12 +380,19 @@ def losses(machines: list[dict[str, list[Cell]]], names: list[str], half: dict[s
             )
     short = [
         f"{cell['what']} at {shown('density', cell['density'])} ({offset} {speed:.2f})"
-        for cell in half["cells"]
+        for cell in scripts["half"]["cells"]
         for offset in ("dct", "sdct")
         if (speed := median(cell, "dense bfloat16") / median(cell, f"{offset} bfloat16")) < 1
     ]
     if short:
         lines.append("- In bfloat16, where AMX multiplies dense matrices: " + ", ".join(short) + ".")
+    faster = [
+        f"{cell['model']} at batch {cell['batch']} ({ratio:.2f})"
+        for cell in scripts["inference"]["cells"]
+        if (ratio := median(cell, "onnxruntime, merged") / median(cell, "sdct")) < 1
+    ]
+    if faster:
+        lines.append("- onnxruntime runs the merged network faster on one thread: " + ", ".join(faster) + ".")
     return "\n".join(lines)
 
 
@@ -412,7 +420,7 @@ How many times as fast as dense PyTorch, in one run on the same two cores: forwa
 
 Dense wins where layers are small, where many weights train, and on some layers with few channels:
 
-{losses(machines, names, scripts["half"])}
+{losses(machines, names, scripts)}
 
 ## How it is measured
 
