@@ -8,11 +8,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from performance import RESULTS, read_cells
-
-Cell = dict[str, Any]
+from measured import RESULTS, Cell, layer_speeds, read_cells, speed
 
 
 class Targets(NamedTuple):
@@ -64,15 +62,15 @@ def rows(cells: dict[str, list[Cell]], targets: Targets) -> Iterator[Row]:
             and cell["in"] in targets.conv
         ):
             what = f"convolution, {cell['in']} channels"
-            yield what, "sdct", targets.conv[cell["in"]], _ratio(cell, "nn.Conv2d", "sdct"), False
+            yield what, "sdct", targets.conv[cell["in"]], speed(cell, "sdct", "nn.Conv2d"), False
     for cell in cells.get("network", []):
         for offset, wanted in targets.steps.get(cell["model"], {}).items():
             if cell["what"] == "training step":
-                yield f"{cell['model']}, training step", offset, wanted, _ratio(cell, "dense", offset), False
+                yield f"{cell['model']}, training step", offset, wanted, speed(cell, offset, "dense"), False
     for cell in cells.get("latency", []):
         for offset in ("dct", "sdct") if cell["model"] in SINGLE else ():
             what = f"{cell['model']}, one image"
-            yield what, offset, SINGLE[cell["model"]], _ratio(cell, "dense", offset), False
+            yield what, offset, SINGLE[cell["model"]], speed(cell, offset, "dense"), False
     yield from _layers(cells.get("layers", []))
     for cell in cells.get("memory", []):
         if cell["offset"] != "dense":
@@ -85,22 +83,17 @@ def _linear(cell: Cell, targets: Targets) -> Iterator[Row]:
     what = f"linear, n = {cell['n']}, {100 * cell['density']:.3g}%"
     wanted = targets.linear[cell["n"]][DENSITIES.index(cell["density"])]
     for offset in ("dct", "sdct"):
-        yield what, offset, wanted, _ratio(cell, "nn.Linear", offset), False
+        yield what, offset, wanted, speed(cell, offset, "nn.Linear"), False
         if "SparseProp" in cell["candidates"]:
-            yield what, f"{offset} over SparseProp", SPARSEPROP, _ratio(cell, "SparseProp", offset), False
+            yield what, f"{offset} over SparseProp", SPARSEPROP, speed(cell, offset, "SparseProp"), False
 
 
 def _layers(cells: list[Cell]) -> Iterator[Row]:
-    ratios = [_ratio(cell, "dense", name) for cell in cells for name in cell["candidates"] if name != "dense"]
+    ratios = [ratio for ratio, _, _ in layer_speeds(cells)]
     if ratios:
         share = sum(ratio >= NEVER_SLOWER for ratio in ratios) / len(ratios)
         yield "layers of networks", f"share of {len(ratios)} at {NEVER_SLOWER}", SHARE, share, False
         yield "layers of networks", "the slowest", LEAST, min(ratios), False
-
-
-def _ratio(cell: Cell, base: str, name: str) -> float:
-    median = {of: float(cell["candidates"][of]["median_ms"]) for of in (base, name)}
-    return median[base] / median[name]
 
 
 def main() -> None:

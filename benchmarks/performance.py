@@ -1,28 +1,16 @@
-"""docs/performance.md and its plots, from what `dctps bench` wrote to benchmarks/results/bench-*.json.
+"""docs/performance.md, from what `dctps bench` wrote to benchmarks/results/bench-*.json.
 
-Called by `benchmarks/tables.py`; the plots need matplotlib (extra `figures`).
+Called by `benchmarks/tables.py`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markdown_tables import table
-
-from dctps.analysis.style import SMALL, dress, image, key, new_figure, style
-from dctps.benchmarking.record import read_runs
-from dctps.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Cell = dict[str, Any]
-
-RESULTS = Path(__file__).parent / "results"
-MACHINES = "bench-intel.json", "bench-amd.json"  # the newest first
+from measured import MACHINES, RESULTS, Cell, layer_speeds, median, milliseconds, read_cells, shown, speed
 
 PART_TITLES = {
     "linear": "Linear layers",
@@ -35,29 +23,6 @@ PART_TITLES = {
     "layers": "Never slower",
     "memory": "Memory",
 }
-
-
-def read_cells(path: Path) -> tuple[dict[str, list[Cell]], list[dict[str, Any]]]:
-    """All cells by part, and the runs. `slope` and `density` are linear runs of their own."""
-    runs = read_runs(path)
-    cells: dict[str, list[Cell]] = {}
-    for run in runs:
-        part = run["part"]
-        if "--nnz-per-row" in run["command"]:
-            part = "slope"
-        elif part == "linear" and "--backends" not in run["command"]:
-            part = "density"
-        run["section"] = part
-        cells.setdefault(part, []).extend(run["cells"])
-    return cells, runs
-
-
-def median(cell: Cell, name: str) -> float:
-    return float(cell["candidates"][name]["median_ms"])
-
-
-def milliseconds(taken: float) -> str:
-    return f"{taken:.3g}" if taken < 100 else f"{taken:,.0f}"
 
 
 def ratio(cell: Cell, name: str) -> str:
@@ -83,10 +48,6 @@ def speedups(cells: list[Cell], fields: dict[str, str]) -> str:
         for cell in cells
     ]
     return table([*fields.values(), f"{base}, ms", *names[1:]], rows)
-
-
-def shown(field: str, value: Any) -> str:
-    return f"{100 * value:.3g}%" if field == "density" else str(value)
 
 
 def convolutions(cells: list[Cell]) -> str:
@@ -139,12 +100,7 @@ def slowest(cells: list[Cell]) -> str:
     rows, short = [], []
     for model in dict.fromkeys(cell["model"] for cell in cells):
         mine = [cell for cell in cells if cell["model"] == model]
-        ratios = [
-            (median(cell, "dense") / median(cell, name), cell, name)
-            for cell in mine
-            for name in cell["candidates"]
-            if name != "dense"
-        ]
+        ratios = layer_speeds(mine)
         below = [entry for entry in ratios if entry[0] < 0.95]
         far = [entry for entry in below if entry[0] < FAR_BELOW]
         least = min(ratios, key=lambda entry: entry[0])
@@ -269,10 +225,7 @@ def linear_parts(result: dict[str, Any]) -> str:
         times = [milliseconds(median(cell, name)) for name in names]
         rows.append([str(cell["n"]), shown("density", cell["density"]), *times, *ratios])
     heads = [f"{name}, ms" for name in names] + [f"SparseProp / {name}" for name in names[1:]]
-    return (
-        f"{PROSE['parts']}\n\n{table(['n', 'density', *heads], rows)}\n\n"
-        f"```console\n{result['command']}\n```\n\ncommit `{result['commit'][:10]}`"
-    )
+    return f"{PROSE['parts']}\n\n{table(['n', 'density', *heads], rows)}\n\n{made(result)}"
 
 
 def fused_norms(result: dict[str, Any]) -> str:
@@ -289,8 +242,7 @@ def fused_norms(result: dict[str, Any]) -> str:
         ]
         rows.append([cell["model"], str(cell["batch"]), cell["what"], milliseconds(times[base]), *gains])
     heads = ["network", "batch", "what", f"{base}, ms", *others]
-    made = f"{result['hardware']}, {result['threads']} thread, commit `{result['commit'][:10]}`"
-    return f"{PROSE['fused']}\n\n{table(heads, rows)}\n\n```console\n{result['command']}\n```\n\n{made}"
+    return f"{PROSE['fused']}\n\n{table(heads, rows)}\n\n{made(result)}"
 
 
 def halves(result: dict[str, Any]) -> str:
@@ -299,7 +251,7 @@ def halves(result: dict[str, Any]) -> str:
     base = "dense bfloat16"
     rows = []
     for cell in result["cells"]:
-        ratios = [f"{median(cell, base) / median(cell, name):.2f}" for name in names if name != base]
+        ratios = [f"{speed(cell, name, base):.2f}" for name in names if name != base]
         what = [cell["what"], shown("density", cell["density"]), milliseconds(median(cell, base))]
         rows.append([*what, *ratios])
     heads = ["layer", "density", f"{base}, ms", *(name for name in names if name != base)]
@@ -335,7 +287,7 @@ def made(result: dict[str, Any]) -> str:
     """Where a result of a script comes from."""
     return (
         f"```console\n{result['command']}\n```\n\n{result['hardware']}, threads: {result['threads']}, "
-        f"commit `{result['commit'][:10]}`."
+        f"torch {result['versions']['torch']}, commit `{result['commit'][:10]}`."
     )
 
 
@@ -344,8 +296,7 @@ def gains(machines: list[dict[str, list[Cell]]], names: list[str]) -> str:
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for name, cells in zip(names, machines, strict=True):
         for what, density, cell in headlines(cells):
-            base = next(iter(cell["candidates"]))
-            times = [f"{median(cell, base) / median(cell, offset):.1f}" for offset in ("dct", "sdct")]
+            times = [f"{speed(cell, offset):.1f}" for offset in ("dct", "sdct")]
             found.setdefault((what, density), {})[name] = times
     rows = [[*key, *(t for name in names for t in by.get(name, ["-", "-"]))] for key, by in found.items()]
     heads = ["", "density", *(f"`{offset}`, {name}" for name in names for offset in ("dct", "sdct"))]
@@ -358,18 +309,12 @@ def losses(machines: list[dict[str, list[Cell]]], names: list[str], scripts: dic
     for name, cells in zip(names, machines, strict=True):
         single = [(f"{cell['model']}, one image", "0.1%", cell) for cell in cells.get("latency", [])]
         slower = [
-            f"{what} at {density} ({offset} {median(cell, base) / median(cell, offset):.2f})"
+            f"{what} at {density} ({offset} {found:.2f})"
             for what, density, cell in headlines(cells) + single
-            for base in [next(iter(cell["candidates"]))]
             for offset in ("dct", "sdct")
-            if median(cell, base) < median(cell, offset)
+            if (found := speed(cell, offset)) < 1
         ]
-        ratios = [
-            median(cell, "dense") / median(cell, of)
-            for cell in cells.get("layers", [])
-            for of in cell["candidates"]
-            if of != "dense"
-        ]
+        ratios = [found for found, _, _ in layer_speeds(cells.get("layers", []))]
         if slower:
             lines.append(f"- {name}: " + ", ".join(slower) + ".")
         if ratios:
@@ -379,17 +324,17 @@ def losses(machines: list[dict[str, list[Cell]]], names: list[str], scripts: dic
                 f"{below} run at less than 0.95 of dense's speed, the slowest at {min(ratios):.2f}."
             )
     short = [
-        f"{cell['what']} at {shown('density', cell['density'])} ({offset} {speed:.2f})"
+        f"{cell['what']} at {shown('density', cell['density'])} ({offset} {found:.2f})"
         for cell in scripts["half"]["cells"]
         for offset in ("dct", "sdct")
-        if (speed := median(cell, "dense bfloat16") / median(cell, f"{offset} bfloat16")) < 1
+        if (found := speed(cell, f"{offset} bfloat16", "dense bfloat16")) < 1
     ]
     if short:
         lines.append("- In bfloat16, where AMX multiplies dense matrices: " + ", ".join(short) + ".")
     faster = [
-        f"{cell['model']} at batch {cell['batch']} ({ratio:.2f})"
+        f"{cell['model']} at batch {cell['batch']} ({found:.2f})"
         for cell in scripts["inference"]["cells"]
-        if (ratio := median(cell, "onnxruntime, merged") / median(cell, "sdct")) < 1
+        if (found := speed(cell, "sdct", "onnxruntime, merged")) < 1
     ]
     if faster:
         lines.append("- onnxruntime runs the merged network faster on one thread: " + ", ".join(faster) + ".")
@@ -471,60 +416,6 @@ def short_table() -> str:
     lines = []
     for what, density, cell in headlines(read_cells(RESULTS / MACHINES[0])[0]):
         base = next(iter(cell["candidates"]))
-        times = [f"{median(cell, base) / median(cell, offset):.1f}x" for offset in ("dct", "sdct")]
+        times = [f"{speed(cell, offset):.1f}x" for offset in ("dct", "sdct")]
         lines.append([what, density, f"{milliseconds(median(cell, base))} ms", *times])
     return table(["forward and backward", "density", "dense", "`dct`", "`sdct`"], lines)
-
-
-def plots(folder: Path) -> None:
-    """density.png, of the newest machine that has it, and networks.png of the newest."""
-    (cells, _), *others = (read_cells(RESULTS / name) for name in MACHINES)
-    density = next(
-        found["density"] for found in (cells, *(found for found, _ in others)) if "density" in found
-    )
-    write_atomically(folder / "density.png", image(draw_density(density), "png"))
-    steps = [cell for cell in cells.get("network", []) if cell["what"] == "training step"]
-    if steps:
-        write_atomically(folder / "networks.png", image(draw_networks(steps), "png"))
-
-
-# Each in the look of the method that it belongs to, as in every other figure.
-LOOKS = {"dense": style("dense"), "dct": style("dctps"), "sdct": style("sdctps")}
-
-
-def draw_density(cells: list[Cell]) -> Figure:
-    """Time against density, a panel for each width."""
-    sizes = sorted({cell["n"] for cell in cells})
-    figure = new_figure(4.6)
-    grid = figure.subplots(math.ceil(len(sizes) / 2), 2, squeeze=False, sharex=True, sharey=True)
-    for axes, n in zip(grid.flat, sizes, strict=True):
-        line = sorted((cell for cell in cells if cell["n"] == n), key=lambda cell: cell["density"])
-        for name in ("nn.Linear", "dct", "sdct"):
-            look = LOOKS.get(name, LOOKS["dense"]).of_line() | {"label": name, "markersize": 4}
-            look |= {"linestyle": "--"} if name == "sdct" else {}  # it lies on the other
-            axes.plot([100 * cell["density"] for cell in line], [median(cell, name) for cell in line], **look)
-        axes.axvline(100 * math.log2(n) / n, color="0.6", linewidth=1, label="log2(n) / n")
-        axes.set(xscale="log", yscale="log")
-        beside = "forward and backward, ms" if axes in grid[:, 0] else ""
-        dress(axes, title=f"n = {n}", x="density, %" if axes in grid[-1] else "", y=beside)
-    key(figure)
-    return figure
-
-
-def draw_networks(steps: list[Cell]) -> Figure:
-    """Training steps beside the dense network's, a group of bars for each network."""
-    figure = new_figure(3.0)
-    axes = figure.subplots()
-    for i, ((name, look), hatch) in enumerate(zip(LOOKS.items(), ("", "//", ".."), strict=True)):
-        shares = [median(cell, name) / median(cell, "dense") for cell in steps]
-        places = [j + 0.28 * (i - 1) for j in range(len(steps))]
-        axes.bar(places, shares, 0.25, color=look.color, hatch=hatch, edgecolor="white", label=name)
-        for place, cell, share in zip(places, steps, shares, strict=True):
-            axes.text(place, share, f"{median(cell, name):.0f}", ha="center", va="bottom", fontsize=SMALL)
-    dress(axes, title="training step; the numbers are milliseconds", y="share of dense")
-    axes.margins(y=0.1)
-    axes.grid(visible=False)
-    axes.set_xticks(range(len(steps)), [f"{cell['model']}\nbatch {cell['batch']}" for cell in steps])
-    axes.spines[["top", "right"]].set_visible(False)
-    key(figure)
-    return figure

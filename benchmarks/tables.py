@@ -12,6 +12,7 @@ from typing import Any
 
 import figure_tables
 import performance
+import speed_plots
 from markdown_tables import table
 
 ROOT = Path(__file__).parent.parent
@@ -372,7 +373,7 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
     (ROOT / "docs" / "performance.md").write_text(performance.page())
     fill(ROOT / "README.md", "speed", performance.short_table())
-    performance.plots(ROOT / "docs" / "figures")
+    speed_plots.plots(ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":

@@ -272,15 +272,15 @@ def test_the_committed_pictures_are_drawn_from_the_committed_numbers(monkeypatch
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import figure_tables
     import moments
-    import performance
+    import speed_plots
 
     figures = {}
-    for module in (figure_tables, moments, performance):
+    for module in (figure_tables, moments, speed_plots):
         monkeypatch.setattr(module, "image", lambda figure, kind: figure)
         monkeypatch.setattr(module, "write_atomically", lambda path, figure: figures.update({path: figure}))
     results = BENCHMARKS / "results"
     figure_tables.draw_figures(results)
-    performance.plots(moments.FIGURE.parent)
+    speed_plots.plots(moments.FIGURE.parent)
     moments.figure(json.loads(moments.RESULT.read_text()))
     committed = [*results.glob("*.png"), *moments.FIGURE.parent.glob("*.png")]
     assert sorted(figures) == sorted(committed) and len(committed) == 10

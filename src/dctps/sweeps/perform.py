@@ -22,6 +22,7 @@ def perform(
     `Busy` comes after a pause, so that whoever tries again at once does not spin. After SIGINT or SIGTERM
     `Stopped` is raised, and the runs are saved.
     """
+    keep_freed_memory()
     events = run_group(jobs) if run_group is not None and len(jobs) > 1 else _perform_one(jobs[0], send)
     for name, event in events:
         if isinstance(event, Busy):
@@ -33,7 +34,6 @@ def _perform_one(job: Job, send: Callable[[str, Event], None]) -> Events:
     def on_epoch(record: dict[str, object]) -> None:
         send(job.name, Epoch(record))
 
-    keep_freed_memory()
     try:
         event: Event = Finished(run(job.config, out=job.out, on_epoch=on_epoch, **job.arguments))
     except BrokenPipeError:

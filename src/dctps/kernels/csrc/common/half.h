@@ -20,17 +20,24 @@ INLINE void narrow(uint16_t *to, const float *from, int64_t count)
     }
 }
 
+INLINE void copy(float *to, const float *from, int64_t count)
+{
+    for (; count >= LANES; count -= LANES, to += LANES, from += LANES) memcpy(to, from, sizeof(V));
+    for (; count >= 4; count -= 4, to += 4, from += 4) memcpy(to, from, 4 * sizeof(float));
+    for (; count > 0; count--) *to++ = *from++;
+}
+
 /* Copies out of and into memory of either kind; `at` counts numbers. */
 INLINE void read_numbers(float *to, const void *from, int64_t half, int64_t at, int64_t count)
 {
     if (half) widen(to, (const uint16_t *)from + at, count);
-    else memcpy(to, (const float *)from + at, sizeof(float) * (size_t)count);
+    else copy(to, (const float *)from + at, count);
 }
 
 INLINE void write_numbers(void *to, int64_t half, int64_t at, const float *from, int64_t count)
 {
     if (half) narrow((uint16_t *)to + at, from, count);
-    else memcpy((float *)to + at, from, sizeof(float) * (size_t)count);
+    else copy((float *)to + at, from, count);
 }
 
 INLINE const void *number_at(const void *from, int64_t half, int64_t at)

@@ -23,13 +23,6 @@ static int64_t find_spans(const int64_t *where, int64_t stride, span *spans)
     return found;
 }
 
-INLINE void copy(float *to, const float *from, int64_t count)
-{
-    for (; count >= LANES; count -= LANES, to += LANES, from += LANES) memcpy(to, from, sizeof(V));
-    for (; count >= 4; count -= 4, to += 4, from += 4) memcpy(to, from, 4 * sizeof(float));
-    for (; count > 0; count--) *to++ = *from++;
-}
-
 static void pack(const void *from, int64_t half, int64_t channel_stride, int64_t channels, int64_t *where, int64_t stride,
                  float *rows)
 {
@@ -41,8 +34,7 @@ static void pack(const void *from, int64_t half, int64_t channel_stride, int64_t
             for (int64_t p = 0; p < stride; p += LANES) store(row + p, splat(0.0f));
             for (int64_t i = 0; i < count; i++) {
                 const int64_t at = c * channel_stride + spans[i].from;
-                if (half) widen(row + spans[i].position, (const uint16_t *)from + at, spans[i].count);
-                else copy(row + spans[i].position, (const float *)from + at, spans[i].count);
+                read_numbers(row + spans[i].position, from, half, at, spans[i].count);
             }
         }
         return;
@@ -91,8 +83,7 @@ static void unpack(const float *rows, int64_t stride, int64_t channels, int64_t 
             const float *row = rows + c * stride;
             for (int64_t i = 0; i < count; i++) {
                 const int64_t at = (first + c) * channel_stride + spans[i].from;
-                if (half) narrow((uint16_t *)to + at, row + spans[i].position, spans[i].count);
-                else copy((float *)to + at, row + spans[i].position, spans[i].count);
+                write_numbers(to, half, at, row + spans[i].position, spans[i].count);
             }
         }
         return;

@@ -14,7 +14,6 @@ typedef struct {
     ptrdiff_t g_step, x_step, z_step;
     float *absent;      /* a row of zeros */
     float *wide;        /* of a tile of bfloat16, see `tile_rows` */
-    ptrdiff_t wide_step;
     float *values;      /* this part's sums for the values in the order of the cells, to be added to */
 } hot;
 

@@ -59,7 +59,7 @@ static hot one_tile(const few *f, int64_t tile)
     hot h = f->h;
     h.group = 1;
     h.g += tile * h.g_step, h.x += tile * h.x_step, h.z += tile * h.z_step;
-    h.wide += tile * h.wide_step;
+    h.wide += tile * wide_floats(f->j);
     return h;
 }
 

@@ -76,8 +76,8 @@ static hot hot_of(const job *j, float *scratch)
     const linear_call *a = &j->a;
     hot h = {.g_step = (a->m + 1) * LANES, .x_step = (j->vectors + 1) * LANES, .z_step = (j->vectors * a->rounds + 1) * LANES};
     h.g = scratch, h.x = h.g + j->group * h.g_step, h.z = h.x + j->group * h.x_step;
-    h.wide = h.z + j->group * h.z_step, h.wide_step = wide_floats(j);
-    h.absent = h.wide + j->group * h.wide_step;
+    h.wide = h.z + j->group * h.z_step;
+    h.absent = h.wide + j->group * wide_floats(j);
     if (a->batch % LANES) memset(h.absent, 0, sizeof(float) * (size_t)(a->n > a->m ? a->n : a->m));
     return h;
 }
@@ -92,13 +92,13 @@ static double group_in(const job *j, const hot *h, int64_t tile, float *bias)
         const float *in[LANES];
         float *x = h->x + i * h->x_step, *z = h->z + i * h->z_step;
         if (needs_values(j) || a->grad_alpha) {
-            tile_rows(j, in, a->x, a->x_stride, a->n, tile + i, h->absent, h->wide + i * h->wide_step);
+            tile_rows(j, in, a->x, a->x_stride, a->n, tile + i, h->absent, h->wide + i * wide_floats(j));
             tile_in(j, in, x);
         }
         if (!transformed && needs_x(j)) memset(z, 0, sizeof(float) * (size_t)(j->vectors * LANES));
         if (transformed && a->m < j->vectors * a->rounds)
             memset(z, 0, sizeof(float) * (size_t)(j->vectors * a->rounds * LANES));
-        tile_rows(j, in, a->g, a->g_stride, a->m, tile + i, h->absent, h->wide + i * h->wide_step);
+        tile_rows(j, in, a->g, a->g_stride, a->m, tile + i, h->absent, h->wide + i * wide_floats(j));
         gradient_in(j, in, hot_g ? h->g + i * h->g_step : NULL, transformed ? z : NULL, bias);
         if (!transformed) continue;
         transform_adjoint(j, z);
@@ -111,7 +111,7 @@ static void group_out(const job *j, const hot *h, int64_t tile)
 {
     for (int64_t i = 0; needs_x(j) && i < h->group; i++) {
         float *row[LANES];
-        const int rows = rows_out(j, row, j->a.grad_x, j->a.n, tile + i, h->wide + i * h->wide_step);
+        const int rows = rows_out(j, row, j->a.grad_x, j->a.n, tile + i, h->wide + i * wide_floats(j));
         tile_out(j, h->z + i * h->z_step, row, rows);
         round_rows(j, row, j->a.grad_x, j->a.n, tile + i, rows, 0, j->a.n);
     }
