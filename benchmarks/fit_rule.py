@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from dctps.allocator import keep_freed_memory
 from dctps.benchmarking.record import processor, provenance
 from dctps.files import write_atomically
 from dctps.kernels import variant
@@ -202,7 +203,7 @@ def measured(cell: Cell, how: argparse.Namespace) -> Cell:
 
 
 def measure(path: Path, seed: int, how: argparse.Namespace) -> list[Cell]:
-    """Time drawn cells, and put them into a file, which keeps those of other variants."""
+    """Time drawn cells, and put them into a file, which keeps those of other variants, and for fits other seeds."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     command = (
         f"python benchmarks/fit_rule.py {how.action} --cells {how.cells} --clock {how.clock} "
@@ -215,7 +216,10 @@ def measure(path: Path, seed: int, how: argparse.Namespace) -> list[Cell]:
         "seed": seed,
         "cells": [],
     }
-    runs = [old for old in runs if old["kernels"] != run["kernels"]] + [run]
+    seeds = {seed} if path == CELLS else {old.get("seed", 0) for old in runs}
+    runs = [old for old in runs if old["kernels"] != run["kernels"] or old.get("seed", 0) not in seeds] + [
+        run
+    ]
     generator = random.Random(seed)
     for i in range(how.cells):
         run["cells"].append(measured(draw(generator), how))
@@ -315,6 +319,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the cells (default: 0 for measure, 1 for check)")
     parser.add_argument("--name", help="of the profile to write")
     how = parser.parse_args()
+    keep_freed_memory()  # as where networks are trained
     if how.action == "measure":
         measure(CELLS, 0 if how.seed is None else how.seed, how)
     elif how.action == "check":

@@ -3,20 +3,22 @@
 python benchmarks/measure.py && python benchmarks/tables.py && python benchmarks/asked.py
 
 Writes benchmarks/results/bench-amd.json or bench-intel.json, by the processor; with words after it only the
-commands that begin with one of them, such as `linear`.
+commands that begin with one of them, such as `linear`, whose new results take the place of the old ones.
 
 SparseProp, scipy and torch-dct are measured where they are installed (extra `peers`).
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from dctps.benchmarking.record import processor
+from dctps.benchmarking.record import processor, read_runs
+from dctps.files import write_atomically
 
 RESULT = f"benchmarks/results/bench-{'amd' if 'AMD' in processor() else 'intel'}.json"
 
@@ -30,7 +32,7 @@ COMMANDS = (
     "network --models vgg19 resnet50 --seconds 5",
     "network --models mobilenetv2 lenet5 --seconds 5",
     "latency --threads 1 --seconds 1",
-    "layers --seconds 1",
+    "layers --seconds 0.7",
     "memory --models vgg19 resnet50",
 )
 
@@ -39,8 +41,10 @@ def main() -> None:
     """Run the commands one after the other, into a new file; those that fail are named at the end."""
     root = Path(__file__).parent.parent
     chosen = [command for command in COMMANDS if command.split()[0] in (sys.argv[1:] or command)]
-    if len(chosen) == len(COMMANDS):
-        (root / RESULT).unlink(missing_ok=True)
+    replaced = {command.split()[0] for command in chosen}
+    old = read_runs(root / RESULT) if (root / RESULT).exists() else []
+    kept = [run for run in old if run["part"] not in replaced]
+    write_atomically(root / RESULT, (json.dumps({"runs": kept}, indent=1) + "\n").encode())
     failed = []
     for command in chosen:
         begun = time.perf_counter()

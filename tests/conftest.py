@@ -20,7 +20,7 @@ settings.load_profile(os.environ.get("DCTPS_TEST_PROFILE", "default"))
 
 
 class TorchGenerator:
-    """torch's global generator, for hypothesis to set to one state before each example as it sets Python's."""
+    """torch's global generator, which hypothesis sets before each example as it sets Python's."""
 
     def seed(self, seed):
         torch.manual_seed(seed)

@@ -3,10 +3,11 @@ import pytest
 import scipy.fft
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dctps import build_offset
+from dctps.kernels import conv_weight
 from dctps.offsets import list_offsets
 from dctps.testing import OffsetContract
 
@@ -172,3 +173,21 @@ def test_impossible_shapes(shape: tuple[int, ...], groups: int) -> None:
     for name in list_offsets():
         with pytest.raises(ValueError, match=r"positive sizes|must divide"):
             build_offset(name, shape, groups=groups)
+
+
+def has_subnormals(w: torch.Tensor) -> bool:
+    return bool(((w != 0) & (w.abs() < torch.finfo(w.dtype).tiny)).any())
+
+
+@pytest.mark.parametrize("name", ["dct", "sdct", "hadamard", "gaussian"])
+@given(m=st.integers(1, 40), channels=st.integers(1, 9), kh=st.integers(1, 5), kw=st.integers(1, 5))
+@example(m=64, channels=3, kh=3, kw=3)  # the first layer of most networks
+def test_no_weight_is_subnormal(name: str, m: int, channels: int, kh: int, kw: int) -> None:
+    """A convolution with one such weight takes several times as long."""
+    offset = build_offset(name, (m, channels, kh, kw))
+    assert not has_subnormals(offset.to_dense())
+    if offset.has_filters:
+        none = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            form = offset.weight_filters()
+            assert not has_subnormals(conv_weight(*none, torch.ones(1), form, offset.shape, layout))

@@ -158,7 +158,7 @@ def _full_twiddle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def cosines(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """cos(pi t / 2q) for t = 0..4q-1.
 
-    The two zeros are 0 and not the 6e-17 of a rounded angle: a product of three is subnormal in float32, and a
+    The two zeros are 0, not the 6e-17 of a rounded angle: a product of three is subnormal in float32, and a
     convolution with one subnormal weight takes several times as long.
     """
     t = torch.arange(4 * q, dtype=torch.float64, device=device)
