@@ -203,7 +203,7 @@ def measured(cell: Cell, how: argparse.Namespace) -> Cell:
 
 
 def measure(path: Path, seed: int, how: argparse.Namespace) -> list[Cell]:
-    """Time drawn cells, and put them into a file, which keeps those of other variants, and for fits other seeds."""
+    """Time drawn cells, in a file that keeps those of other variants and, for fits, of other seeds."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     command = (
         f"python benchmarks/fit_rule.py {how.action} --cells {how.cells} --clock {how.clock} "
