@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dctps.networks import share_norms_ as share_norms_
     from dctps.networks import tune_ as tune_
     from dctps.networks import unfuse_ as unfuse_
+    from dctps.networks import zero_head_ as zero_head_
     from dctps.nn import DpSConv1d as DpSConv1d
     from dctps.nn import DpSConv2d as DpSConv2d
     from dctps.nn import DpSLinear as DpSLinear
@@ -58,7 +59,7 @@ _HOMES = {
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
         "experiments": "register_method",
         "networks": "explain freeze_except_norms_ fuse_ merge_ plain_norms_ register_conversion "
-        "remove_biases_ set_backends_ share_norms_ tune_ unfuse_",
+        "remove_biases_ set_backends_ share_norms_ tune_ unfuse_ zero_head_",
         "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention",
         "offsets": "Offset build_offset register_offset",
         "plugins": "load_plugins",

@@ -61,6 +61,8 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     init: Literal["dense", "fan-in"] = "dense"
     """first values under the offset zero: the dense initialisation's, or drawn for each output by its own
     number of weights"""
+    zero_head: bool = False
+    """let the classifier begin at 0: its alpha, or its weights without an offset, and its bias"""
     norm: Literal["affine", "plain", "shared"] = "affine"
     """scale and shift of normalisation layers: each its own, none, or one for a stage and width"""
     bias: bool = True

@@ -22,7 +22,14 @@ from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
 from dctps.experiments.options import arguments_of, option_of_run
 from dctps.models import build_model, list_models
 from dctps.names import lookup
-from dctps.networks import freeze_except_norms_, fuse_, plain_norms_, remove_biases_, share_norms_
+from dctps.networks import (
+    freeze_except_norms_,
+    fuse_,
+    plain_norms_,
+    remove_biases_,
+    share_norms_,
+    zero_head_,
+)
 from dctps.networks.explanation import Explanation
 from dctps.offsets import list_offsets
 from dctps.reporting import Report
@@ -57,11 +64,11 @@ def build_network(
     """
     if config.projection is not None:
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
-        model = plain_network(config, data, "cpu").to(device)
+        model = _begun(plain_network(config, data, "cpu"), config).to(device)
         return dctps.project_(model, density=config.density, projection=config.projection, seed=config.seed)
     # The others have all three or, for the dense network, none.
     if config.density is None or config.offset is None or config.criterion is None:
-        model = plain_network(config, data, "cpu")
+        model = _begun(plain_network(config, data, "cpu"), config)
         return (freeze_except_norms_(model) if config.method == "norms" else model).to(device)
     scored = is_scored(config)
     model = plain_network(config, data, "cpu" if scored else "meta")
@@ -75,7 +82,12 @@ def build_network(
         loss=getattr(dctps.criteria, option_of_run(config.options, "loss")), batches=batches,
         seed=config.seed, device=device,
     )  # fmt: skip
-    return dctps.shuffle_(model, dense, seed=config.seed) if shuffled else model
+    return _begun(dctps.shuffle_(model, dense, seed=config.seed) if shuffled else model, config)
+
+
+def _begun(model: nn.Module, config: RunConfig) -> nn.Module:
+    """The network with its classifier as `config` has it begin."""
+    return zero_head_(model) if config.zero_head else model
 
 
 def _with_options(config: ResolvedConfig, name: str | None) -> Any:

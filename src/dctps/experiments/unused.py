@@ -27,6 +27,7 @@ def unused(config: RunConfig) -> dict[str, str]:
         "flip": (run.augment, "it is part of the augmentation, which this run does without; see augment"),
         "alpha": (has_alpha, no_alpha),
         "alpha_trainable": (has_alpha, no_alpha),
+        "zero_head": (run.method != "norms", "the classifier does not train"),
         "init": (draws, f"{start}, under the method {run.method!r}"),
         "decay_alpha": (has_alpha and run.alpha_trainable, "alpha does not train" if has_alpha else no_alpha),
     }

@@ -16,7 +16,18 @@ from dctps.sweeps.workers import execute
 
 # In these the runs of a stack may differ: each has its own network, optimizer, schedule and dynamics.
 _OWN = (
-    *("method", "density", "seed", "batch_seed", "offset", "allocation", "criterion", "alpha", "init"),
+    *(
+        "method",
+        "density",
+        "seed",
+        "batch_seed",
+        "offset",
+        "allocation",
+        "criterion",
+        "alpha",
+        "init",
+        "zero_head",
+    ),
     *("alpha_trainable", "projection", "optimizer", "lr", "momentum", "nesterov", "weight_decay"),
     *("decay_alpha", "decay_norm_bias", "schedule", "milestones", "clip_norm", "options"),
     *("dynamics", "update_interval", "drop_fraction", "dynamics_end"),
