@@ -13,7 +13,7 @@ from dctps.analysis.accuracy import MANY, draw_families, draw_panels
 from dctps.analysis.aggregate import Cell
 from dctps.analysis.curves import Panel, PanelKey, Point
 from dctps.analysis.jacobians import draw_spectra
-from dctps.analysis.layers import draw_accuracy, draw_layers
+from dctps.analysis.layers import draw_layers
 from dctps.analysis.style import image
 from dctps.files import write_atomically
 
@@ -130,6 +130,8 @@ def draw_figures(results: Path) -> None:
     }  # fmt: skip
     figures = {}
     for name, quantity in quantities.items():
+        if not (results / f"{name}.csv").exists():
+            continue
         panels = panels_of(read(results / f"{name}.csv"))
         if len(panels) == 1 and len(panels[0].curves) > MANY:
             figures[name] = draw_families(panels[0], quantity)
@@ -137,7 +139,6 @@ def draw_figures(results: Path) -> None:
             figures[name] = draw_panels(panels, quantity)
     figures["figure4"] = draw_spectra(read(results / "figure4-summary.csv"), read(results / "figure4.csv"))
     figures["figure5"] = draw_layers(read(results / "figure5.csv"))
-    figures["figure5-accuracy"] = draw_accuracy(read(results / "figure5-accuracy.csv"))
     for name, figure in figures.items():
         write_atomically(results / f"{name}.png", image(figure, "png"))
 

@@ -11,6 +11,7 @@ tables are filled.
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -30,8 +31,8 @@ Row = dict[str, str]
 
 ALWAYS = ("model", "dataset", "method", "density", "seed", "epochs")
 LOOKED_AT = (
-    "batch_seed", "offset", "allocation", "alpha", "init", "lr", "weight_decay", "schedule", "image_size",
-    "train_images", "options",
+    "batch_seed", "offset", "allocation", "alpha", "init", "zero_head", "lr", "weight_decay", "schedule",
+    "image_size", "train_images", "options",
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def rows_of(runs: Sequence[Run]) -> list[dict[str, object]]:
     """A row for each finished run."""
     configs = [asdict(run.config) for run in runs]
     fields = [*ALWAYS, *(f for f in LOOKED_AT if len({str(config[f]) for config in configs}) > 1)]
-    fields += [f for f in ("lr", "schedule", "image_size", "train_images") if f not in fields]
+    fields += [f for f in ("zero_head", "lr", "schedule", "image_size", "train_images") if f not in fields]
     where = {"commit": commit(), "hardware": processor()}
     return [
         {field: config[field] for field in fields}
@@ -93,6 +94,85 @@ def pivot(
     order = sorted(columns, key=float) if across in ("lr", "density") else list(columns)
     lines = [[*names, *(cell(found.get(column, [])) for column in order)] for names, found in cells.items()]
     return table([*heads, *(f"{across} {column}" for column in order)], lines)
+
+
+def rates() -> str:
+    """LeNet-5: each method at each density and rate."""
+    names = {"dctps": "`dct`", "sdctps": "`sdct`", "random-epl": "Random (EPL)", "synflow": "SynFlow"}
+
+    def down(row: Row) -> tuple[str, ...]:
+        begins = f"alpha {row['alpha']}" if "dctps" in row["method"] else row["init"]
+        return names[row["method"]], begins, f"{100 * float(row['density']):.3g}%", row["numbers_trained"]
+
+    rows = read("lenet", allocation="epl", weight_decay=5e-4) + read("lenet", allocation="global")
+    rows.sort(
+        key=lambda row: (list(names).index(row["method"]), -float(row["density"]), row["init"] + row["alpha"])
+    )
+    return pivot(rows, down, "lr", ["S on", "begins with", "density", "trained numbers"])
+
+
+def allocations() -> str:
+    """LeNet-5: where the values are."""
+    rows = [
+        row
+        for row in read("lenet", method="dctps", alpha="one", weight_decay=5e-4, lr=6e-3)
+        if row["density"] in ("0.005", "0.02")
+    ]
+    return pivot(rows, lambda row: (row["allocation"],), "density", ["allocation"])
+
+
+def deep() -> str:
+    """VGG19: each method at its rate."""
+    rows = sorted(
+        read("vgg19-16"), key=lambda row: (-float(row["density"] or -1), -float(row["test_accuracy"]))
+    )
+    heads = (
+        "method",
+        "begins with",
+        "rate",
+        "density",
+        "weights trained",
+        "all trained numbers",
+        "test accuracy",
+    )
+    return table(heads, [_deep(row) for row in rows])
+
+
+def _deep(row: Row) -> list[str]:
+    begins = "classifier at 0" if row["zero_head"] == "True" else row.get("init", "dense")
+    density = f"{100 * float(row['density']):.3g}%" if row["density"] else "all"
+    begins = begins if row["zero_head"] == "True" or "dctps" not in row["method"] else "D"
+    counts = (f"{int(row[name]):,}" for name in ("weights_trained", "numbers_trained"))
+    return [row["method"], begins, f"{float(row['lr']):g}", density, *counts, cell([row])]
+
+
+def recipes() -> str:
+    """The recipe `few` beside `paper`."""
+    rows = sorted(read("few"), key=lambda row: (row["model"], -float(row["density"]), int(row["epochs"])))
+
+    def down(row: Row) -> tuple[str, ...]:
+        recipe = "few" if row["zero_head"] == "True" else "paper"
+        return row["model"], f"{100 * float(row['density']):.3g}%", row["numbers_trained"], recipe
+
+    return pivot(rows, down, "epochs", ["network", "density", "trained numbers", "recipe"])
+
+
+def left() -> str:
+    """What is left of a batch at initialisation."""
+    runs = json.loads((RESULTS / "signal_left.json").read_text())["runs"]
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for run in runs:
+        convolutions = run["layers"][:-1]
+        middle, last = convolutions[len(convolutions) // 2], convolutions[-1]
+        numbers = [run["loss"], middle["effective_channels"], last["effective_channels"], last["likeness"]]
+        found.setdefault((run["network"], run["offset"]), []).append(numbers)
+    heads = ("network", "D", "first loss", "effective channels, middle", "last", "likeness of two images")
+    lines = [
+        [*names, f"{mean(loss):.1f}", f"{mean(middle):.0f}", f"{mean(last):.0f}", f"{mean(alike):.2f}"]
+        for names, seeds in found.items()
+        for loss, middle, last, alike in [zip(*seeds, strict=True)]
+    ]
+    return table(heads, lines)
 
 
 if __name__ == "__main__":
