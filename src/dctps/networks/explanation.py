@@ -162,7 +162,7 @@ def _row(name: str, layer: nn.Module | None, seen: Seen, scale: float) -> CallRo
         call = Call.of(
             scaled, call.nnz, call.offset, call.geometry, native=call.native, training=call.training
         )
-        call = replace(call, device=seen.call.device)
+        call = replace(call, device=seen.call.device, ordinary=seen.call.ordinary, tf32=seen.call.tf32)
         path = decide(call, requested)
     layout = "rows"
     if isinstance(seen.geometry, ConvGeometry):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dctps.arguments import whole
 from dctps.kernels import Filters, depthwise_filters
+from dctps.offsets.factors import Factors
 from dctps.transforms.tables import as_seen, constant_to_compilers, making_constants
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Offset(ABC):
         self.shape = tuple(whole("a size of the weight", size) for size in shape)
         groups = whole("groups", groups)
         self.groups, self.seed, self.layer = groups, whole("seed", seed), layer
-        self._held: dict[torch.device, tuple[Tensor, ...]] = {}
+        self._held: dict[Hashable, tuple[Tensor, ...]] = {}
         self._memo: dict[Any, Any] = {}
         if len(self.shape) < 2 or min(self.shape) < 1:
             raise ValueError(f"an offset needs a weight shape (out, in, ...) of positive sizes, got {shape}")
@@ -142,6 +143,15 @@ class Offset(ABC):
         """`filters`, or less where no more is needed to make a convolution's weight for the call."""
         return self.filters()
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` gives D."""
+        return False
+
+    def factors(self, *, dtype: torch.dtype, device: torch.device) -> Factors:
+        """D as products of short vectors, for GPUs; the vectors are tables that layers of a shape share."""
+        raise NotImplementedError
+
     def norm(self) -> float:
         """The Frobenius norm of D."""
         return float(torch.linalg.vector_norm(self.to_dense(dtype=torch.float64)))
@@ -188,6 +198,16 @@ class Offset(ABC):
             with making_constants():
                 self._held[device] = self._draw(device)
         return as_seen(self._held[device][part])
+
+    def _derived(
+        self, what: str, device: torch.device, make: Callable[[], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """Index tables that are made from the draws, O(m + n) numbers, once for each device."""
+        key = what, device
+        if key not in self._held:
+            with making_constants():
+                self._held[key] = make()
+        return self._held[key]
 
     def _blocks(self, like: Tensor) -> Tensor:
         """D as (groups, m / groups, n)."""

@@ -16,6 +16,7 @@ from dctps.offsets.channel_factors import (
     channel_factors,
     spatial_filters,
 )
+from dctps.offsets.factors import Factors, dct_factors
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table
@@ -120,6 +121,15 @@ class DCTOffset(Offset):
     def weight_filters(self) -> Filters:
         """W's rows are D's, read with the channel fastest."""
         return self.memo("weight_filters", lambda: Filters(1, rows=self.size))
+
+    @property
+    def has_factors(self) -> bool:
+        """Any layer."""
+        return True
+
+    def factors(self, *, dtype: torch.dtype, device: torch.device) -> Factors:
+        """The matrix's rows in order."""
+        return Factors(*dct_factors(self.out_features, self.size, self.in_features, dtype, device))
 
     def _above(self, group: int) -> int:
         """Transform rows above those of `group`."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from dctps.counter import derive_key, permutation, signs
 from dctps.offsets.base import Offset
+from dctps.offsets.factors import Factors
 from dctps.offsets.registry import register_offset
-from dctps.transforms import hadamard, hadamard_rows
+from dctps.transforms import hadamard, hadamard_matrix, hadamard_rows
+from dctps.transforms.tables import shape_table
 
 
 @register_offset("hadamard")
@@ -39,8 +41,7 @@ class HadamardOffset(Offset):
         """D as a tensor of the weight's shape."""
         rows, flips = self._drawn(torch.device(device))
         n = self.in_features
-        fine = 1 << (math.isqrt(n - 1)).bit_length()
-        blocks = hadamard_rows(rows.long(), -(-n // fine), fine, dtype=dtype)
+        blocks = hadamard_rows(rows.long(), -(-n // self._fine), self._fine, dtype=dtype)
         return (blocks.flatten(1)[:, :n] * self._scaled(flips, dtype)).reshape(self.shape)
 
     def apply(self, x: Tensor) -> Tensor:
@@ -57,6 +58,29 @@ class HadamardOffset(Offset):
         spectrum = spectrum.index_copy(-1, self._positions(rows), y)
         patches = hadamard(spectrum.unflatten(-1, (self.groups, -1)))[..., : self.in_features]
         return (patches * self._scaled(flips, y.dtype)).flatten(-2)
+
+    @property
+    def has_factors(self) -> bool:
+        """Any layer."""
+        return True
+
+    def factors(self, *, dtype: torch.dtype, device: torch.device) -> Factors:
+        """By H's Kronecker structure, of two smaller matrices."""
+        n, fine = self.in_features, self._fine
+        high, low, signs = self._derived("factors", device, lambda: self._choices(device))
+        left = hadamard_matrix(self.size // fine, dtype, device)[:, : -(-n // fine), None]
+        right = _unit_matrix((fine, n), dtype, device)[:, None]
+        return Factors(left, right, high, low, signs, channels_last=False)
+
+    def _choices(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Each output's rows of the two matrices, and the signs of the inputs."""
+        rows, flips = self._drawn(device)
+        return rows // self._fine, rows % self._fine, flips[None]
+
+    @property
+    def _fine(self) -> int:
+        """The size of the smaller matrix whose columns follow each other."""
+        return 1 << (math.isqrt(self.in_features - 1)).bit_length()
 
     def norm(self) -> float:
         """sqrt(m): every row has norm 1."""
@@ -76,3 +100,10 @@ class HadamardOffset(Offset):
     def _scaled(self, flips: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs, scaled so that D's rows have norm 1."""
         return flips.to(dtype) / math.sqrt(self.in_features)
+
+
+@shape_table
+def _unit_matrix(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """H of size `fine`, scaled so that D's rows on n inputs have norm 1."""
+    fine, n = size
+    return hadamard_matrix(fine, dtype, device) / math.sqrt(n)

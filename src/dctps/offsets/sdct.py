@@ -11,6 +11,7 @@ from torch import Tensor
 from dctps.counter import derive_key, permutations, signs
 from dctps.kernels import Filters, has_plan
 from dctps.offsets.base import Offset
+from dctps.offsets.factors import Factors, dct_factors
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table
@@ -100,6 +101,37 @@ class SDCTOffset(Offset):
         if self._axes[0] == 1 and self.rounds > 1:
             return self.filters()
         return self.memo("weight_filters", self.filters)
+
+    @property
+    def has_factors(self) -> bool:
+        """Any layer."""
+        return True
+
+    def factors(self, *, dtype: torch.dtype, device: torch.device) -> Factors:
+        """Rows of the DCT-II matrix of the channels, and for a k x k kernel filters of one channel."""
+        channels, kh, kw = self._axes
+        indices = self._derived("factors", device, lambda: self._choices(device))
+        if kh * kw == 1:
+            left, right = dct_factors(channels, channels, channels, dtype, device)
+            return Factors(left, right, *indices)  # type: ignore[arg-type]
+        left = _spatial_cosines((kh, kw), dtype, device)[:, :, None]
+        right = _cosine_matrix(channels, dtype, device)[:, None]
+        return Factors(left, right, *indices)  # type: ignore[arg-type]
+
+    def _choices(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Which vectors an output takes, and where there are several rounds each one's signs."""
+        positions, flips = self._drawn(device)
+        n, (channels, kh, kw) = self.in_features, self._axes
+        frequencies = positions.long() % n
+        spatial, channel = (frequencies % (kh * kw)).int(), (frequencies // (kh * kw)).int()
+        indices = (channel, channel) if kh * kw == 1 else (spatial, channel)
+        if self.rounds == 1:
+            return indices
+        flips = flips.flatten(0, 1)
+        signs = (flips[:, channels:, None] * flips[:, None, :channels]).flatten(1)
+        if self.out_features == len(signs) * n:
+            return *indices, signs
+        return *indices, signs, (positions // n).int()
 
     def norm(self) -> float:
         """sqrt(m): every filter has norm 1."""

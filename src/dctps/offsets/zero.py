@@ -45,6 +45,11 @@ class ZeroOffset(Offset):
         """No terms."""
         return Filters(0)
 
+    @property
+    def has_factors(self) -> bool:
+        """There are none to give."""
+        return True
+
     def norm(self) -> float:
         """0."""
         return 0.0

@@ -22,7 +22,7 @@ from dctps.product.geometry import ROWS, ConvGeometry, Geometry, conv_geometry, 
 from dctps.product.machine import machine_of
 from dctps.product.path import Call, Path
 from dctps.product.paths.dense import DENSE
-from dctps.product.precision import autocast, no_autocast
+from dctps.product.precision import allows_tf32, autocast, no_autocast
 from dctps.product.rule import Backend, Seen, decide, environment_backend, observers
 from dctps.product.weight import Weight
 from dctps.transforms.tables import constant_to_compilers, is_exporting
@@ -130,14 +130,19 @@ def choose(
     native = ordinary and x.is_cpu and values.is_cpu and torch.float64 not in (x.dtype, values.dtype)
     requested = environment_backend() if backend == "auto" else backend
     nnz, threads, which = values.shape[0], torch.get_num_threads(), variant()
-    machine = machine_of(x.device.type, which)
+    machine, tf32 = machine_of(x.device.type, which), x.is_cuda and allows_tf32()
+    kind = native, ordinary, training, x.device.type, tf32, threads, which, machine
+
+    def call() -> Call:
+        return Call.of(
+            x, nnz, offset, geometry, native=native, training=training, ordinary=ordinary, tf32=tf32
+        )
+
     path = offset.memo(
-        (x.shape, x.stride(), x.dtype, nnz, geometry, requested, native, training, threads, which, machine),
-        lambda: decide(Call.of(x, nnz, offset, geometry, native=native, training=training), requested),
+        (x.shape, x.stride(), x.dtype, nnz, geometry, requested, kind), lambda: decide(call(), requested)
     )
     for observe in observers:
-        call = Call.of(x, nnz, offset, geometry, native=native, training=training)
-        observe(Seen(x, weight, geometry, backend, call, path))
+        observe(Seen(x, weight, geometry, backend, call(), path))
     return path, ordinary
 
 

@@ -53,7 +53,7 @@ class Machine:
 
     def __str__(self) -> str:
         if self.fitted_on is None:
-            return f"profile {self.name!r}, which is not fitted yet: W is made for every call"
+            return f"profile {self.name!r}, which is not fitted yet: fixed limits decide"
         text = f"profile {self.name!r}, fitted on {self.fitted_on}"
         return text if self.exact else f"{text}: the nearest, since this machine ({self.kind}) has none"
 

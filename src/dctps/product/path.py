@@ -46,6 +46,8 @@ class Call:
         training: whether gradients are wanted.
         threads: of the CPU.
         variant: of the native code: `"avx512"`, `"avx2"`, `"generic"` or `"off"`.
+        ordinary: whether the tensors are ones that no transform of torch looks at.
+        tf32: whether a GPU may round float32 to TF32 in matrix products.
     """
 
     offset: Offset
@@ -60,10 +62,21 @@ class Call:
     training: bool
     threads: int
     variant: str
+    ordinary: bool = True
+    tf32: bool = False
 
     @classmethod
     def of(
-        cls, x: Tensor, nnz: int, offset: Offset, geometry: Geometry, *, native: bool, training: bool
+        cls,
+        x: Tensor,
+        nnz: int,
+        offset: Offset,
+        geometry: Geometry,
+        *,
+        native: bool,
+        training: bool,
+        ordinary: bool = True,
+        tf32: bool = False,
     ) -> Call:
         """The call with x, at torch's present number of threads."""
         images = isinstance(geometry, ConvGeometry)
@@ -80,6 +93,8 @@ class Call:
             training,
             torch.get_num_threads(),
             variant(),
+            ordinary,
+            tf32,
         )
 
     @property

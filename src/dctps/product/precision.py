@@ -50,3 +50,11 @@ def cast_like(made: Tensor | None, like: Tensor) -> Tensor | None: ...
 def cast_like(made: Tensor | None, like: Tensor) -> Tensor | None:
     """What a kernel made, rounded to the dtype of another tensor."""
     return made if made is None or made.dtype == like.dtype else made.to(like.dtype)
+
+
+def allows_tf32() -> bool:
+    """Whether torch may round float32 to TF32 in a GPU's matrix products, by either of its settings."""
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):
+        return bool(matmul.fp32_precision == "tf32")
+    return bool(matmul.allow_tf32)

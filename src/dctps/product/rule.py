@@ -9,6 +9,7 @@ whether gradients are wanted) and of the machine's profile. It never measures: r
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from dctps.offsets import Offset
+from dctps.product.cuda import on_cuda
 from dctps.product.geometry import Geometry, RowGeometry
 from dctps.product.machine import machine_of
 from dctps.product.path import Call, Path
@@ -24,12 +26,12 @@ from dctps.product.paths import PATHS
 from dctps.product.weight import Weight
 
 Backend = Literal[
-    "auto", "dense", "transform", "native", "made", "kept", "taps", "depthwise", "rows", "strips"
+    "auto", "dense", "transform", "native", "factors", "made", "kept", "taps", "depthwise", "rows", "strips"
 ]
 WORDS: tuple[Backend, ...] = get_args(Backend)
 _GROUPS: dict[str, tuple[str, ...]] = {
     "auto": tuple(path.name for path in PATHS),
-    "dense": ("dense", "made", "kept", "taps", "depthwise"),
+    "dense": ("dense", "factors", "made", "kept", "taps", "depthwise"),
     "native": ("rows", "strips"),
 }
 _NATIVE = ("native", "made", "kept", "taps", "depthwise", "rows", "strips")
@@ -79,10 +81,16 @@ def decide(call: Call, requested: str) -> Path:
 
 
 def estimates(call: Call, requested: str) -> Costs:
-    """Estimated nanoseconds of each path that the rule considers, in the order in which equals are chosen."""
+    """Estimated nanoseconds of each path that the rule considers, in the order in which equals are chosen.
+
+    On CUDA there are no estimates, all are infinite: the order is the rule (`cuda.py`).
+    """
     check_backend(requested, call.offset.layer)
     named = paths_of(requested)
     possible = [path for path in PATHS if path.name in named and not path.refusal(call)]
+    if call.device == "cuda":
+        names = {path.name for path in possible}
+        return {name: math.inf for name in on_cuda(call) if name in names}
     # A path that is named alone is taken whatever the rule thinks of it.
     machine = machine_of(call.device, call.variant)
     return {path.name: path.cost(call, machine) for path in possible if len(named) == 1 or path.wins(call)}

@@ -78,6 +78,14 @@ def dct_rows(frequencies: Tensor, q: int, coarse: int, fine: int, *, dtype: torc
     Returns:
         shape (m, coarse, fine), on the device of `frequencies`.
     """
+    # One batched product of rank 2 writes the result once.
+    return torch.bmm(*dct_row_factors(frequencies, q, coarse, fine, dtype=dtype))
+
+
+def dct_row_factors(
+    frequencies: Tensor, q: int, coarse: int, fine: int, *, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The vectors (cos A, -sin A), (m, coarse, 2), and (cos B, sin B), (m, 2, fine), of `dct_rows`."""
     device = frequencies.device
     cosine = cosines(q, dtype, device)
     o = frequencies[:, None]
@@ -86,8 +94,7 @@ def dct_rows(frequencies: Tensor, q: int, coarse: int, fine: int, *, dtype: torc
     scale = _scales(o, q).to(dtype)
     cos_b, sin_b = scale * cosine[b], scale * cosine[(b + 3 * q) % (4 * q)]
     cos_a, sin_a = cosine[a], cosine[(a + 3 * q) % (4 * q)]
-    # One batched product of rank 2 writes the result once.
-    return torch.bmm(torch.stack([cos_a, -sin_a], -1), torch.stack([cos_b, sin_b], 1))
+    return torch.stack([cos_a, -sin_a], -1), torch.stack([cos_b, sin_b], 1)
 
 
 def dct_ref(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def hadamard(x: Tensor) -> Tensor:
     while stride < q:
         radix = min(_RADIX, q // stride)
         blocks = y.reshape(-1, radix, stride)
-        matrix = _matrix(radix, x.dtype, x.device)
+        matrix = hadamard_matrix(radix, x.dtype, x.device)
         y = blocks.squeeze(-1) @ matrix if stride == 1 else matrix @ blocks
         stride *= radix
     return y.reshape(x.shape)
@@ -65,6 +65,7 @@ def _parity_signs(word: Tensor) -> Tensor:
 
 
 @shape_table
-def _matrix(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def hadamard_matrix(q: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """H of size q, a power of two."""
     i = torch.arange(q, dtype=torch.int64, device=device)
     return _parity_signs(i[:, None] & i).to(dtype)

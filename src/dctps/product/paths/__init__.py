@@ -3,6 +3,7 @@
 from dctps.product.path import Path
 from dctps.product.paths.dense import DENSE
 from dctps.product.paths.depthwise import DEPTHWISE
+from dctps.product.paths.factors import FACTORS
 from dctps.product.paths.made import KEPT, MADE
 from dctps.product.paths.rows import ROWS_PATH
 from dctps.product.paths.strips import STRIPS
@@ -10,4 +11,4 @@ from dctps.product.paths.taps import TAPS
 from dctps.product.paths.transform import TRANSFORM
 
 # Of equal estimates the first is taken.
-PATHS: tuple[Path, ...] = (DEPTHWISE, TAPS, KEPT, MADE, DENSE, TRANSFORM, ROWS_PATH, STRIPS)
+PATHS: tuple[Path, ...] = (DEPTHWISE, TAPS, KEPT, MADE, FACTORS, DENSE, TRANSFORM, ROWS_PATH, STRIPS)
