@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import math
 
@@ -5,8 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dctps.training import NonFiniteLoss, Precision, TrainingError, build_schedule, evaluate, train_epoch
+from dctps.training import (
+    NonFiniteLoss,
+    Precision,
+    Tally,
+    TrainingError,
+    build_optimizer,
+    build_schedule,
+    evaluate,
+    parameter_groups,
+    train_epoch,
+)
 
 OFF = Precision("off", "cpu")
 
@@ -140,3 +152,80 @@ def test_fp16_gradients_that_overflow_skip_the_step_and_the_schedule():
 def test_unknown_amp():
     with pytest.raises(ValueError, match="did you mean 'bf16'"):
         Precision("bf61", "cpu")
+
+
+class Reads(TorchDispatchMode):
+    """Counts what a GPU would be waited for: numbers that are read, by torch and as lists."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.count, tolist = 0, torch.Tensor.tolist
+
+        def counted(tensor):
+            self.count += 1
+            return tolist(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "tolist", counted)
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_steps_on_a_gpu_are_not_waited_for(amp, name, monkeypatch):
+    """As on a GPU, whose fused optimizers count their steps on the device; here one is asked for as such."""
+    model = linear()
+    optimizer = build_optimizer(name, parameter_groups(model, 0.0), lr=0.1)
+    schedule = build_schedule("onecycle", optimizer, total_steps=400)
+    precision = Precision(amp, "cpu")
+    precision.device_type = "cuda"
+    precision.autocast = lambda: torch.autocast("cpu", precision.dtype, enabled=precision.dtype is not None)
+    data, tally = two_batches() * 60, Tally()
+    with Reads(monkeypatch) as reads:
+        metrics = train_epoch(
+            model, data, optimizer, schedule, epoch=1, precision=precision, tally=tally, clip_norm=1.0
+        )
+    assert reads.count == 3  # after step 100, at the end, and for the metrics
+    assert tally.steps == 120 and metrics.loss == tally.loss / 600
+    with Reads(monkeypatch) as reads:
+        evaluate(model, data, precision=precision)
+    assert reads.count == 1
+
+
+def test_where_sums_are_read_changes_no_number():
+    model, other = linear(), linear()
+    on_gpu = Precision("off", "cpu")
+    on_gpu.device_type = "cuda"
+    on_gpu.autocast = contextlib.nullcontext
+    found = [
+        train_epoch(m, two_batches() * 60, *sgd_and_constant(m), epoch=1, precision=precision)
+        for m, precision in ((model, OFF), (other, on_gpu))
+    ]
+    assert found[0] == found[1] and torch.equal(model.weight, other.weight)
+    tally = Tally()
+    train_epoch(model, two_batches(), *sgd_and_constant(model), epoch=1, precision=on_gpu, tally=tally)
+    again = Tally(tally.steps, tally.loss, tally.correct, tally.images)
+    for each in (tally, again):
+        each.add_unread(torch.tensor([0.1, 3.0], dtype=torch.float64), 5)
+    assert tally.metrics() == again.metrics()
+
+
+def test_a_loss_that_is_not_finite_is_found_within_100_steps_on_a_gpu():
+    model = linear()
+    (x, y), good = two_batches()
+    on_gpu = Precision("off", "cpu")
+    on_gpu.device_type = "cuda"
+    on_gpu.autocast = contextlib.nullcontext
+    seen = []
+    data = [good] * 130 + [(x * math.nan, y)] + [good] * 200
+    with pytest.raises(NonFiniteLoss, match=r"nan at epoch 3, step 200, learning rate"):
+        train_epoch(
+            model,
+            (seen.append(b) or b for b in data),
+            *sgd_and_constant(model),
+            epoch=3,
+            precision=on_gpu,
+        )
+    assert len(seen) == 200

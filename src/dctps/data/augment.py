@@ -20,8 +20,14 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         std: likewise.
     """
     rows = [(1 / (255 * s), -m / s) for m, s in zip(mean, std, strict=True)]
-    scale, shift = images.new_tensor(rows, dtype=torch.float32).T[..., None, None]
-    return images.to(torch.float32).mul_(scale).add_(shift)
+    numbers = torch.tensor(rows, dtype=torch.float32, device="cpu")
+    scale, shift = numbers.to(images.device, non_blocking=True).T[..., None, None]
+    return images.to(torch.float32, memory_format=layout_on(images.device)).mul_(scale).add_(shift)
+
+
+def layout_on(device: torch.device) -> torch.memory_format:
+    """How a network's images and filters lie on a device: channels last on CUDA, for its tensor cores."""
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
 
 
 def random_crop_flip(
@@ -46,7 +52,7 @@ def random_crop_flip(
 
     def draw(bound: int) -> Tensor:
         drawn = torch.randint(bound, (n, 1), generator=generator, device=generator.device)
-        return drawn.to(device)
+        return drawn.to(device, non_blocking=True)  # a GPU is not waited for
 
     rows = draw(2 * padding + 1) + torch.arange(height, device=device)
     columns = draw(2 * padding + 1) + torch.arange(width, device=device)
@@ -102,6 +108,7 @@ def batches(
         if shuffle and generator is not None:
             order = torch.randperm(len(data), generator=generator, device=generator.device)
         order = order[: len(data) - len(data) % batch_size] if drop_last else order
+        order = order.to(data.images.device)
         for start in range(0, len(order), batch_size):
             batch = data.select(order[start : start + batch_size])
             images = batch.images

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dctps.data import Dataset, ImageTensors
+from dctps.data import Dataset, ImageTensors, layout_on
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import Parts, Stream, scoring_batches, split
@@ -63,6 +63,8 @@ class Session:
         self.model = model or build_network(
             config, dataset.description, device, batches=scoring, supports=supports
         )
+        if (layout := layout_on(device)) != torch.preserve_format:
+            self.model.to(memory_format=layout)  # type: ignore[call-overload]
         self.trainer = Trainer(config, self.model, len(images), device, processes or Processes())
         self.records: list[Record] = []
         self._best: dict[str, Any] | None = None
@@ -183,7 +185,11 @@ class Session:
 
         In the middle of an epoch too: its order and augmentations are drawn again from `generator`, which is
         the stream at the epoch's start, and the first `tally["steps"]` batches are passed over.
+
+        Raises:
+            NonFiniteLoss: a loss of the epoch was not finite; on a GPU nobody has looked at the last ones.
         """
+        self.trainer.check_sums(self._epoch.tally, len(self.records) + 1)
         state = {
             "records": self.records,
             "best": self._best,

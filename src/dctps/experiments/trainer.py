@@ -79,6 +79,10 @@ class Trainer:
         )  # fmt: skip
         self._processes.average_statistics_(self.model)
 
+    def check_sums(self, tally: Tally, epoch: int) -> None:
+        """Read the sums of an epoch so far; `NonFiniteLoss` is raised if a loss was not finite."""
+        training.check_sums(tally, epoch, self.optimizer, self._precision)
+
     def take_step(self, loss: float, epoch: int, step: int) -> None:
         """Take a step of `train_epoch`, of that number, along the gradients that the parameters hold.
 

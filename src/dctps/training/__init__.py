@@ -9,6 +9,7 @@ from dctps.training.loop import Precision as Precision
 from dctps.training.loop import Tally as Tally
 from dctps.training.loop import TrainingError as TrainingError
 from dctps.training.loop import check_finite as check_finite
+from dctps.training.loop import check_sums as check_sums
 from dctps.training.loop import evaluate as evaluate
 from dctps.training.loop import take_step as take_step
 from dctps.training.loop import train_epoch as train_epoch

@@ -17,6 +17,9 @@ from dctps.names import lookup
 from dctps.training.mixup import Mixup
 from dctps.training.parallel import Processes
 
+# A GPU is given its next steps while it computes: the loss is looked at after so many of them.
+_UNREAD_STEPS = 100
+
 _DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -38,22 +41,45 @@ class Metrics:
 
 @dataclass
 class Tally:
-    """Sums over the steps of a pass that are done: what its metrics are made of, and how far it is."""
+    """Sums over the steps of a pass that are done: what its metrics are made of, and how far it is.
+
+    The sums of a batch may stay where they are made: a GPU need not be waited for. `read` brings them over.
+    """
 
     steps: int = 0  # batches seen
     loss: float = 0.0  # cross-entropy in nats, summed over the images
     correct: int = 0  # images classified correctly
     images: int = 0
 
+    def __post_init__(self) -> None:
+        self._sums: Tensor | None = None  # loss and correct of all batches, where `add_unread` has made them
+
     def add(self, loss: float, correct: float, images: int) -> None:
         """Count a batch with the summed `loss`."""
+        self.read()
+        self._sums = None
         self.steps += 1
         self.loss += loss
         self.correct += int(correct)
         self.images += images
 
+    def add_unread(self, sums: Tensor, images: int) -> None:
+        """Count a batch with the summed loss and the correct answers in `sums`, float64 (2,)."""
+        if self._sums is None:
+            self._sums = sums.new_tensor([self.loss, self.correct])
+        self._sums = self._sums + sums
+        self.steps += 1
+        self.images += images
+
+    def read(self) -> None:
+        """Bring `loss` and `correct` up to date."""
+        if self._sums is not None:
+            loss, correct = self._sums.tolist()
+            self.loss, self.correct = loss, int(correct)
+
     def metrics(self) -> Metrics:
         """The means; `TrainingError` where no image has been seen."""
+        self.read()
         if self.images == 0:
             raise TrainingError("there are no images to go through: check the data set and the batch size")
         return Metrics(self.loss / self.images, self.correct / self.images)
@@ -114,11 +140,13 @@ def train_epoch(
         of the accuracy for the label of the larger weight.
 
     Raises:
-        NonFiniteLoss: at the first step whose loss is not finite; the parameters are those before that step.
+        NonFiniteLoss: the loss of a step is not finite. On a CPU the parameters are those before that step;
+            on other devices up to 100 steps may have followed, for which nobody waited.
     """
     model.train()
     tally = Tally() if tally is None else tally
     processes = Processes() if processes is None else processes
+    steps_between = 1 if precision.device_type == "cpu" else _UNREAD_STEPS
     for all_images, all_labels in batches:
         mixed, all_others, weight = all_images, all_labels, 1.0
         if mixup is not None:
@@ -129,14 +157,18 @@ def train_epoch(
             logits = model(images)
             # The mean over no image would not be a number.
             loss = _loss(logits, labels, processes.share(all_others), weight) * part if part else logits.sum()
-        step_loss, correct = processes.sums(loss.item(), _correct(logits, labels))
-        check_finite(step_loss, epoch, tally.steps + 1, optimizer, precision)
+        sums = processes.sums(loss.detach().double() * len(all_labels), _correct(logits, labels))
+        if steps_between == 1:
+            check_finite(float(sums[0]), epoch, tally.steps + 1, optimizer, precision)
 
         optimizer.zero_grad(set_to_none=True)
         precision.scaler.scale(loss).backward()
         processes.add_gradients_(_parameters(optimizer))
         take_step(optimizer, schedule, precision=precision, clip_norm=clip_norm, dynamics=dynamics)
-        tally.add(step_loss * len(all_labels), correct, len(all_labels))
+        tally.add_unread(sums, len(all_labels))
+        if tally.steps % steps_between == 0:
+            check_sums(tally, epoch, optimizer, precision)
+    check_sums(tally, epoch, optimizer, precision)
     return tally.metrics()
 
 
@@ -181,8 +213,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, prec
     for images, labels in batches:
         with precision.autocast():
             logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum").item()
-        tally.add(loss, _correct(logits, labels), len(labels))
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        tally.add_unread(torch.stack([loss.double(), _correct(logits, labels).double()]), len(labels))
     model.train(was_training)
     return tally.metrics()
 
@@ -199,6 +231,12 @@ def check_finite(loss: float, epoch: int, step: int, optimizer: Optimizer, preci
     raise NonFiniteLoss(f"the loss became {loss} at {where}: try {remedies}")
 
 
+def check_sums(tally: Tally, epoch: int, optimizer: Optimizer, precision: Precision) -> None:
+    """Read the sums of an epoch so far, and raise `NonFiniteLoss` if a loss was not finite."""
+    tally.read()
+    check_finite(tally.loss, epoch, tally.steps, optimizer, precision)
+
+
 def _loss(logits: Tensor, labels: Tensor, others: Tensor, weight: float) -> Tensor:
     loss = F.cross_entropy(logits, labels)
     return loss if weight == 1 else torch.lerp(F.cross_entropy(logits, others), loss, weight)
@@ -208,5 +246,5 @@ def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _correct(logits: Tensor, labels: Tensor) -> int:
-    return int((logits.argmax(dim=1) == labels).sum())
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == labels).sum()

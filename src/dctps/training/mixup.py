@@ -46,7 +46,7 @@ class Mixup:
         """
         weight = self.weight(epoch, step)
         order = permutation(derive_key(self.seed, f"{epoch}/{step}", "mixup-order"), len(labels))
-        order = order.to(labels.device)
+        order = order.to(labels.device, non_blocking=True)
         return torch.lerp(images[order], images, weight), labels[order], weight
 
     def weight(self, epoch: int, step: int) -> float:

@@ -36,9 +36,8 @@ class Processes:
         bytes_sent: that this process has handed to collective operations, so far.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | None = None) -> None:
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank, self.count, self.bytes_sent = rank, count, 0
-        self._device = device or torch.device("cpu")
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch: as equal as can be, the first ones larger; it may be empty."""
@@ -62,13 +61,12 @@ class Processes:
         with _peers():
             dist.all_reduce(tensor)
 
-    def sums(self, *numbers: float) -> tuple[float, ...]:
-        """The sum over the processes of each number."""
-        if self.count == 1:
-            return numbers
-        packed = torch.tensor(numbers, dtype=torch.float64, device=self._device)
-        self.add_(packed)
-        return tuple(packed.tolist())
+    def sums(self, *numbers: Tensor) -> Tensor:
+        """The sum over the processes of each number, float64, where the numbers are."""
+        packed = torch.stack([number.double() for number in numbers])
+        if self.count > 1:
+            self.add_(packed)
+        return packed
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers."""
@@ -150,14 +148,14 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes()
         return
     if dist.is_initialized():  # a level of a run, whose processes are joined already
-        yield Processes(dist.get_rank(), count, device)
+        yield Processes(dist.get_rank(), count)
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _peers():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), count, device)
+        yield Processes(dist.get_rank(), count)
     finally:
         dist.destroy_process_group()
 
