@@ -9,6 +9,7 @@ from dctps.experiments import RunConfig
 from dctps.experiments.folder import RunFolderError
 from dctps.experiments.network import describe
 from dctps.experiments.run import evaluate_run, run
+from dctps.product.rule import environment_backend
 from dctps.training import NonFiniteLoss
 
 QUICK = {"epochs": 2, "density": 0.05, "batch_size": 256}
@@ -152,3 +153,26 @@ def test_subnormal_numbers_are_flushed_within_a_run_only(tmp_path):
     run(config, out=tmp_path, threads=1, on_epoch=lambda record: seen.append(flushes()))
     assert seen == [True]
     assert not flushes()
+
+
+@pytest.mark.parametrize("method", ["dense", "dctps"])
+def test_channels_last_as_on_a_gpu_the_run_learns_and_is_restored(tmp_path, monkeypatch, method):
+    for module in ("dctps.data.augment", "dctps.experiments.session"):
+        monkeypatch.setattr(f"{module}.layout_on", lambda device: torch.channels_last)
+    seen = []
+    convolve = torch.nn.functional.conv2d
+
+    def watched(x, weight, *rest):
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return convolve(x, weight, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
+    monkeypatch.setenv("DCTPS_BACKEND", "dense")
+    environment_backend.cache_clear()
+    try:
+        config = RunConfig(model="lenet5", method=method, **QUICK | {"epochs": 1})
+        summary = run(config, out=tmp_path / "run", threads=1)
+        assert evaluate_run(tmp_path / "run", threads=1)["last"].accuracy == summary["last_test_accuracy"]
+    finally:
+        environment_backend.cache_clear()
+    assert seen and all(seen)
