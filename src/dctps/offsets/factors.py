@@ -44,11 +44,16 @@ class Factors(NamedTuple):
 
 @functools.cache
 def split(n: int) -> tuple[int, int]:
-    """(coarse, fine) of nearly equal lengths: n = coarse * fine where divisors allow, else a little more."""
-    coarse = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
-    fine = n // coarse
-    if coarse + fine <= 4 * math.sqrt(n):
-        return coarse, fine
+    """(coarse, fine) of similar lengths: n = coarse * fine where divisors allow, else a little more.
+
+    Of similar pairs the one whose `fine` holds the largest power of two, up to 64: a kernel then writes whole
+    vectors.
+    """
+    pairs = [(n // fine, fine) for fine in range(1, n + 1) if n % fine == 0]
+    least = min(sum(pair) for pair in pairs)
+    if least <= 4 * math.sqrt(n):
+        similar = [pair for pair in pairs if sum(pair) <= 1.5 * least]
+        return min(similar, key=lambda pair: (-math.gcd(pair[1], 64), sum(pair)))
     fine = math.isqrt(n - 1) + 1
     return -(-n // fine), fine
 

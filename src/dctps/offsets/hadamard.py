@@ -68,7 +68,7 @@ class HadamardOffset(Offset):
         """By H's Kronecker structure, of two smaller matrices."""
         n, fine = self.in_features, self._fine
         high, low, signs = self._derived("factors", device, lambda: self._choices(device))
-        left = hadamard_matrix(self.size // fine, dtype, device)[:, : -(-n // fine), None]
+        left = _leading_columns((self.size // fine, -(-n // fine)), dtype, device)[:, :, None]
         right = _unit_matrix((fine, n), dtype, device)[:, None]
         return Factors(left, right, high, low, signs, channels_last=False)
 
@@ -107,3 +107,10 @@ def _unit_matrix(size: tuple[int, int], dtype: torch.dtype, device: torch.device
     """H of size `fine`, scaled so that D's rows on n inputs have norm 1."""
     fine, n = size
     return hadamard_matrix(fine, dtype, device) / math.sqrt(n)
+
+
+@shape_table
+def _leading_columns(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The first columns of H of a size."""
+    rows, columns = size
+    return hadamard_matrix(rows, dtype, device)[:, :columns].contiguous()
