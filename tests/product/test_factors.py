@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from tests.support.drawn_weights import in_double, parts, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dctps.offsets import build_offset
@@ -17,39 +17,8 @@ from dctps.product.geometry import ROWS, conv_geometry
 from dctps.product.path import Call
 from dctps.product.paths.factors import FACTORS, make_offset, make_weight
 from dctps.product.rule import decide, estimates
-from dctps.product.weight import Weight
 
 LAST = torch.channels_last
-
-
-def parts(name: str, shape: tuple[int, ...], groups: int = 1, nnz: int = 5) -> Weight:
-    offset = build_offset(name, shape, groups=groups, seed=3, layer="layer")
-    size = offset.out_features * offset.in_features
-    support = torch.randperm(size)[: min(nnz, size)].sort().values
-    alpha = None if name == "zero" else torch.tensor([0.7])
-    return Weight(torch.randn(len(support)), alpha, support, offset)
-
-
-def in_double(weight: Weight) -> Tensor:
-    values, alpha, support, offset = weight
-    alpha = None if alpha is None else alpha.double()
-    return Weight(values.double(), alpha, support, offset).to_dense()
-
-
-@st.composite
-def weights(draw) -> Weight:
-    sizes = st.integers(1, 70)
-    shape: tuple[int, ...] = (draw(sizes), draw(sizes))
-    groups = 1
-    if draw(st.booleans()):
-        groups = draw(st.integers(1, 3))
-        shape = (
-            groups * draw(st.integers(1, 20)),
-            draw(st.integers(1, 12)),
-            *draw(st.tuples(*[st.integers(1, 3)] * 2)),
-        )
-    name = draw(st.sampled_from(["dct", "sdct", "hadamard", "zero"]))
-    return parts(name, shape, groups, draw(st.integers(0, 40)))
 
 
 @given(weights(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), st.booleans())

@@ -6,8 +6,8 @@
     gradients          the gradient of the values, and each program's part of <dW, D>
     add_parts          the sum of the parts
 
-Everything is computed in float32; sums over more than one row are in float64, in a fixed order. Half precision
-is converted as it is loaded and stored: Triton's interpreter computes it wrongly.
+Everything is computed in float32; sums over more than one row are in float64, in a fixed order. Half
+precision is converted as it is loaded and stored: Triton's interpreter computes it wrongly.
 """
 
 import triton
@@ -174,9 +174,10 @@ def gradients(
     else:
         i = (program - summing) * BLOCK + tl.arange(0, BLOCK)
         p = tl.load(support + i, mask=i < nnz, other=0)
-        o, _, place = _positions(p, n, channels, taps, FACTORS_LAST, LAST)
-        g = tl.load(grad_w + o * n + place, mask=i < nnz, other=0.0).to(tl.float32)
-        tl.store(grad_values + i, g.to(grad_values.dtype.element_ty), mask=i < nnz)
+        # A name has one type in both branches, so these are others than above.
+        output, _, at = _positions(p, n, channels, taps, FACTORS_LAST, LAST)
+        value = tl.load(grad_w + output * n + at, mask=i < nnz, other=0.0).to(tl.float32)
+        tl.store(grad_values + i, value.to(grad_values.dtype.element_ty), mask=i < nnz)
 
 
 @triton.jit

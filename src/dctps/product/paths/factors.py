@@ -23,7 +23,6 @@ from dctps.product.paths.dense import DENSE, dense_terms, inner
 from dctps.product.precision import compute_dtype
 from dctps.product.weight import Weight
 
-
 Made = Tensor | Entries | None  # D, or what a kernel makes it from
 
 
@@ -145,11 +144,11 @@ def _entries(weight: Weight, x: Tensor) -> Entries:
         return Entries(offset.shape)
 
     def made() -> Entries:
-        left, right, *rest = offset.factors(dtype=torch.float32, device=x.device)
-        tables = left.squeeze(2), right.squeeze(1)
+        factors = offset.factors(dtype=torch.float32, device=x.device)
+        left, right = factors.left.squeeze(2), factors.right.squeeze(1)
         if left.is_complex():
-            tables = torch.view_as_real(tables[0]), torch.view_as_real(tables[1])
-        return Entries(offset.shape, *tables, *rest)
+            left, right = torch.view_as_real(left), torch.view_as_real(right)
+        return Entries(offset.shape, left, right, *factors[2:])
 
     return offset.memo(("entries", x.device), made)
 
