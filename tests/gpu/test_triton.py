@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -137,3 +138,23 @@ def test_no_configuration_spills(capability: int, tmp_path: Path) -> None:
 def test_every_tile_is_taken_by_some_layer() -> None:
     tiles = {entries_of(name, shape).tile for name, shape in LAYERS}
     assert tiles == set(launch.TILES) and all(math.prod(tile) == 1024 for tile in tiles)
+
+
+def test_the_gpus_script_runs_whole_from_the_source_tree_without_other_packages(tmp_path: Path) -> None:
+    program = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(['tyro', 'tqdm', 'safetensors', 'matplotlib']));"
+        "runpy.run_path('benchmarks/gpu.py', run_name='__main__')"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {name: value for name, value in environment.items() if name != "DCTPS_DATA"}
+    found = tmp_path / "found.json"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--tiny", "--json", str(found)], cwd=ROOT, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    parts = json.loads(found.read_text())["parts"]
+    assert list(parts) == ["device", "correct", "weights", "linear", "networks", "training"]
+    assert {name for name, part in parts.items() if isinstance(part["found"], str)} == set(), parts
+    assert len(parts["correct"]["found"]) == 16 and parts["device"]["found"]["triton"] is True
+    assert all(row["test_accuracy"] is None for row in parts["training"]["found"])  # of noise

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dctps.checkpoint import CheckpointError, container
 from dctps.files import sync_folder, write_atomically
 
 _FORMAT = 2
@@ -47,6 +46,9 @@ def _key(folder: Path, paths: Sequence[Path], image_size: int | None) -> str:
 
 
 def _load(file: Path, key: str) -> Tensor | None:
+    # Data of other kinds are read without safetensors.
+    from dctps.checkpoint import CheckpointError, container  # noqa: PLC0415
+
     try:
         length = file.stat().st_size
         tensors, fields = container.read(file, length, length)
@@ -56,6 +58,8 @@ def _load(file: Path, key: str) -> Tensor | None:
 
 
 def _save(file: Path, key: str, images: Tensor) -> None:
+    from dctps.checkpoint import container  # noqa: PLC0415
+
     entry = container.Entry(images.dtype, tuple(images.shape), images.detach)
     # A name of its own: several processes may decode the same folder.
     temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")

@@ -11,8 +11,6 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from dctps.data.tensors import DataError
 
 _CHUNK = 1 << 18
@@ -71,6 +69,8 @@ def _fetch(url: str, file: BinaryIO, size: int | None, progress: bool, timeout: 
         if size is not None and total != size:
             raise DataError(f"{url} announces {total} bytes instead of {size}, another file: {_BY_HAND}")
         name = url.rpartition("/")[2]
+        from tqdm import tqdm  # noqa: PLC0415 (data that are there are read without it)
+
         with tqdm.wrapattr(response, "read", total=total, desc=name, disable=not progress) as body:
             # Of an endless answer one byte more than announced is enough to refuse it.
             while (total is None or file.tell() <= total) and (chunk := body.read(_CHUNK)):

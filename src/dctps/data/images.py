@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from dctps.data.tensors import DataError
 
@@ -28,6 +27,8 @@ def read_images(paths: Sequence[Path], image_size: int | None, *, progress: str 
     None they must be of one size. `progress` names the bar that a terminal shows; empty for none. A file that
     cannot be read, another size, or too little memory, is a DataError.
     """
+    from tqdm import tqdm  # noqa: PLC0415 (data of other kinds are read without it)
+
     size = _size(decode(paths[0], image_size)[0])
     images = _allocate(len(paths), size)
     grey = np.empty(len(paths), np.bool_)
