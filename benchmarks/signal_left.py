@@ -83,9 +83,9 @@ def layers_of(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any
             {
                 "layer": name,
                 "channels": y.shape[1],
-                "effective_channels": effective_channels(y),
-                "likeness": likeness(y),
-                "mean_square": float(y.square().mean()),
+                "effective_channels": round(effective_channels(y), 3),
+                "likeness": round(likeness(y), 4),
+                "mean_square": float(f"{y.square().mean():.4g}"),
             }
         )
 
@@ -120,7 +120,7 @@ def main() -> None:
         "images": f"the first {IMAGES} training images of CIFAR-10 at {SIDE} x {SIDE} pixels",
         "runs": runs,
     }
-    write_atomically(RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(RESULT, (json.dumps(result) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import figure_tables
 import performance
 import speed_plots
+import worth
 from markdown_tables import table
 
 ROOT = Path(__file__).parent.parent
@@ -369,6 +370,8 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "sweeps.md", "stacked", stacked(stacks))
     ends = json.loads((RESULTS / "stacked_ends.json").read_text())
     fill(ROOT / "docs" / "sweeps.md", "stacked_ends", stacked_ends(ends))
+    for name, made in worth.TABLES.items():
+        fill(ROOT / "docs" / "worth.md", f"worth-{name}", made())
     figure_tables.draw_figures(RESULTS)
     figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
     (ROOT / "docs" / "performance.md").write_text(performance.page())

@@ -3,8 +3,8 @@
     dctps sweep --file benchmarks/worth/NAME.toml --out runs/NAME
     python benchmarks/worth.py runs/NAME [runs/OTHER ...]
 
-Writes benchmarks/results/worth-NAME.csv: a row for each finished run, with the fields in which the runs of
-the study differ, all numbers that it trained, and what it reached. Without a folder only the
+Writes benchmarks/results/worth-NAME.csv: a row for each finished run, with what the studies vary, all numbers
+that it trained, and what it reached. Without a folder only the
 tables are filled.
 """
 
@@ -14,7 +14,6 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -29,32 +28,27 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 Row = dict[str, str]
 
-ALWAYS = ("model", "dataset", "method", "density", "seed", "epochs")
-LOOKED_AT = (
-    "batch_seed", "offset", "allocation", "alpha", "init", "zero_head", "lr", "weight_decay", "schedule",
-    "image_size", "train_images", "options",
+FIELDS = (
+    "model", "dataset", "method", "density", "seed", "batch_seed", "epochs", "train_images", "image_size",
+    "allocation", "alpha", "init", "zero_head", "lr", "schedule", "weight_decay",
 )  # fmt: skip
 
 
-def rows_of(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """A row for each finished run."""
-    configs = [asdict(run.config) for run in runs]
-    fields = [*ALWAYS, *(f for f in LOOKED_AT if len({str(config[f]) for config in configs}) > 1)]
-    fields += [f for f in ("zero_head", "lr", "schedule", "image_size", "train_images") if f not in fields]
-    where = {"commit": commit(), "hardware": processor()}
+def rows_of(runs: Sequence[Run], where: dict[str, str]) -> list[dict[str, object]]:
+    """A row for each run."""
     return [
-        {field: config[field] for field in fields}
+        {field: getattr(run.config, field) for field in FIELDS}
         | {"weights_trained": run.weights_trained, "numbers_trained": run.numbers_trained}
         | {"test_accuracy": run.test_accuracy, "train_loss": round(run.records[-1]["train_loss"], 4)}
         | where
-        for run, config in zip(runs, configs, strict=True)
-        if run.summary is not None
+        for run in runs
     ]
 
 
 def collect(folder: Path) -> None:
-    """Write the runs of a folder."""
-    found = rows_of([run for run in read_runs(folder) if run.summary is not None])
+    """Write the finished runs of a folder."""
+    runs = [run for run in read_runs(folder) if run.summary is not None]
+    found = rows_of(runs, {"commit": commit(), "hardware": processor()})
     path = RESULTS / f"worth-{folder.name}.csv"
     write_atomically(path, to_csv(found))
     print(f"{path.relative_to(ROOT)}: {len(found)} runs")
@@ -173,6 +167,27 @@ def left() -> str:
         for loss, middle, last, alike in [zip(*seeds, strict=True)]
     ]
     return table(heads, lines)
+
+
+def start() -> str:
+    """The first epochs of VGG19, with a classifier at zero and without."""
+    rows = read("start")
+    for row in rows:
+        row["classifier"] = "at zero" if row["zero_head"] == "True" else "as the others"
+    return pivot(rows, lambda row: (row["method"],), "classifier", ["method"])
+
+
+def hardware() -> str:
+    """Where the runs were made."""
+    found = {f"{row['hardware']}, commit `{row['commit'][:10]}`" for name in STUDIES for row in read(name)}
+    return "Measured on " + "; ".join(sorted(found)) + "; one thread a run."
+
+
+STUDIES = "lenet", "vgg19-16", "few", "start"
+TABLES = {
+    "rates": rates, "allocations": allocations, "deep": deep, "left": left, "start": start,
+    "recipes": recipes, "hardware": hardware,
+}  # fmt: skip
 
 
 if __name__ == "__main__":
