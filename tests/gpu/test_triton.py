@@ -158,3 +158,15 @@ def test_the_gpus_script_runs_whole_from_the_source_tree_without_other_packages(
     assert {name for name, part in parts.items() if isinstance(part["found"], str)} == set(), parts
     assert len(parts["correct"]["found"]) == 16 and parts["device"]["found"]["triton"] is True
     assert all(row["test_accuracy"] is None for row in parts["training"]["found"])  # of noise
+
+
+def test_triton_is_imported_for_a_gpu_alone() -> None:
+    program = (
+        "import sys, torch, dctps; model = dctps.sparsify_(torch.nn.Sequential(torch.nn.Linear(8, 8)), 0.5);"
+        "model(torch.randn(2, 8)).sum().backward(); assert 'triton' not in sys.modules"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
