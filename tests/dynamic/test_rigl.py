@@ -93,10 +93,12 @@ def test_nothing_inactive_is_kept(data):
     fraction = data.draw(st.sampled_from([0.3, 0.5, 1.0]))
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-    rigl = RigL(
-        model, optimizer, update_interval=1, drop_fraction=fraction, end=10, decay="constant",
-        regrow_dropped=regrow, at_least_one=least,
-    )  # fmt: skip
+    options = {"drop_fraction": fraction, "regrow_dropped": regrow, "at_least_one": least}
+    if not least and int(fraction * nnz) == 0:
+        with pytest.raises(ValueError, match=f"no weight would ever move: {fraction} of the {nnz} weights"):
+            RigL(model, optimizer, update_interval=1, end=10, decay="constant", **options)
+        return
+    rigl = RigL(model, optimizer, update_interval=1, end=10, decay="constant", **options)
     values = torch.zeros(n * m, dtype=torch.float64)
     values[layer.support] = layer.values.detach()
     before = layer.support.tolist()

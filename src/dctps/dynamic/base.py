@@ -113,6 +113,13 @@ class Dynamics(ABC):
             raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
         self.drop_fraction, self.decay = check_fraction(drop_fraction), decay
         self.at_least_one = flag("at_least_one", at_least_one)
+        largest = max(layer.nnz for layer in self.layers.values())
+        if self.drop_fraction > 0 and self._count(largest) == 0:
+            raise ValueError(
+                f"no weight would ever move: {self.drop_fraction:g} of the {largest} weights of the largest "
+                f"layer is less than one. Pass at_least_one=True (--options at_least_one=true), or a larger "
+                f"drop_fraction or density"
+            )
 
     def _count(self, weights: int) -> int:
         """How many of so many weights move at step `steps` + 1."""

@@ -42,7 +42,7 @@ class SET(Dynamics):
         seed: of the draws.
 
     Raises:
-        ValueError: as for `Dynamics`.
+        ValueError: as for `Dynamics`, or so few weights in every layer that none would ever move.
 
     Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
     connectivity", Nature Communications 2018.

@@ -51,7 +51,8 @@ class RigL(Dynamics):
             where a default group of several processes is there.
 
     Raises:
-        ValueError: as for `Dynamics`, or a kind of layer whose dense gradient is not known.
+        ValueError: as for `Dynamics`, a kind of layer whose dense gradient is not known, or so few weights in
+            every layer that none would ever move.
 
     Reference: Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020.
     """

@@ -20,6 +20,7 @@ Runs = dict[str, ResolvedConfig]
 
 _TABLES = "runs"
 _LONGEST_NAME = 180  # file systems end at 255 bytes, and temporary files add some
+_LATER = "init", "zero_head"  # fields that came after the first names
 
 
 def grid(*tables: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> Runs:
@@ -121,8 +122,11 @@ def _folder_name(config: RunConfig) -> str:
     name = run_name(config)
     if len(name.encode()) <= _LONGEST_NAME:
         return name
-    values = to_dict(config)
-    if config.init == RunConfig.init:  # names given before there was this field stay
-        del values["init"]
+    # Names given before there were the later fields stay.
+    values = {
+        field: value
+        for field, value in to_dict(config).items()
+        if field not in _LATER or value != getattr(RunConfig, field)
+    }
     digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{name[: _LONGEST_NAME - 17]}-{digest}"
