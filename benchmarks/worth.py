@@ -145,7 +145,8 @@ def recipes() -> str:
     rows = sorted(read("few"), key=lambda row: (row["model"], -float(row["density"]), int(row["epochs"])))
 
     def down(row: Row) -> tuple[str, ...]:
-        recipe = "few" if row["zero_head"] == "True" else "paper"
+        recipe = "few" if row["zero_head"] == "True" else "few, classifier as the others"
+        recipe = "paper" if row["schedule"] == "constant" else recipe
         return row["model"], f"{100 * float(row['density']):.3g}%", row["numbers_trained"], recipe
 
     return pivot(rows, down, "epochs", ["network", "density", "trained numbers", "recipe"])
