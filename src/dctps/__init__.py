@@ -73,7 +73,7 @@ _HOMES = {
 # fmt: off
 _FOLDERS = (
     "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "fused",
-    "identity", "initial", "kernels", "models", "networks", "nn", "offsets", "product", "reporting",
+    "gpu", "identity", "initial", "kernels", "models", "networks", "nn", "offsets", "product", "reporting",
     "selection", "sparse", "stacks", "subspace", "sweeps", "testing", "training", "transforms",
 )
 # fmt: on

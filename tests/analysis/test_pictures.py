@@ -283,7 +283,7 @@ def test_the_committed_pictures_are_drawn_from_the_committed_numbers(monkeypatch
     speed_plots.plots(moments.FIGURE.parent)
     moments.figure(json.loads(moments.RESULT.read_text()))
     committed = [*results.glob("*.png"), *moments.FIGURE.parent.glob("*.png")]
-    assert sorted(figures) == sorted(committed) and len(committed) == 10
+    assert sorted(figures) == sorted(committed) and len(committed) == 7
     for figure in figures.values():
         check(figure)
     for name in ("figure4-summary", "figure5"):

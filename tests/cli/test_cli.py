@@ -207,7 +207,7 @@ def test_a_mistyped_flag_is_answered_with_the_nearest(capfd):
 def test_recipes_are_listed_and_shown(capfd):
     assert main(["recipes"]) == 0
     listed = capfd.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == ["fixup", "force", "paper", "short", "synflow"]
+    assert [line.split()[0] for line in listed] == ["few", "fixup", "force", "paper", "short", "synflow"]
     assert main(["recipes", "paper", "--method", "dense"]) == 0
     shown = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.split("\n\n")[-1].splitlines())
     assert (shown["optimizer"], shown["lr"], shown["milestones"]) == ("sgd", "0.1", "0.595 0.795")
