@@ -69,7 +69,7 @@ class FactorsPath(Path):
         need_x, need_values, need_alpha, need_bias = needs
         d = make_offset(weight, x)
         # Only the gradient of x reads W's values, so a tensor of its shape will do for the others.
-        made = make_weight(weight, d, x) if need_x else x.new_empty(weight.offset.shape)
+        made = make_weight(weight, d, x) if need_x else _unread(weight, x)
         needed = need_x, need_values or need_alpha, False
         grad_x, grad_weight, _ = geometry.backward(g, x, made, needed)
         grad_values = grad_alpha = None
@@ -119,6 +119,12 @@ def make_weight(weight: Weight, d: Made, x: Tensor) -> Tensor:
     # Of any layout `put_` takes torch's flat positions, which a support is.
     made.put_(support, values.to(made.dtype), accumulate=True)
     return made.to(x.dtype, memory_format=layout)
+
+
+def _unread(weight: Weight, x: Tensor) -> Tensor:
+    """A tensor of W's shape, dtype and layout."""
+    layout = layout_of(x) if x.dim() == 4 else torch.contiguous_format
+    return torch.empty(weight.offset.shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def weight_gradients(
