@@ -1,4 +1,4 @@
-"""docs/performance.md, from what `dctps bench` wrote to benchmarks/results/bench-*.json.
+"""The tables of docs/performance.md, from what `dctps bench` and scripts wrote to benchmarks/results.
 
 Called by `benchmarks/tables.py`.
 """
@@ -7,69 +7,57 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from markdown_tables import table
 from measured import MACHINES, RESULTS, Cell, layer_speeds, median, milliseconds, read_cells, shown, speed
 
-PART_TITLES = {
-    "linear": "Linear layers",
-    "slope": "Width at a fixed number of nonzeros in a row",
-    "density": "Time against density",
-    "transform": "The transform",
-    "conv": "Convolutions",
-    "network": "Whole networks",
-    "latency": "One image",
-    "layers": "Never slower",
-    "memory": "Memory",
-}
+Machines = dict[str, dict[str, list[Cell]]]  # the name of a machine, a part of the bench, its cells
+Key = tuple[str, ...]
 
 
-def ratio(cell: Cell, name: str) -> str:
-    base = next(iter(cell["candidates"]))
-    if name not in cell["candidates"]:
-        return "-"
-    both = (
-        cell["candidates"][base][f"{q}_ms"] / cell["candidates"][name][f"{q}_ms"] for q in ("median", "p10")
-    )
-    return " / ".join(f"{r:.2f}" if r < 10 else f"{r:.1f}" for r in both)
+def side_by_side(
+    machines: Machines,
+    part: str,
+    key: Callable[[Cell], Key | None],
+    heads: Iterable[str],
+    others: Iterable[str] = ("dct", "sdct"),
+) -> str:
+    """A row for each cell that has a key: each machine's dense time in ms, how much faster others are."""
+    columns = [name for name, cells in machines.items() if part in cells]
+    others = list(others)
+    found: dict[Key, dict[str, list[str]]] = {}
+    for name in columns:
+        for cell in machines[name][part]:
+            if (row := key(cell)) is None:
+                continue
+            base = next(iter(cell["candidates"]))
+            times = [f"{speed(cell, other):.1f}" if other in cell["candidates"] else "-" for other in others]
+            found.setdefault(row, {})[name] = [milliseconds(median(cell, base)), *times]
+    blank = ["-"] * (1 + len(others))
+    rows = [[*row, *(text for name in columns for text in by.get(name, blank))] for row, by in found.items()]
+    ours = [f"`{other}`" if other in ("dct", "sdct") else other for other in others]
+    return table([*heads, *(head for name in columns for head in (f"{name}: dense, ms", *ours))], rows)
 
 
-def speedups(cells: list[Cell], fields: dict[str, str]) -> str:
-    """A row for each cell: what it is, the time of its first candidate, how much faster the others are."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell["candidates"]))
-    base = names[0]
-    rows = [
-        [
-            *(shown(field, cell[field]) for field in fields),
-            milliseconds(median(cell, base)),
-            *(ratio(cell, name) for name in names[1:]),
-        ]
-        for cell in cells
-    ]
-    return table([*fields.values(), f"{base}, ms", *names[1:]], rows)
-
-
-def convolutions(cells: list[Cell]) -> str:
-    for cell in cells:
-        cell["shape"] = f"{cell['in']} to {cell['out']}, {cell['kernel']} x {cell['kernel']}"
-        cell["images"] = f"{cell['batch']} of {cell['side']} x {cell['side']}"
-    fields = {"shape": "channels, kernel", "images": "images", "layout": "layout", "density": "density"}
-    return speedups(cells, fields)
+def convolution(cell: Cell) -> Key | None:
+    if cell["layout"] != "channels last":
+        return None
+    shape = f"{cell['in']}, {cell['kernel']} x {cell['kernel']}"
+    return shape, f"{cell['batch']} of {cell['side']} x {cell['side']}", shown("density", cell["density"])
 
 
 def slopes(cells: list[Cell]) -> str:
     """Least squares of log time over log n."""
-    names = [name for name in cells[0]["candidates"] if name != "SparseProp"]
     logs = [math.log(cell["n"]) for cell in cells]
     middle = sum(logs) / len(logs)
-    rows = []
-    for name in names:
+    found = []
+    for name in ("nn.Linear", "dct", "sdct"):
         times = [math.log(median(cell, name)) for cell in cells]
         slope = sum((x - middle) * t for x, t in zip(logs, times, strict=True))
-        slope /= sum((x - middle) ** 2 for x in logs)
-        rows.append([name, *(milliseconds(median(cell, name)) for cell in cells), f"{slope:.2f}"])
-    return table(["", *(f"n = {cell['n']}, ms" for cell in cells), "slope"], rows)
+        found.append(f"{slope / sum((x - middle) ** 2 for x in logs):.2f} for `{name}`")
+    return f"{found[0]}, {found[1]} and {found[2]}, from n = {cells[0]['n']} to {cells[-1]['n']}"
 
 
 def flattening(cells: list[Cell]) -> str:
@@ -89,245 +77,124 @@ def flattening(cells: list[Cell]) -> str:
             share = (math.log(limit) - math.log(t0)) / (math.log(t1) - math.log(t0))
             found.append(f"{100 * math.exp(math.log(p0) + share * (math.log(p1) - math.log(p0))):.2g}%")
         rows.append([str(n), *found, f"{100 * math.log2(n) / n:.2g}%"])
-    return table(["n", "dct", "sdct", "log2(n) / n"], rows)
+    return table(["n", "`dct`", "`sdct`", "log2(n) / n"], rows)
 
 
-FAR_BELOW = 0.88
-
-
-def slowest(cells: list[Cell]) -> str:
-    """For each network how many layers and densities there are, how many fall short, and those."""
-    rows, short = [], []
-    for model in dict.fromkeys(cell["model"] for cell in cells):
-        mine = [cell for cell in cells if cell["model"] == model]
-        ratios = layer_speeds(mine)
-        below = [entry for entry in ratios if entry[0] < 0.95]
-        far = [entry for entry in below if entry[0] < FAR_BELOW]
-        least = min(ratios, key=lambda entry: entry[0])
-        rows.append(
-            [model, str(len(mine)), str(len(ratios)), str(len(below)), str(len(far)), f"{least[0]:.2f}"]
-        )
-        short += far
-    heads = [
-        "network",
-        "layers",
-        "of them, offsets and densities",
-        "below 0.95",
-        f"below {FAR_BELOW}",
-        "least",
-    ]
-    text = table(heads, rows)
-    if short:
-        entries = [
-            [
-                cell["model"],
-                cell["layer"],
-                " x ".join(map(str, cell["weight"])),
-                " x ".join(map(str, cell["input"])),
-                name,
-                f"{found:.2f}",
-            ]
-            for found, cell, name in sorted(short, key=lambda entry: entry[0])
-        ]
-        heads = ["network", "layer", "weight", "input", "offset and density", "of dense's speed"]
-        text += f"\n\nThose below {FAR_BELOW}:\n\n{table(heads, entries)}"
-    return text
-
-
-def memory(cells: list[Cell]) -> str:
+def transforms(cells: list[Cell]) -> str:
+    """Milliseconds of the real FFT, and how much faster (above 1) or slower each DCT is."""
+    names = ("native", "dctps on torch", "scipy", "torch-dct")
     rows = [
         [
-            cell["model"],
-            str(cell["batch"]),
-            cell["offset"],
-            *(f"{cell[name] / 1e6:.1f}" for name in ("activations", "dense_state", "peak_above_activations")),
-            f"{cell['share']:.1%}",
-            f"{cell['scratch'] / 1e6:.2f}",
-            f"{cell['tables'] / 1e6:.2f}",
+            str(cell["n"]),
+            milliseconds(median(cell, "torch.fft.rfft")),
+            *(f"{speed(cell, n):.2f}" for n in names),
         ]
         for cell in cells
+        if math.log2(cell["n"]).is_integer()
     ]
-    heads = ["network", "batch", "offset", "activations, MB", "dense state, MB", "peak above activations, MB"]
-    return table([*heads, "share", "of it scratch, MB", "shape tables, MB"], rows)
+    return table(["n", "torch.fft.rfft, ms", *names], rows)
 
 
-def commands(runs: list[dict[str, Any]], section: str) -> str:
-    mine = [run for run in runs if run["section"] == section]
-    made = "\n".join(run["command"] for run in mine)
-    commits = ", ".join(dict.fromkeys(f"`{run['commit'][:10]}`" for run in mine))
-    last = mine[-1]
-    load = " to ".join(f"{of(run['load'] for run in mine):.1f}" for of in (min, max))
-    return (
-        f"```console\n{made}\n```\n\n{last['hardware']}, {last['threads']} threads, kernels "
-        f"`{last['kernels']}`, torch {last['versions']['torch']}, commit {commits}, load average before "
-        f"{load}."
-    )
-
-
-PROSE = {
-    "linear": "n inputs and outputs, forward and backward. `dct` and `sdct` are the layers as "
-    "anyone gets them, `transform` forces torch operations: `zero transform` is torch's CSR product, with a "
-    "backward of its own. SparseProp has S alone.",
-    "parts": "`layer` is the step as above, `native` its two native calls alone; the rest is Python's "
-    "autograd function, and caches that y fills in between. `zero` has S and no D, as SparseProp has. Up to "
-    "n = 1024 that rest, and D, keep a layer below 2.5 times SparseProp; at n = 4096 and 1% or more S itself "
-    "does, which reads a line from the second-level cache for each nonzero and tile.",
-    "slope": "Forward and backward, and the slope of the least-squares line through the logarithms.",
-    "density": "Forward and backward. Work on S and on D are alike where a row has about log2(n) nonzeros. "
-    "The table has the densities at which a layer takes 1.5 times as long as at the lowest.\n\n"
-    "![Time against density](figures/density.png)",
-    "transform": "Rows through the DCT-II, at the native kernel's entry (`native`) and in torch operations. "
-    "torch's real FFT of the same length does less: no DCT comes out of it.",
-    "conv": "Forward and backward, beside `nn.Conv2d` in the same layout.",
-    "network": "CIFAR's images, channels last; the dense network's filters too. A training step is forward, "
-    "backward and fused Adam.",
-    "fused": "`sdct` at 0.1%, CIFAR's images, channels last. After `fuse_` each batch normalisation takes "
-    "the addition and the activation behind it along in one pass over memory; beside it the same "
-    "network after `unfuse_`. Processor time, and how many times less it is: by the median / by the least of "
-    "all rounds.",
-    "half": "Forward and backward, beside the dense layer in bfloat16. The kernels read and write bfloat16, "
-    "and compute in float32.",
-    "kept": "`dctps train`, `sweep` and `bench` keep the memory of freed tensors for the next ones. A script "
-    "of your own does so after `dctps.keep_freed_memory()`. A training step at density 0.1%, in processes "
-    "that do and do not, in turn.",
-    "inference": "Forward passes on one thread, density 0.1%; onnxruntime runs the merged network, which has "
-    "all weights.",
-    "latency": "Forward pass of a single image.",
-    "layers": "Every different layer whose dense forward and backward takes over a millisecond, for images "
-    "in channels-last order, at each density and offset.",
-    "memory": "The peak of a training step's resident memory above the level before the network was built, "
-    "less the activations, as a share of dense parameters, gradients and Adam's state. Each in a process of "
-    "its own, native scratch and shape tables included.",
-}
-
-MAKE = {
-    "linear": lambda cells: speedups(cells, {"n": "n", "density": "density"}),
-    "slope": slopes,
-    "density": flattening,
-    "transform": lambda cells: speedups(cells, {"n": "n"}),
-    "conv": convolutions,
-    "network": lambda cells: speedups(
-        cells, {"model": "network", "batch": "batch", "density": "density", "what": "what"}
-    ),
-    "latency": lambda cells: speedups(cells, {"model": "network", "density": "density"}),
-    "layers": slowest,
-    "memory": memory,
-}
-
-
-def linear_parts(result: dict[str, Any]) -> str:
-    """Milliseconds of a linear layer's step and of its native calls, and both beside SparseProp."""
-    names = ("SparseProp", "dct layer", "dct native", "zero native")
+def slowest(machines: Machines) -> str:
+    """For each network how many layers, offsets and densities there are, and how many fall short."""
     rows = []
-    for cell in result["cells"]:
-        peer = median(cell, "SparseProp")
-        ratios = [f"{peer / median(cell, name):.1f}" for name in names[1:]]
-        times = [milliseconds(median(cell, name)) for name in names]
-        rows.append([str(cell["n"]), shown("density", cell["density"]), *times, *ratios])
-    heads = [f"{name}, ms" for name in names] + [f"SparseProp / {name}" for name in names[1:]]
-    return f"{PROSE['parts']}\n\n{table(['n', 'density', *heads], rows)}\n\n{made(result)}"
+    for name, cells in machines.items():
+        layers = cells.get("layers", [])
+        for model in dict.fromkeys(cell["model"] for cell in layers):
+            mine = [cell for cell in layers if cell["model"] == model]
+            found = [entry[0] for entry in layer_speeds(mine)]
+            short = [sum(ratio < limit for ratio in found) for limit in (0.95, 0.88)]
+            rows.append([name, model, str(len(mine)), str(len(found)), *map(str, short), f"{min(found):.2f}"])
+    heads = ["", "network", "layers", "cells", "below 0.95", "below 0.88", "least"]
+    return table(heads, rows)
+
+
+def memory(machines: Machines) -> str:
+    rows = [
+        [name, cell["model"], cell["offset"]]
+        + [f"{cell[field] / 1e6:.1f}" for field in ("activations", "dense_state", "peak_above_activations")]
+        + [f"{cell['share']:.1%}"]
+        for name, cells in machines.items()
+        for cell in cells.get("memory", [])
+    ]
+    heads = [
+        "",
+        "network",
+        "offset",
+        "activations, MB",
+        "dense state, MB",
+        "peak above activations, MB",
+        "share",
+    ]
+    return table(heads, rows)
 
 
 def fused_norms(result: dict[str, Any]) -> str:
     """Processor time of steps with torch's norms, and how much less it is with fused ones."""
     rows = []
-    base, *others = result["cells"][0]["median_ms"]
     for cell in result["cells"]:
-        times = cell["median_ms"]
-        gains = [
-            " / ".join(f"{cell[q][base] / cell[q][name]:.2f}" for q in ("median_ms", "least_ms"))
-            if name in times
-            else "-"
-            for name in others
-        ]
-        rows.append([cell["model"], str(cell["batch"]), cell["what"], milliseconds(times[base]), *gains])
-    heads = ["network", "batch", "what", f"{base}, ms", *others]
-    return f"{PROSE['fused']}\n\n{table(heads, rows)}\n\n{made(result)}"
+        base, fused, *_ = times = cell["median_ms"]
+        row = [cell["model"], str(cell["batch"]), cell["what"], milliseconds(times[base])]
+        rows.append([*row, f"{times[base] / times[fused]:.2f}"])
+    return table(["network", "batch", "what", "torch's norms, ms", "fused"], rows)
 
 
 def halves(result: dict[str, Any]) -> str:
-    """Layers in bfloat16 and float32, beside the dense one in bfloat16."""
-    names = list(result["cells"][0]["candidates"])
-    base = "dense bfloat16"
-    rows = []
-    for cell in result["cells"]:
-        ratios = [f"{speed(cell, name, base):.2f}" for name in names if name != base]
-        what = [cell["what"], shown("density", cell["density"]), milliseconds(median(cell, base))]
-        rows.append([*what, *ratios])
-    heads = ["layer", "density", f"{base}, ms", *(name for name in names if name != base)]
-    amx = "has AMX" if result["amx"] else "has no AMX"
-    return f"{PROSE['half']}\n\n{table(heads, rows)}\n\n{made(result)} The processor {amx}."
+    """Layers in bfloat16 beside the dense one in bfloat16."""
+    rows = [
+        [cell["what"], shown("density", cell["density"]), milliseconds(median(cell, "dense bfloat16"))]
+        + [f"{speed(cell, f'{offset} bfloat16', 'dense bfloat16'):.2f}" for offset in ("dct", "sdct")]
+        for cell in result["cells"]
+    ]
+    return table(["layer", "density", "dense, ms", "`dct`", "`sdct`"], rows)
 
 
 def kept(result: dict[str, Any]) -> str:
     """Steps in processes that give memory back and that keep it."""
     rows = [
-        [
-            cell["model"],
-            cell["offset"],
-            milliseconds(cell["returned_ms"]),
-            milliseconds(cell["kept_ms"]),
-            f"{cell['returned_ms'] / cell['kept_ms']:.2f}",
-            *(f"{cell[name]:,.0f}" for name in ("returned_pages", "kept_pages", "returned_mb", "kept_mb")),
-        ]
+        [cell["model"], cell["offset"], milliseconds(cell["returned_ms"])]
+        + [f"{cell['returned_ms'] / cell['kept_ms']:.2f}"]
+        + [f"{cell[name]:,.0f}" for name in ("returned_mb", "kept_mb")]
         for cell in result["cells"]
     ]
-    heads = ["network", "layers", "returned, ms", "kept, ms", "gain", "pages a step, returned", "kept"]
-    heads += ["most memory, MB, returned", "kept"]
-    return f"{PROSE['kept']}\n\n{table(heads, rows)}\n\n{made(result)}"
+    heads = ["network", "layers", "returned, ms", "kept", "most memory, MB, returned", "kept"]
+    return table(heads, rows)
 
 
 def inference(result: dict[str, Any]) -> str:
     """One thread, few images, beside torch and onnxruntime."""
-    fields = {"model": "network", "batch": "batch"}
-    return f"{PROSE['inference']}\n\n{speedups(result['cells'], fields)}\n\n{made(result)}"
+    names = ("sdct", "onnxruntime, merged")
+    rows = [
+        [cell["model"], str(cell["batch"]), milliseconds(median(cell, next(iter(cell["candidates"]))))]
+        + [f"{speed(cell, name):.2f}" for name in names]
+        for cell in result["cells"]
+    ]
+    return table(["network", "batch", "dense, ms", "`sdct`", names[1]], rows)
 
 
 def made(result: dict[str, Any]) -> str:
     """Where a result of a script comes from."""
-    return (
-        f"```console\n{result['command']}\n```\n\n{result['hardware']}, threads: {result['threads']}, "
-        f"torch {result['versions']['torch']}, commit `{result['commit'][:10]}`."
-    )
+    threads = "one thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    return f"`{result['command']}`; {result['hardware']}, {threads}, commit `{result['commit'][:10]}`."
 
 
-def gains(machines: list[dict[str, list[Cell]]], names: list[str]) -> str:
-    """The plain table: how many times dense's speed, a column of each offset and machine."""
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for name, cells in zip(names, machines, strict=True):
-        for what, density, cell in headlines(cells):
-            times = [f"{speed(cell, offset):.1f}" for offset in ("dct", "sdct")]
-            found.setdefault((what, density), {})[name] = times
-    rows = [[*key, *(t for name in names for t in by.get(name, ["-", "-"]))] for key, by in found.items()]
-    heads = ["", "density", *(f"`{offset}`, {name}" for name in names for offset in ("dct", "sdct"))]
-    return table(heads, rows)
-
-
-def losses(machines: list[dict[str, list[Cell]]], names: list[str], scripts: dict[str, Any]) -> str:
+def losses(machines: Machines, scripts: dict[str, Any]) -> str:
     """Where dense is faster, a line for each kind."""
     lines = []
-    for name, cells in zip(names, machines, strict=True):
+    for name, cells in machines.items():
         single = [(f"{cell['model']}, one image", "0.1%", cell) for cell in cells.get("latency", [])]
         slower = [
-            f"{what} at {density} ({offset} {found:.2f})"
+            f"{what} at {density} (`{offset}` {found:.2f})"
             for what, density, cell in headlines(cells) + single
             for offset in ("dct", "sdct")
             if (found := speed(cell, offset)) < 1
         ]
-        ratios = [found for found, _, _ in layer_speeds(cells.get("layers", []))]
         if slower:
             lines.append(f"- {name}: " + ", ".join(slower) + ".")
-        if ratios:
-            below = sum(ratio < 0.95 for ratio in ratios)
-            lines.append(
-                f"- {name}: of {len(ratios)} layers of the four networks under both offsets, 0.01% to 50%, "
-                f"{below} run at less than 0.95 of dense's speed, the slowest at {min(ratios):.2f}."
-            )
     short = [
-        f"{cell['what']} at {shown('density', cell['density'])} ({offset} {found:.2f})"
+        f"{cell['what']} at {shown('density', cell['density'])} ({found:.2f})"
         for cell in scripts["half"]["cells"]
-        for offset in ("dct", "sdct")
-        if (found := speed(cell, f"{offset} bfloat16", "dense bfloat16")) < 1
+        if (found := speed(cell, "sdct bfloat16", "dense bfloat16")) < 1
     ]
     if short:
         lines.append("- In bfloat16, where AMX multiplies dense matrices: " + ", ".join(short) + ".")
@@ -341,54 +208,72 @@ def losses(machines: list[dict[str, list[Cell]]], names: list[str], scripts: dic
     return "\n".join(lines)
 
 
-def page() -> str:
-    """The text of docs/performance.md."""
+def gains(machines: Machines) -> str:
+    """The plain table: how many times dense's speed, a column of each offset and machine."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name, cells in machines.items():
+        for what, density, cell in headlines(cells):
+            times = [f"{speed(cell, offset):.1f}" for offset in ("dct", "sdct")]
+            found.setdefault((what, density), {})[name] = times
+    rows = [[*key, *(t for name in machines for t in by.get(name, ["-", "-"]))] for key, by in found.items()]
+    heads = ["", "density", *(f"`{offset}`, {name}" for name in machines for offset in ("dct", "sdct"))]
+    return table(heads, rows)
+
+
+def origin(name: str, runs: list[dict[str, Any]]) -> str:
+    """Of which machine, with which commits, the cells of a file are."""
+    commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(run["commit"][:10] for run in runs))
+    last = runs[-1]
+    return (
+        f"- **{name}**: {last['hardware']}, {last['threads']} threads, kernels `{last['kernels']}`, "
+        f"torch {last['versions']['torch']}, commits {commits}."
+    )
+
+
+def tables() -> dict[str, str]:
+    """What stands between the marks of docs/performance.md."""
     scripts = {
         name: json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("linear_parts", "fused", "half", "inference", "kept_memory")
+        for name in ("fused", "half", "inference", "kept_memory")
     }
-    read = [read_cells(RESULTS / name) for name in MACHINES]
-    names = ["AMD" if "AMD" in runs[-1]["hardware"] else "Intel" for _, runs in read]
-    machines = [cells for cells, _ in read]
-    hardware = "; ".join(
-        f"**{name}** is {runs[-1]['hardware']}, commit `{runs[-1]['commit'][:10]}`"
-        for name, (_, runs) in zip(names, read, strict=True)
-    )
-    text = f"""# Performance
+    read = {
+        "AMD" if "AMD" in runs[-1]["hardware"] else "Intel": (cells, runs)
+        for cells, runs in (read_cells(RESULTS / name) for name in MACHINES)
+    }
+    machines = {name: cells for name, (cells, _) in read.items()}
 
-How many times as fast as dense PyTorch, in one run on the same two cores: forward and backward in float32.
-{hardware}.
+    def newest(part: str) -> list[Cell]:
+        return next(cells[part] for cells in machines.values() if part in cells)
 
-![Whole networks](figures/networks.png)
-
-{gains(machines, names)}
-
-Dense wins where layers are small, where many weights train, and on some layers with few channels:
-
-{losses(machines, names, scripts)}
-
-## How it is measured
-
-Candidates take turns, each with an untimed call before the timed one. Columns without a unit say how much
-faster than the first a candidate is: by its median / by its 10th percentile, over five rounds or more. Where
-the two differ much, other work ran on the machine at the same time. `benchmarks/tables.py` wrote this page
-from `benchmarks/results`; the commands below measure it again, and `python benchmarks/asked.py` prints which
-of the project's own targets are missed.
-"""
-    for section, title in PART_TITLES.items():
-        parts = [(cells[section], runs) for cells, runs in read if section in cells]
-        bodies = [f"{MAKE[section](own)}\n\n{commands(runs, section)}" for own, runs in parts]
-        if bodies:
-            text += f"\n## {title}\n\n{PROSE[section]}\n\n" + "\n\n".join(bodies) + "\n"
-        if section == "linear":
-            text += f"\n## Parts of a linear layer's step\n\n{linear_parts(scripts['linear_parts'])}\n"
-            text += f"\n## bfloat16\n\n{halves(scripts['half'])}\n"
-        if section == "network":
-            text += f"\n## Norms, additions and activations\n\n{fused_norms(scripts['fused'])}\n"
-            text += f"\n## Freed memory\n\n{kept(scripts['kept_memory'])}\n"
-        if section == "latency":
-            text += f"\n## Few images, and onnxruntime\n\n{inference(scripts['inference'])}\n"
-    return text
+    return {
+        "gains": gains(machines),
+        "losses": losses(machines, scripts),
+        "machines": "\n".join(origin(name, runs) for name, (_, runs) in read.items()),
+        "linear": side_by_side(
+            machines,
+            "linear",
+            lambda cell: (str(cell["n"]), shown("density", cell["density"])),
+            ["n", "density"],
+            ["dct", "sdct", "SparseProp"],
+        ),
+        "slope": f"With 8 nonzeros in each row, time grows with n to the power of {slopes(newest('slope'))}.",
+        "flattening": flattening(newest("density")),
+        "half": f"{halves(scripts['half'])}\n\n{made(scripts['half'])}",
+        "transform": transforms(newest("transform")),
+        "conv": side_by_side(machines, "conv", convolution, ["channels, kernel", "images", "density"]),
+        "network": side_by_side(
+            machines,
+            "network",
+            lambda cell: (cell["model"], str(cell["batch"]), cell["what"]),
+            ["network", "batch", "what"],
+        ),
+        "fused": f"{fused_norms(scripts['fused'])}\n\n{made(scripts['fused'])}",
+        "kept": f"{kept(scripts['kept_memory'])}\n\n{made(scripts['kept_memory'])}",
+        "latency": side_by_side(machines, "latency", lambda cell: (cell["model"],), ["network"]),
+        "inference": f"{inference(scripts['inference'])}\n\n{made(scripts['inference'])}",
+        "layers": slowest(machines),
+        "memory": memory(machines),
+    }
 
 
 def headlines(cells: dict[str, list[Cell]]) -> list[tuple[str, str, Cell]]:
@@ -396,7 +281,7 @@ def headlines(cells: dict[str, list[Cell]]) -> list[tuple[str, str, Cell]]:
     rows = [
         (f"linear {cell['n']} x {cell['n']}, batch {cell['batch']}", cell)
         for cell in cells.get("linear", [])
-        if cell["n"] in (1024, 4096)
+        if cell["n"] == 4096
     ]
     rows += [
         (f"3 x 3, {cell['in']} channels, {cell['batch']} images of {cell['side']} x {cell['side']}", cell)
@@ -412,10 +297,13 @@ def headlines(cells: dict[str, list[Cell]]) -> list[tuple[str, str, Cell]]:
 
 
 def short_table() -> str:
-    """What README says of speed."""
+    """What README says of speed: five rows."""
+    chosen = ("linear 4096", "3 x 3, 512", "vgg19", "resnet50", "mobilenetv2")
     lines = []
     for what, density, cell in headlines(read_cells(RESULTS / MACHINES[0])[0]):
+        if density != "0.1%" or not what.startswith(chosen):
+            continue
         base = next(iter(cell["candidates"]))
         times = [f"{speed(cell, offset):.1f}x" for offset in ("dct", "sdct")]
-        lines.append([what, density, f"{milliseconds(median(cell, base))} ms", *times])
-    return table(["forward and backward", "density", "dense", "`dct`", "`sdct`"], lines)
+        lines.append([what, f"{milliseconds(median(cell, base))} ms", *times])
+    return table(["forward and backward, density 0.1%", "dense", "`dct`", "`sdct`"], lines)

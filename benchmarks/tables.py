@@ -1,4 +1,4 @@
-"""Write docs/results.md and performance.md, and tables of other pages, from benchmarks/results/*.json.
+"""Write docs/results.md, and the tables of other pages, from benchmarks/results/*.json.
 
 python benchmarks/tables.py
 """
@@ -374,7 +374,8 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
         fill(ROOT / "docs" / "worth.md", f"worth-{name}", made())
     figure_tables.draw_figures(RESULTS)
     figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
-    (ROOT / "docs" / "performance.md").write_text(performance.page())
+    for name, made in performance.tables().items():
+        fill(ROOT / "docs" / "performance.md", f"speed-{name}", made)
     fill(ROOT / "README.md", "speed", performance.short_table())
     speed_plots.plots(ROOT / "docs" / "figures")
 
