@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import figure_tables
+import overview
 import performance
 import speed_plots
 import worth
@@ -50,31 +51,20 @@ def lenet(result: dict[str, Any]) -> str:
 
 def methods(result: dict[str, Any]) -> str:
     """Accuracy and cost of every method at each density, by accuracy."""
-    heads = (
-        "method",
-        "density",
-        "test accuracy, last epoch",
-        "best validation",
-        "weights that train",
-        "trained numbers",
-        "epochs in all",
-        "seconds",
-    )
-    rows = []
-    for row in sorted(result["rows"], key=lambda row: (-(row["density"] or 1), -row["test_accuracy_mean"])):
-        numbers = row["trainable"]
-        weights = numbers["values"] + numbers["dense"] + numbers.get("dimensions", 0)
-        cells = (
+    heads = ("method", "density", "test accuracy, last epoch", "trained numbers", "epochs in all", "seconds")
+    rows = [
+        (
             row["method"],
             "all" if row["density"] is None else f"{row['density']:.1%}",
             f"{row['test_accuracy_mean']:.1%}",
-            f"{row['best_validation_accuracy'][0]:.1%}",
-            f"{weights:,}",
-            f"{sum(numbers.values()):,}",
+            f"{sum(row['trainable'].values()):,}",
             str(row["epochs_trained"][0]),
             f"{row['seconds'][0]:,.0f}",
         )
-        rows.append(cells)
+        for row in sorted(
+            result["rows"], key=lambda row: (-(row["density"] or 1), -row["test_accuracy_mean"])
+        )
+    ]
     return table(heads, rows)
 
 
@@ -89,7 +79,8 @@ LeNet-5 on CIFAR-10, seed {result["seeds"][0]}, {result["epochs"]} epochs: the s
 and schedule for all ([training](training.md)); a hyperplane's rate is ten times that of the others, and it
 has no weight decay. The best of each density stands first. With one seed, differences of two points say
 little. `imp` trains {result["imp_levels"]} more networks after the dense one, each as long. A hyperplane
-has dimensions in place of weights. Seconds are those of a run on one thread, several at a time.
+has dimensions in place of weights. Seconds are those of a run on one thread, several at a time. Plain sparse
+networks begin with the dense initialisation here: with a fair start most leave chance ([](worth.md)).
 
 {methods(result)}
 {left_out}
@@ -99,44 +90,26 @@ has dimensions in place of weights. Seconds are those of a run on one thread, se
 
 def selection_cost(result: dict[str, Any]) -> str:
     """Time and memory to a support of whole networks."""
-    heads = (
-        "network",
-        "criterion",
-        "looks",
-        "seconds",
-        "CPU seconds",
-        "of them measured",
-        "memory beside the model, MB",
-        "bytes for each weight",
-    )
-    rows = []
+    heads = ("network", "criterion", "looks", "CPU seconds", "memory beside the model, MB")
     full = {"force": 60, "iter-snip": 60, "synflow": 100}
-    for row in result["rows"]:
-        looks = full.get(row["criterion"], 1)
-        measured = "all" if row["looks"] == looks else f"those of {row['looks']} looks"
-        cells = (
+    rows = [
+        (
             row["model"],
             "random, EPL" if row["criterion"] == "epl" else row["criterion"],
-            "" if row["criterion"] == "epl" else str(looks),
-            f"{row['seconds_of_all_looks']:.1f}",
+            "" if row["criterion"] == "epl" else str(full.get(row["criterion"], 1)),
             f"{row['cpu_seconds_of_all_looks']:.1f}",
-            measured,
             f"{row['peak_bytes'] / 1e6:,.0f}",
-            f"{row['peak_bytes_per_weight']:.1f}",
         )
-        rows.append(cells)
+        for row in result["rows"]
+        if row["model"] != "linear"
+    ]
     first = result["rows"][0]
-    return "\n".join(
-        [
-            f"To a support of density {first['density']:.0%}, on {result['threads']} threads, with "
-            f"{first['images']} images of 32 x 32 in one batch for each look (`synflow` one of ones). The "
-            f"seconds of criteria that were given fewer looks are in proportion. Memory is the largest "
-            f"resident one above that with the dense network built, activations included.",
-            "",
-            table(heads, rows),
-            "",
-            source(result),
-        ]
+    return (
+        f"To a support of density {first['density']:.0%}, on {result['threads']} threads, with "
+        f"{first['images']} images of 32 x 32 in one batch for each look (`synflow` one of ones). `force` "
+        f"and `synflow` were given fewer looks, and their seconds are in proportion. Memory is the largest "
+        f"resident one above that with the dense network built, activations included.\n\n"
+        f"{table(heads, rows)}\n\n{source(result)}"
     )
 
 
@@ -225,96 +198,35 @@ def hyperplane(result: dict[str, Any]) -> str:
 
 
 def rigl_memory(result: dict[str, Any]) -> str:
-    """What RigL adds to a step of the layers with the largest dense gradients, in MB."""
-    heads = (
-        "layer",
-        "in, out, kernel",
-        "dense gradient",
-        "largest block",
-        "peak of a step",
-        "of an update step",
-    )
-    rows = []
-    for row in sorted(result["rows"], key=lambda row: -row["dense_gradient"])[:6]:
-        inputs, outputs, kernel = row["shape"][:3]
-        sizes = ("dense_gradient", "largest_block", "peak_of_a_step", "peak_of_an_update_step")
-        cells = (
-            row["layer"],
-            f"{inputs}, {outputs}, {kernel} x {kernel}",
-            *(f"{row[name] / 1e6:.1f}" for name in sizes),
-        )
-        rows.append(cells)
-    most = f"{result['most_that_rigl_adds'] / 1e6:.1f} MB"
+    """What RigL adds to a step of ResNet50."""
     whole = {name: f"{value / 1e6:,.1f} MB" for name, value in result["whole_network"].items()}
-    return "\n".join(
-        [
-            f"The whole of ResNet50 at density {result['density']:.1%}, batch {result['batch']}, one "
-            f"thread: an ordinary step takes {whole['peak_of_a_step']} of resident memory above that before "
-            f"it, one in which RigL moves weights {whole['peak_of_an_update_step']}; its dense gradient "
-            f"would be {whole['dense_gradient']}. Its largest layers, each by itself in a process, in MB "
-            f"above that before the step: over all {len(result['rows'])} different ones RigL adds {most} at "
-            f"most, of which up to {result['block_bytes'] / 1e6:.1f} MB are the block, the rest what torch's "
-            f"kernel takes for it.",
-            "",
-            table(heads, rows),
-            "",
-            source(result),
-        ]
+    return (
+        f"ResNet50 at density {result['density']:.1%}, batch {result['batch']}, one thread: an ordinary step "
+        f"takes {whole['peak_of_a_step']} of resident memory above that before it, one in which RigL moves "
+        f"weights {whole['peak_of_an_update_step']}; its dense gradient would be {whole['dense_gradient']}. "
+        f"Of its {len(result['rows'])} different layers, each by itself, RigL adds at most "
+        f"{result['most_that_rigl_adds'] / 1e6:.1f} MB to one.\n\n{source(result)}"
     )
 
 
 def stacked(result: dict[str, Any]) -> str:
     """What an epoch of one run costs alone and in a stack."""
-    heads = (
-        "method",
-        "density",
-        "epoch alone, s",
-        "in a stack, s",
-        "speed-up",
-    )
-    rows = []
-    for row in result["rows"]:
-        alone, together = (row["epoch_seconds"][name] for name in ("alone", "stacked"))
-        cells = (
+    seconds = [row["epoch_seconds"] for row in result["rows"]]
+    alone, together = (sum(taken[name] for taken in seconds) for name in ("alone", "stacked"))
+    rows = [
+        (
             f"`{row['method']}`",
-            f"{row['density']:.2%}",
-            f"{alone:.2f}",
-            f"{together:.2f}",
+            *(f"{row['epoch_seconds'][name]:.2f}" for name in ("alone", "stacked")),
             f"{row['speed_up']:.1f}x",
         )
-        rows.append(cells)
-    total = {name: sum(row["epoch_seconds"][name] for row in result["rows"]) for name in ("alone", "stacked")}
-    return "\n".join(
-        [
-            "LeNet-5 on CIFAR-10, batch 128, one thread: seconds of one run's epoch, validation and test "
-            f"included. The rows together take {total['stacked']:.1f} s in stacks and {total['alone']:.1f} s "
-            f"run by run, {total['alone'] / total['stacked']:.1f} times as long.",
-            "",
-            table(heads, rows),
-            "",
-            source(result),
-        ]
-    )
-
-
-def stacked_ends(result: dict[str, Any]) -> str:
-    """Where the seeds end, stacked and run by run."""
-
-    def ends(row: dict[str, Any], side: str) -> str:
-        return f"{row[f'{side}_mean']:.1f} ± {row[f'{side}_std']:.1f}"
-
-    rows = (
-        (f"`{row['method']}`", f"{row['density']:.1%}", ends(row, "stacked"), ends(row, "separate"))
-        for row in sorted(result["rows"], key=lambda row: (row["method"], -row["density"]))
-    )
-    return "\n".join(
-        [
-            "Largest validation accuracy in percent, 5 epochs, mean and deviation over three seeds:",
-            "",
-            table(("method", "density", "in a stack", "run by run"), rows),
-            "",
-            source(result),
-        ]
+        for row in result["rows"]
+        if row["density"] == 0.005
+    ]
+    return (
+        "LeNet-5 on CIFAR-10 at 0.5%, batch 128, one thread: seconds of one run's epoch, validation and test "
+        f"included. With those at 0.05% and 5% it takes {together:.1f} s in stacks and {alone:.1f} s run by "
+        f"run, {alone / together:.1f} times as long.\n\n"
+        f"{table(('method', 'epoch alone, s', 'in a stack, s', 'speed-up'), rows)}\n\n{source(result)}"
     )
 
 
@@ -356,7 +268,6 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
 {source(plane)}
 """
     (ROOT / "docs" / "results.md").write_text(page)
-    fill(ROOT / "README.md", "lenet", lenet(lenet5))
     networks = ROOT / "docs" / "networks.md"
     fill(networks, "depthwise", f"{depthwise(moments)}\n\n{source(moments)}")
     fill(networks, "learn", f"{learn(learnt)}\n\n{source(learnt)}")
@@ -368,8 +279,6 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "sweeps.md", "kill_sweep", kill_sweep(killed))
     stacks = json.loads((RESULTS / "stacked.json").read_text())
     fill(ROOT / "docs" / "sweeps.md", "stacked", stacked(stacks))
-    ends = json.loads((RESULTS / "stacked_ends.json").read_text())
-    fill(ROOT / "docs" / "sweeps.md", "stacked_ends", stacked_ends(ends))
     for name, made in worth.TABLES.items():
         fill(ROOT / "docs" / "worth.md", f"worth-{name}", made())
     figure_tables.draw_figures(RESULTS)
@@ -378,6 +287,7 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
         fill(ROOT / "docs" / "performance.md", f"speed-{name}", made)
     fill(ROOT / "README.md", "speed", performance.short_table())
     speed_plots.plots(ROOT / "docs" / "figures")
+    overview.plot(ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":

@@ -68,31 +68,6 @@ def test_example_of_the_page_on_changing_supports_runs() -> None:
     assert scope["rigl"].steps == 11
 
 
-def test_own_loop_of_the_training_page_runs() -> None:
-    (example,) = (block for block in blocks("docs/training.md") if "train_epoch" in block)
-    scope: dict[str, object] = {}
-    exec(example.replace("print(", "metrics = ("), scope)
-    assert scope["metrics"].loss > 0
-
-
-@pytest.mark.parametrize(
-    ("document", "mark"),
-    [
-        ("docs/backends.md", "explain("),
-        ("docs/backends.md", "tune_("),
-        ("docs/data.md", "from_arrays"),
-        ("docs/recipes.md", "build_recipe"),
-        ("docs/training.md", "share_norms_"),
-    ],
-)
-def test_other_examples_run(
-    document: str, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (example,) = (block for block in blocks(document) if mark in block)
-    exec(example, {})
-
-
 def test_the_hyperplane_page_runs() -> None:
     example = blocks("docs/hyperplane.md")[0]
     scope: dict[str, object] = {}
