@@ -29,7 +29,8 @@ BEFORE = {
     "model = dctps.sparsify_(deepcopy(plain), 0.1)\n",
     "figures.md": "from pathlib import Path\nPath('runs').mkdir()\n",
     "networks.md": "import torch\n",
-    "selection.md": "from dctps.models import build_model\ndef MyNetwork():\n    return build_model('lenet5', 10, 3)\n",
+    "selection.md": "from functools import partial\nfrom dctps.models import build_model\n"
+    "MyNetwork = partial(build_model, 'lenet5', 10, 3)\n",
 }
 SHORTER = {
     "range(100)": "range(2)",
