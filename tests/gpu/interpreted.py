@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dctps import gpu
-from dctps.gpu import Entries, launch
+from dctps.gpu import Entries, launch, rows
 from dctps.product.geometry import ROWS, conv_geometry
 from dctps.product.paths.factors import FACTORS, make_offset, make_weight, weight_gradients
+from dctps.product.paths.tiles import TILES
 from tests.support.drawn_weights import in_double, parts, weights
 
 assert torch.cuda.is_available() or os.environ["TRITON_INTERPRET"] == "1"
@@ -143,3 +144,69 @@ def test_nothing_to_put_and_nothing_to_read() -> None:
     )
     empty = FACTORS.forward(torch.zeros(0, 6, device=DEVICE), weight, ROWS, None, None)
     assert empty.shape == (0, 8)
+
+
+@st.composite
+def calls_on_rows(draw):
+    """A weight on rows of a length with two sides, rows of inputs, a bias, and gradients of the result."""
+    sizes = st.integers(1, 70) | st.sampled_from([96, 127, 128, 160])
+    m, n, batch = draw(sizes), draw(sizes), draw(st.integers(0, 19))
+    weight = parts(
+        draw(st.sampled_from(["dct", "sdct", "hadamard", "zero"])), (m, n), nnz=draw(st.integers(0, 40))
+    )
+    bias = torch.randn(m) if draw(st.booleans()) else None
+    return weight, torch.randn(batch, n), bias, torch.randn(batch, m)
+
+
+@settings(max_examples=30, deadline=None)
+@given(calls_on_rows(), st.sampled_from(list(TOLERANCE)))
+def test_rows_by_tiles_are_those_of_float64(call, dtype) -> None:
+    weight, x, bias, g = call
+    x, g = x.to(dtype), g.to(dtype)
+    exact = in_double(weight)
+    wanted = x.double() @ exact.T + (0 if bias is None else bias.double())
+    on = on_device(weight)
+    y = TILES.forward(x.to(DEVICE), on, ROWS, None if bias is None else bias.to(DEVICE), None)
+    size = 1 + float(wanted.abs().max()) if wanted.numel() else 1.0
+    near = 4 * TOLERANCE[dtype] * size
+    assert y.dtype == dtype and torch.allclose(y.cpu().double(), wanted, rtol=0, atol=near)
+    has_alpha = weight.alpha is not None
+    grad_x, grad_values, grad_alpha, _ = TILES.backward(
+        g.to(DEVICE), x.to(DEVICE), on, ROWS, None, (True, True, has_alpha, False)
+    )
+    of_weight = g.double().T @ x.double()
+    near = 4 * TOLERANCE[dtype] * (1 + float((g.double() @ exact).abs().max()) if len(x) else 1.0)
+    assert torch.allclose(grad_x.cpu().double(), g.double() @ exact, rtol=0, atol=near)
+    assert torch.allclose(grad_values.cpu().double(), of_weight.take(weight.support), rtol=1e-5, atol=1e-5)
+    if has_alpha:
+        dense = weight.offset.to_dense(dtype=torch.float64)
+        near = 1e-6 * float(of_weight.norm() * weight.offset.norm()) + 1e-9
+        assert abs(float(grad_alpha) - float((of_weight * dense).sum())) <= near
+
+
+def test_tiles_compute_only_what_is_asked_for(monkeypatch) -> None:
+    """A first layer has no gradient of x, frozen values and a fixed alpha none of theirs."""
+    weight, x, g = on_device(parts("sdct", (48, 32), nnz=9)), torch.randn(5, 32), torch.randn(5, 48)
+    seen: Counter[str] = Counter()
+    plainly = rows.launch
+    monkeypatch.setattr(rows, "launch", lambda name, *rest: (seen.update([name]), plainly(name, *rest)))
+    everything = TILES.backward(g.to(DEVICE), x.to(DEVICE), weight, ROWS, None, (True, True, True, False))
+    assert seen == {"sparse_rows": 1, "sparse_gradient": 1, "adjoint_rows": 1, "add_parts": 1}
+    for i, launches in enumerate(
+        ({"sparse_rows": 1, "adjoint_rows": 1}, {"sparse_gradient": 1}, {"adjoint_rows": 1, "add_parts": 1})
+    ):
+        seen.clear()
+        needs = tuple(i == j for j in range(3))
+        found = TILES.backward(g.to(DEVICE), x.to(DEVICE), weight, ROWS, None, (*needs, False))
+        assert seen == launches
+        assert [part is not None for part in found] == [*needs, False]
+        assert torch.equal(found[i], everything[i])
+
+
+def test_pixels_take_tiles_as_rows() -> None:
+    weight = parts("dct", (24, 16, 1, 1), nnz=11)
+    geometry = conv_geometry((24, 16, 1, 1), (1, 1), (0, 0), (1, 1), 1)
+    x = torch.randn(2, 16, 3, 4).contiguous(memory_format=LAST)
+    wanted = geometry.apply(x.double(), in_double(weight), None)
+    y = TILES.forward(x.to(DEVICE), on_device(weight), geometry, None, None)
+    assert y.is_contiguous(memory_format=LAST) and torch.allclose(y.cpu().double(), wanted, atol=1e-5)

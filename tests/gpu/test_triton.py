@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dctps.gpu import Entries, launch
+from dctps.gpu import Entries, launch, rows
 from dctps.offsets import build_offset
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -72,24 +72,26 @@ TYPES = {
 
 
 def compiled(kernel: str, arguments: dict[str, object], capability: int):
-    """What Triton makes of a kernel; tensors begin at multiples of 16 bytes, as torch's do."""
+    """What Triton makes of a kernel, told as at a launch what 16 divides: torch's addresses, most sizes."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from dctps.gpu import kernels
+    from dctps.gpu import kernels, row_kernels
 
+    arguments = dict(arguments)
+    warps = arguments.pop("num_warps", 4)
     constants = {name: value for name, value in arguments.items() if name.isupper()}
     others = {name: value for name, value in arguments.items() if name not in constants}
     signature = {
         name: TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
         for name, value in others.items()
     } | dict.fromkeys(constants, "constexpr")
-    function = getattr(kernels, kernel)
+    function = getattr(kernels, kernel, None) or getattr(row_kernels, kernel)
     order = function.arg_names
     aligned = {
         (order.index(name),): [["tt.divisibility", 16]]
         for name, value in others.items()
-        if isinstance(value, torch.Tensor)
+        if isinstance(value, torch.Tensor) or value % 16 == 0
     }
     source = ASTSource(
         function,
@@ -97,7 +99,7 @@ def compiled(kernel: str, arguments: dict[str, object], capability: int):
         {(order.index(name),): value for name, value in constants.items()},
         aligned,
     )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
 
 
 def resources(cubin: bytes, folder: Path) -> dict[str, int]:
@@ -133,6 +135,41 @@ def test_no_configuration_spills(capability: int, tmp_path: Path) -> None:
                 assert used["REG"] <= 168, what  # three blocks at a time on a multiprocessor
                 assert made.metadata.shared <= TARGETS[capability], what
     assert {kernel for kernel, _ in seen} == {"make_weight", "put_values", "gradients", "add_parts"}
+
+
+# What the rule can name, and what a user can: lengths up to 128 x 128, whole tiles and others.
+ON_ROWS = [
+    ("dct", (2048, 2048)), ("dct", (4096, 4096)), ("dct", (8192, 8192)), ("dct", (3072, 4096)),
+    ("dct", (2048, 8192)), ("sdct", (2048, 2048)), ("sdct", (8192, 4096)), ("sdct", (4608, 4608)),
+    ("sdct", (2048, 8192)), ("hadamard", (2048, 4096)), ("hadamard", (8192, 8192)),
+]  # fmt: skip
+
+
+def calls_on_rows(name: str, shape: tuple[int, int]):
+    """The arguments of every kernel on rows for a layer in bfloat16."""
+    m, n = shape
+    x, y = torch.zeros(32, n, dtype=torch.bfloat16), torch.zeros(32, m, dtype=torch.bfloat16)
+    alpha, parts = torch.ones(1), torch.zeros(64, dtype=torch.float64)
+    products = build_offset(name, shape, seed=3, layer="layer").products(torch.device("cpu"))
+    values, support = torch.zeros(100), torch.zeros(100, dtype=torch.int64)
+    yield "apply_rows", rows.apply_arguments(y, x, y, alpha, alpha, products)[1]
+    yield "adjoint_rows", rows.adjoint_arguments(x, y, x, x, alpha, parts, products)[1]
+    yield "sparse_rows", rows.sparse_arguments(y, alpha, values, support, x.T.contiguous(), shape)[1]
+    yield "sparse_gradient", rows.gradient_arguments(values, support, y.T, x.T, n)[1]
+
+
+@pytest.mark.parametrize(("name", "shape"), ON_ROWS)
+def test_rows_fit_a_multiprocessor_and_take_its_tensor_cores(name, shape, tmp_path) -> None:
+    if os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("the interpreter has no machine code")
+    for kernel, arguments in calls_on_rows(name, shape):
+        made = compiled(kernel, arguments, 90)
+        used = resources(made.asm["cubin"], tmp_path)
+        what = f"{kernel} of {name} {shape}: {used}"
+        assert used["STACK"] == 0 and used["LOCAL"] == 0, what
+        assert made.metadata.shared <= TARGETS[90], what
+        if kernel in ("apply_rows", "adjoint_rows"):
+            assert "wgmma" in made.asm["ptx"], what
 
 
 def test_every_tile_is_taken_by_some_layer() -> None:

@@ -20,6 +20,7 @@ from dctps.product.function import is_ordinary, product, spec_of
 from dctps.product.geometry import ROWS, ConvGeometry, Geometry, conv_geometry
 from dctps.product.path import Call, Path
 from dctps.product.paths import PATHS
+from dctps.product.paths.tiles import TILES
 from dctps.product.weight import Weight
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
@@ -151,6 +152,8 @@ def close(got: Tensor, exact: Tensor, dtype: torch.dtype) -> bool:
 def test_every_path_has_a_case() -> None:
     if variant() != "off":
         for path in PATHS:
+            if path is TILES and not torch.cuda.is_available():
+                continue  # `tests/gpu/interpreted.py` has its cases
             assert sum(takes(path, case, Drawn.of(case, torch.float32, LAST)) for case in CASES) >= 2, (
                 path.name
             )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.support.drawn_weights import in_double, parts, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dctps import gpu
 from dctps.offsets import build_offset
 from dctps.product.geometry import ROWS, conv_geometry
 from dctps.product.path import Call
@@ -115,6 +116,21 @@ def test_the_rule_on_cuda() -> None:
     assert list(estimates(gaussian, "auto")) == ["dense"]
     with pytest.raises(ValueError, match="offset 'gaussian' has no factors"):
         decide(gaussian, "factors")
+
+
+def test_wide_and_very_sparse_layers_take_tiles_on_new_gpus(monkeypatch) -> None:
+    def half(n: int, nnz: int, **changed) -> str:
+        return decide(call(torch.bfloat16, n, n, nnz, **changed), "auto").name
+
+    assert half(4096, 16_777) == "factors"  # there is no GPU
+    with pytest.raises(ValueError, match="compute capability 9.0"):
+        decide(call(torch.bfloat16), "tiles")
+    monkeypatch.setattr(gpu, "multiplies_tiles", lambda device, dtype: dtype == torch.bfloat16)
+    assert half(4096, 16_777) == half(8192, 300_000) == half(2048, 8000) == "tiles"
+    assert half(4096, 100_000) == half(2048, 16_000) == half(1024, 1000) == half(4099, 16_000) == "factors"
+    assert half(2048, 8000, shape=(100, 2048)) == "factors"  # few rows
+    assert half(4096, 16_777, shape=(100, 4096)) == "tiles"
+    assert decide(call(m=4096, n=4096, nnz=16_777), "auto").name == "transform"  # float32
 
 
 def test_the_cpu_takes_factors_only_by_name() -> None:

@@ -20,6 +20,7 @@ Tile = tuple[int, int]  # blocks and places within a block, powers of two
 TILES: tuple[Tile, ...] = ((64, 16), (32, 32), (16, 64), (8, 128))  # of 1024 entries of a row
 _BLOCK = 256  # nonzeros, or parts, of a program
 _ROWS = 8  # of a program that sums
+_ON_ROWS = ("apply_rows", "adjoint_rows", "sparse_rows", "sparse_gradient")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -112,7 +113,7 @@ def make_weight(
         layout: of W: contiguous or channels last.
     """
     w = torch.empty(entries.shape, dtype=dtype, device=values.device, memory_format=layout)
-    with _device_of(w):
+    with device_of(w):
         if alpha is None or entries.left is None:
             w.zero_()
         else:
@@ -150,7 +151,7 @@ def weight_gradients(
     if alpha is not None and entries.left is not None:
         grad_alpha = torch.empty_like(alpha)
         parts = values.new_empty(-(-entries.shape[0] // _ROWS) * entries.tiles, dtype=torch.float64)
-    with _device_of(grad_weight):
+    with device_of(grad_weight):
         if parts is not None or (grad_values is not None and len(values)):
             launch("gradients", *gradient_arguments(grad_weight, entries, grad_values, parts, support))
         if grad_alpha is not None and parts is not None:
@@ -201,17 +202,32 @@ def gradient_arguments(
 
 def launch(name: str, grid: tuple[int, ...], arguments: dict[str, Any]) -> None:
     """Call a kernel."""
-    kernel: Any = getattr(importlib.import_module("dctps.gpu.kernels"), name)
-    kernel[grid](**arguments, num_warps=4)
+    home = "row_kernels" if name in _ON_ROWS else "kernels"
+    kernel: Any = getattr(importlib.import_module(f"dctps.gpu.{home}"), name)
+    kernel[grid](**{"num_warps": 4} | arguments)
 
 
 def is_usable(x: Tensor) -> bool:
     """Whether the kernels take tensors of this device and dtype: CUDA, with Triton; or its interpreter."""
-    return x.dtype in _DTYPES and (x.is_cuda or _interpreted()) and _works(x.device)
+    return x.dtype in _DTYPES and (x.is_cuda or is_interpreted()) and _works(x.device)
+
+
+def multiplies_tiles(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `rows` is worth while for tensors of a device and dtype.
+
+    Before capability 9.0 products take their operands from registers, of which a long row needs too many; and
+    in float32 tensor cores would round to TF32.
+    """
+    if is_interpreted():
+        return dtype in _DTYPES
+    if dtype not in (torch.bfloat16, torch.float16) or device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0) and _works(device)
 
 
 @functools.cache
-def _interpreted() -> bool:
+def is_interpreted() -> bool:
+    """Whether Triton's interpreter takes the place of its compiler."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -235,6 +251,6 @@ def _works(device: torch.device) -> bool:
         return False
 
 
-def _device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+def device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

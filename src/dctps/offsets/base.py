@@ -14,6 +14,7 @@ from torch import Tensor
 from dctps.arguments import whole
 from dctps.kernels import Filters, depthwise_filters
 from dctps.offsets.factors import Factors
+from dctps.offsets.products import Products
 from dctps.transforms.tables import as_seen, constant_to_compilers, making_constants
 
 T = TypeVar("T")
@@ -150,6 +151,15 @@ class Offset(ABC):
 
     def factors(self, *, dtype: torch.dtype, device: torch.device) -> Factors:
         """D as products of short vectors, for GPUs; the vectors are tables that layers of a shape share."""
+        raise NotImplementedError
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Of the tile that a row is to `products`; None where there are none."""
+        return None
+
+    def products(self, device: torch.device) -> Products:
+        """D on rows as small matrix products, for GPUs, where there are `sides`."""
         raise NotImplementedError
 
     def norm(self) -> float:

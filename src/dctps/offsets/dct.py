@@ -17,6 +17,7 @@ from dctps.offsets.channel_factors import (
     spatial_filters,
 )
 from dctps.offsets.factors import Factors, dct_factors
+from dctps.offsets.products import Products, dct_products, sides
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table
@@ -130,6 +131,16 @@ class DCTOffset(Offset):
     def factors(self, *, dtype: torch.dtype, device: torch.device) -> Factors:
         """The matrix's rows in order."""
         return Factors(*dct_factors(self.out_features, self.size, self.in_features, dtype, device))
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Of q, on rows."""
+        return sides(self.size) if self.groups == math.prod(self.shape[2:]) == 1 else None
+
+    def products(self, device: torch.device) -> Products:
+        """One transform, its first m entries."""
+        first, between, last = dct_products(self.size, device)
+        return Products(between.shape[1:], first, between, last)  # type: ignore[arg-type]
 
     def _above(self, group: int) -> int:
         """Transform rows above those of `group`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from dctps.counter import derive_key, permutation, signs
 from dctps.offsets.base import Offset
 from dctps.offsets.factors import Factors
+from dctps.offsets.products import Products, hadamard_products, outputs_of, sides
 from dctps.offsets.registry import register_offset
 from dctps.transforms import hadamard, hadamard_matrix, hadamard_rows
 from dctps.transforms.tables import shape_table
@@ -71,6 +72,18 @@ class HadamardOffset(Offset):
         left = _leading_columns((self.size // fine, -(-n // fine)), dtype, device)[:, :, None]
         right = _unit_matrix((fine, n), dtype, device)[:, None]
         return Factors(left, right, high, low, signs, channels_last=False)
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Of q, on rows."""
+        return sides(self.size) if self.groups == math.prod(self.shape[2:]) == 1 else None
+
+    def products(self, device: torch.device) -> Products:
+        """One transform of the inputs under their signs, and its entries at the drawn rows."""
+        rows, flips = self._drawn(device)
+        first, last = hadamard_products(self.size, self.in_features, device)
+        size = first.shape[-1], last.shape[-1]
+        return Products(size, first, None, last, flips[None], outputs_of(rows, 1, self.size))
 
     def _choices(self, device: torch.device) -> tuple[Tensor, ...]:
         """Each output's rows of the two matrices, and the signs of the inputs."""

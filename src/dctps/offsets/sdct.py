@@ -12,6 +12,7 @@ from dctps.counter import derive_key, permutations, signs
 from dctps.kernels import Filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.factors import Factors, dct_factors
+from dctps.offsets.products import Products, dct_products, outputs_of, sides
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table
@@ -117,6 +118,20 @@ class SDCTOffset(Offset):
         left = _spatial_cosines((kh, kw), dtype, device)[:, :, None]
         right = _cosine_matrix(channels, dtype, device)[:, None]
         return Factors(left, right, *indices)  # type: ignore[arg-type]
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Of n, on rows."""
+        return sides(self.in_features) if self.groups == math.prod(self.shape[2:]) == 1 else None
+
+    def products(self, device: torch.device) -> Products:
+        """A transform for each round of outputs, from the second on under signs."""
+        n = self.in_features
+        positions, flips = self._drawn(device)
+        first, between, last = dct_products(n, device)
+        signs = flips[0, :, :n] * flips[0, :, n:] if self.rounds > 1 else None
+        order = outputs_of(positions, self.rounds, n)
+        return Products(between.shape[1:], first, between, last, signs, order)  # type: ignore[arg-type]
 
     def _choices(self, device: torch.device) -> tuple[Tensor, ...]:
         """Which vectors an output takes, and where there are several rounds each one's signs."""

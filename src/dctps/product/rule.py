@@ -26,7 +26,18 @@ from dctps.product.paths import PATHS
 from dctps.product.weight import Weight
 
 Backend = Literal[
-    "auto", "dense", "transform", "native", "factors", "made", "kept", "taps", "depthwise", "rows", "strips"
+    "auto",
+    "dense",
+    "transform",
+    "native",
+    "tiles",
+    "factors",
+    "made",
+    "kept",
+    "taps",
+    "depthwise",
+    "rows",
+    "strips",
 ]
 WORDS: tuple[Backend, ...] = get_args(Backend)
 _GROUPS: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,8 @@ from dctps.product.paths.made import KEPT, MADE
 from dctps.product.paths.rows import ROWS_PATH
 from dctps.product.paths.strips import STRIPS
 from dctps.product.paths.taps import TAPS
+from dctps.product.paths.tiles import TILES
 from dctps.product.paths.transform import TRANSFORM
 
 # Of equal estimates the first is taken.
-PATHS: tuple[Path, ...] = (DEPTHWISE, TAPS, KEPT, MADE, FACTORS, DENSE, TRANSFORM, ROWS_PATH, STRIPS)
+PATHS: tuple[Path, ...] = (DEPTHWISE, TAPS, KEPT, MADE, FACTORS, DENSE, TILES, TRANSFORM, ROWS_PATH, STRIPS)
