@@ -16,7 +16,7 @@ from dctps.experiments.network import build_dynamics
 from dctps.experiments.state import State
 from dctps.networks import tune_
 from dctps.networks.tuning import Measured
-from dctps.training import Metrics, Precision, Processes, Tally
+from dctps.training import GraphedPass, Metrics, Precision, Processes, Tally, graph
 
 Batch = tuple[Tensor, Tensor]
 
@@ -65,6 +65,20 @@ class Trainer:
             "clip_norm": config.clip_norm,
             "dynamics": self.dynamics,
         }
+        self._graph = self._graphed(device)
+
+    def _graphed(self, device: torch.device) -> GraphedPass | None:
+        """The pass as a CUDA graph, where it is asked for and nothing in it changes from step to step."""
+        changing = self._mixup is not None or self._processes.count > 1 or self.config.amp == "fp16"
+        if not graph.wanted() or device.type != "cuda" or changing or self.config.dynamics == "dsr":
+            return None
+
+        def once(images: Tensor, labels: Tensor) -> Tensor:
+            return training.pass_once(
+                self.model, images, labels, labels, 1.0, self._precision, self._processes
+            )
+
+        return GraphedPass(once, self.model, self.parameters)
 
     @property
     def lr(self) -> float:
@@ -75,7 +89,7 @@ class Trainer:
         """Train on the rest of an epoch's batches, after those in `tally`."""
         training.train_epoch(
             self.model, batches, self.optimizer, self._schedule, epoch=epoch, mixup=self._mixup, tally=tally,
-            processes=self._processes, **self._step,
+            processes=self._processes, graph=self._graph, **self._step,
         )  # fmt: skip
         self._processes.average_statistics_(self.model)
 

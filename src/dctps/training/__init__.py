@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+from dctps.training.graph import GraphedPass as GraphedPass
 from dctps.training.loop import Metrics as Metrics
 from dctps.training.loop import NonFiniteLoss as NonFiniteLoss
 from dctps.training.loop import Precision as Precision
@@ -11,6 +12,7 @@ from dctps.training.loop import TrainingError as TrainingError
 from dctps.training.loop import check_finite as check_finite
 from dctps.training.loop import check_sums as check_sums
 from dctps.training.loop import evaluate as evaluate
+from dctps.training.loop import pass_once as pass_once
 from dctps.training.loop import take_step as take_step
 from dctps.training.loop import train_epoch as train_epoch
 from dctps.training.mixup import Mixup as Mixup

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dctps.dynamic import Dynamics
 from dctps.names import lookup
+from dctps.training.graph import GraphedPass
 from dctps.training.mixup import Mixup
 from dctps.training.parallel import Processes
 
@@ -119,6 +120,7 @@ def train_epoch(
     tally: Tally | None = None,
     processes: Processes | None = None,
     dynamics: Dynamics | None = None,
+    graph: GraphedPass | None = None,
 ) -> Metrics:
     """Train `model` once through `batches`, stepping `schedule` after every step of `optimizer`.
 
@@ -134,6 +136,7 @@ def train_epoch(
         tally: of the epoch's earlier steps, where `batches` are the rest of an epoch; kept up to date.
         processes: that share each batch (None: this one alone).
         dynamics: what changes the supports (None: they stay).
+        graph: of the pass, for the batches that it takes, on one process and without mixup.
 
     Returns:
         The means over the epoch of what each step saw, before it stepped; under mixup of the mixed loss, and
@@ -148,21 +151,16 @@ def train_epoch(
     processes = Processes() if processes is None else processes
     steps_between = 1 if precision.device_type == "cpu" else _UNREAD_STEPS
     for all_images, all_labels in batches:
-        mixed, all_others, weight = all_images, all_labels, 1.0
-        if mixup is not None:
-            mixed, all_others, weight = mixup(all_images, all_labels, epoch=epoch, step=tally.steps)
-        images, labels = processes.share(mixed), processes.share(all_labels)
-        part = len(labels) / len(all_labels)
-        with precision.autocast():
-            logits = model(images)
-            # The mean over no image would not be a number.
-            loss = _loss(logits, labels, processes.share(all_others), weight) * part if part else logits.sum()
-        sums = processes.sums(loss.detach().double() * len(all_labels), _correct(logits, labels))
+        if graph is not None and graph.takes(all_images) and not (dynamics is not None and dynamics.due):
+            sums = graph(all_images, all_labels)
+        else:
+            mixed, all_others, weight = all_images, all_labels, 1.0
+            if mixup is not None:
+                mixed, all_others, weight = mixup(all_images, all_labels, epoch=epoch, step=tally.steps)
+            optimizer.zero_grad(set_to_none=True)
+            sums = pass_once(model, mixed, all_labels, all_others, weight, precision, processes)
         if steps_between == 1:
             check_finite(float(sums[0]), epoch, tally.steps + 1, optimizer, precision)
-
-        optimizer.zero_grad(set_to_none=True)
-        precision.scaler.scale(loss).backward()
         processes.add_gradients_(_parameters(optimizer))
         take_step(optimizer, schedule, precision=precision, clip_norm=clip_norm, dynamics=dynamics)
         tally.add_unread(sums, len(all_labels))
@@ -170,6 +168,40 @@ def train_epoch(
             check_sums(tally, epoch, optimizer, precision)
     check_sums(tally, epoch, optimizer, precision)
     return tally.metrics()
+
+
+def pass_once(
+    model: nn.Module,
+    all_images: Tensor,
+    all_labels: Tensor,
+    all_others: Tensor,
+    weight: float,
+    precision: Precision,
+    processes: Processes,
+) -> Tensor:
+    """Forward and backward pass on this process's share of a batch.
+
+    Args:
+        model: gives logits.
+        all_images: of the batch, mixed where there is mixup.
+        all_labels: those of the images' share `weight`.
+        all_others: those of the rest.
+        weight: in [0, 1].
+        precision: of the forward pass; scales the loss.
+        processes: that share the batch.
+
+    Returns:
+        The summed loss and the correct answers of all processes, float64 (2,).
+    """
+    images, labels = processes.share(all_images), processes.share(all_labels)
+    part = len(labels) / len(all_labels)
+    with precision.autocast():
+        logits = model(images)
+        # The mean over no image would not be a number.
+        loss = _loss(logits, labels, processes.share(all_others), weight) * part if part else logits.sum()
+    sums = processes.sums(loss.detach().double() * len(all_labels), _correct(logits, labels))
+    precision.scaler.scale(loss).backward()
+    return sums
 
 
 def take_step(
