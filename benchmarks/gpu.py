@@ -13,6 +13,7 @@ out. Ratios are medians of calls that take turns.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import sys
@@ -33,8 +34,11 @@ from dctps.data import DataError, load_dataset, normalize
 from dctps.files import write_atomically
 from dctps.models import build_model
 from dctps.offsets import build_offset
+from dctps.product.geometry import ROWS
 from dctps.product.paths.factors import make_offset, make_weight, weight_gradients
+from dctps.product.paths.tiles import TILES
 from dctps.product.weight import Weight
+from dctps.training import GraphedPass
 
 Result = dict[str, Any]
 OFFSETS = ("dct", "sdct", "hadamard", "zero")
@@ -156,10 +160,42 @@ def correct(bench: Bench) -> list[Result]:
                     alpha = float((grad_alpha.double() - (g.double() * dense).sum()).abs() / scale)
                 row = {"weight": worst / tolerance, "values": values / tolerance, "alpha": alpha / tolerance}
                 rows.append({"offset": name, "shape": shape, "dtype": str(dtype), **row})
+    rows += correct_on_rows(bench)
     torch.use_deterministic_algorithms(False)
     wrong = [row for row in rows if not max(row["weight"], row["values"], row["alpha"]) <= 1]
     if wrong:
         raise ArithmeticError(f"{len(wrong)} of {len(rows)} are wrong: {wrong}")
+    return rows
+
+
+def correct_on_rows(bench: Bench) -> list[Result]:
+    """The same of `tiles`: of the result (as `weight`), and of the gradients."""
+    rows = []
+    for name in OFFSETS:
+        for shape in [(24, 40)] if bench.tiny else [(2048, 2048), (4096, 2048), (3072, 4096), (8192, 8192)]:
+            dtype, tolerance = torch.bfloat16, 2**-5
+            if not gpu.multiplies_tiles(bench.device, dtype):
+                continue
+            weight = weight_of(bench, name, shape, 0.001 if shape[0] > 100 else 0.1)
+            x, g = (torch.randn(33, n, device=bench.device).to(dtype) for n in (shape[1], shape[0]))
+            exact, of_weight = _in_double(weight), g.double().T @ x.double()
+            y = TILES.forward(x, weight, ROWS, None, None).double()
+            needs = True, True, weight.alpha is not None, False
+            grad_x, grad_values, grad_alpha, _ = TILES.backward(g, x, weight, ROWS, None, needs)
+            forward, back = x.double() @ exact.T, g.double() @ exact
+            worst = max(
+                float((y - forward).abs().max() / forward.abs().max()),
+                float((grad_x.double() - back).abs().max() / back.abs().max()),
+            )
+            values = float((grad_values.double() - of_weight.take(weight.support)).abs().max())
+            values /= float(of_weight.abs().max())
+            alpha = 0.0
+            if grad_alpha is not None:
+                dense = weight.offset.to_dense(dtype=torch.float64, device=bench.device)
+                scale = of_weight.norm() * dense.norm()
+                alpha = float((grad_alpha.double() - (of_weight * dense).sum()).abs() / scale)
+            row = {"weight": worst / tolerance, "values": values / tolerance, "alpha": alpha / tolerance}
+            rows.append({"offset": name, "shape": shape, "dtype": "tiles", **row})
     return rows
 
 
@@ -199,6 +235,11 @@ def linear(bench: Bench) -> list[Result]:
             for name in ("dct", "sdct"):
                 layers[name] = dctps.DpSLinear(n, n, bias=False, density=0.001, offset=name)
             calls = {}
+            if gpu.multiplies_tiles(bench.device, dtype):  # for the limits of the rule
+                for density, backend in itertools.product((0.0001, 0.001, 0.01), ("tiles", "factors")):
+                    layer = dctps.DpSLinear(n, n, bias=False, density=density, offset="dct")
+                    layer.backend = backend
+                    layers[f"dct {density:g} {backend}"] = layer
             for name, layer in layers.items():
                 layer.to(bench.device, dtype)
                 calls[name] = lambda layer=layer, x=x, g=g: torch.autograd.grad(
@@ -217,18 +258,28 @@ def network(name: str, offset: str, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def step_of(model: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+def step_of(
+    model: nn.Module, device: torch.device, *, graphed: bool = False
+) -> Callable[[Tensor, Tensor], Tensor]:
     """One training step in bfloat16, with Adam; gives the loss, which nobody waits for."""
     fused = {"fused": True} if device.type == "cuda" else {}
-    optimizer = torch.optim.Adam(model.parameters(), 1.5e-2, weight_decay=5e-4, **fused)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.Adam(parameters, 1.5e-2, weight_decay=5e-4, **fused)
 
-    def step(images: Tensor, labels: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
+    def passed(images: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
-        optimizer.step()
         return loss.detach()
+
+    replay = GraphedPass(passed, model, parameters) if graphed else None
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        if replay is None:
+            optimizer.zero_grad(set_to_none=True)
+        loss = (replay or passed)(images, labels)
+        optimizer.step()
+        return loss
 
     return step
 
@@ -251,6 +302,11 @@ def networks(bench: Bench) -> list[Result]:
                 torch.cuda.synchronize()
                 peaks[offset] = torch.cuda.max_memory_allocated() - before
             calls[offset] = lambda step=step, images=images, labels=labels: step(images, labels)
+            if bench.device.type == "cuda":
+                replayed = step_of(network(name, offset, bench.device), bench.device, graphed=True)
+                calls[f"{offset}, graph"] = lambda step=replayed, images=images, labels=labels: step(
+                    images, labels
+                )
         rows.append({"model": name, "batch": batch, "peak_bytes": peaks, **bench.milliseconds(calls, 8)})
     return rows
 

@@ -193,7 +193,7 @@ def test_the_gpus_script_runs_whole_from_the_source_tree_without_other_packages(
     parts = json.loads(found.read_text())["parts"]
     assert list(parts) == ["device", "correct", "weights", "linear", "networks", "training"]
     assert {name for name, part in parts.items() if isinstance(part["found"], str)} == set(), parts
-    assert len(parts["correct"]["found"]) == 16 and parts["device"]["found"]["triton"] is True
+    assert len(parts["correct"]["found"]) == 20 and parts["device"]["found"]["triton"] is True
     assert all(row["test_accuracy"] is None for row in parts["training"]["found"])  # of noise
 
 

@@ -44,11 +44,13 @@ def run_bench(
     for name, number in {"batch": plan.batch, "nnz_per_row": plan.nnz_per_row}.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+    if plan.device != "cpu" and plan.part in ("transform", "memory"):
+        raise ValueError(f"bench {plan.part} is of the CPU: leave --device {plan.device} out")
     if json is not None and json.exists():
         read_runs(json)  # before the time is spent
-    run = provenance(command, plan.threads) | {"part": plan.part}
     cells = []
-    with torch_settings("cpu", plan.threads, seed=0):
+    with torch_settings(plan.device, plan.threads, seed=0) as device, device:
+        run = provenance(command, plan.threads) | {"part": plan.part}
         for cell in PARTS[plan.part](plan):
             on_cell(cell)
             cells.append(cell)

@@ -29,6 +29,7 @@ class Plan:
         batch: rows or images.
         seconds: for each cell, unless five rounds take longer.
         threads: of the CPU.
+        device: `"cpu"` or `"cuda"`.
     """
 
     part: Part
@@ -41,6 +42,7 @@ class Plan:
     batch: int | None = None
     seconds: float = 1.0
     threads: int = 2
+    device: str = "cpu"
 
     @property
     def density(self) -> float:

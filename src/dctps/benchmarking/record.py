@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dctps.files import make_folder, write_atomically
 from dctps.kernels import variant
 
@@ -40,7 +42,8 @@ def processor() -> str:
 
 
 def provenance(command: str, threads: int) -> dict[str, Any]:
-    """Command, commit, hardware, versions, threads, and the load before it."""
+    """Command, commit, hardware (the GPU where it is the default device), versions, threads, load before."""
+    gpu = torch.cuda.get_device_name() if torch.get_default_device().type == "cuda" else ""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -50,7 +53,7 @@ def provenance(command: str, threads: int) -> dict[str, Any]:
     return {
         "command": command,
         "commit": commit(),
-        "hardware": processor(),
+        "hardware": gpu or processor(),
         "system": platform.platform(),
         "kernels": variant(),
         "versions": versions,

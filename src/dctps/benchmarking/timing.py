@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
 Step = Callable[[], object]
 Times = dict[str, dict[str, float]]
 
@@ -13,7 +15,7 @@ ROUNDS = 5
 
 
 def measure(steps: Mapping[str, Step], seconds: float) -> Times:
-    """Time every candidate once in each round, after an untimed call.
+    """Time every candidate once in each round, after an untimed call; a GPU, until it is done.
 
     No round begins after `seconds`, once there were `ROUNDS`. By name, `median_ms`, `p10_ms` (10th
     percentile) and the number of `rounds` come back.
@@ -24,9 +26,9 @@ def measure(steps: Mapping[str, Step], seconds: float) -> Times:
     while rounds < ROUNDS or time.perf_counter() < end:
         for name, step in steps.items():
             step()
-            start = time.perf_counter()
+            start = _now()
             step()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (_now() - start))
         rounds += 1
     return {
         name: {
@@ -36,3 +38,10 @@ def measure(steps: Mapping[str, Step], seconds: float) -> Times:
         }
         for name, taken in times.items()
     }
+
+
+def _now() -> float:
+    """Seconds, once a GPU that is the default device has done all that it was given."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -15,7 +15,7 @@ from dctps.allocator import keep_freed_memory
 
 @dataclass(frozen=True)
 class Bench:
-    """Time layers and networks on the CPU beside dense PyTorch's, in interleaved rounds.
+    """Time layers and networks beside dense PyTorch's, in interleaved rounds.
 
     linear, conv: forward and backward of single layers; layers: those of networks at several densities;
     network: training steps and forward passes; latency: a single image; transform: the DCT alone;
@@ -42,6 +42,8 @@ class Bench:
     """for each cell, unless five rounds take longer"""
     threads: int = 2
     """CPU threads"""
+    device: str = "cpu"
+    """cpu or cuda; transform and memory are of the CPU"""
     json: Path | None = None
     """file to add the results to, with hardware, versions and commit"""
 
