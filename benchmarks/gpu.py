@@ -242,9 +242,8 @@ def linear(bench: Bench) -> list[Result]:
                     layers[f"dct {density:g} {backend}"] = layer
             for name, layer in layers.items():
                 layer.to(bench.device, dtype)
-                calls[name] = lambda layer=layer, x=x, g=g: torch.autograd.grad(
-                    layer(x), [x, *layer.parameters()], g
-                )
+                by = [x, *(tensor for tensor in layer.parameters() if tensor.requires_grad)]
+                calls[name] = lambda layer=layer, x=x, by=by, g=g: torch.autograd.grad(layer(x), by, g)
             rows.append({"n": n, "batch": batch, "dtype": str(dtype), **bench.milliseconds(calls, 1.5)})
     return rows
 
