@@ -23,7 +23,8 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     # As in a notebook, the program is no file that a worker process could import.
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; exec(sys.stdin.read())"], input=code, cwd=tmp_path, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", "import sys; exec(sys.stdin.read())"], cwd=tmp_path,
+        input=code, capture_output=True, text=True, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
