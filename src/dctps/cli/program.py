@@ -8,22 +8,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import get_args
 
 import dctps
 from dctps.cli.bench import Bench
 from dctps.cli.common import FIRST, USAGE_ERROR, print_note
+from dctps.cli.deploy import Export, Predict
 from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
+from dctps.cli.laid_over import with_base
 from dctps.cli.parsing import FlagError, fields_last, parse
 from dctps.cli.report import Evaluate, Report
 from dctps.cli.sweep import Sweep
 from dctps.cli.train import Recipes, Train
-from dctps.experiments.config import RunConfig, differences
-from dctps.experiments.recipes import build_recipe
 from dctps.experiments.signals import Stopped, sigterm_raises
-from dctps.experiments.unused import unused
 from dctps.names import lookup
 from dctps.plugins import load_plugins
 
@@ -31,7 +29,7 @@ _INTERRUPTED = 130
 _CLOSED = 141  # as after SIGPIPE
 _STOPPED = "stopped; the same command begins again, a training run where it was last saved"
 
-_Command = Train | Sweep | Figure | Evaluate | Report | Recipes | Intrinsic | Bench
+_Command = Train | Sweep | Report | Evaluate | Predict | Export | Figure | Recipes | Intrinsic | Bench
 _KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(_Command)}
 
 
@@ -121,26 +119,7 @@ def _read(argv: list[str]) -> _Command:
         "stored, and a very sparse trained matrix. `dctps --version` says which version this is. Every "
         "command takes --plugin NAME, a module or .py file of your own that registers offsets, methods, ....",
     )
-    if isinstance(command, Train) and command.recipe is not None:
-        return _with_recipe(command.recipe, argv)
-    return command
-
-
-def _with_recipe(name: str, argv: Sequence[str]) -> Train:
-    """The flags over the recipe of the model, the data set and the method that they name."""
-
-    def read(run: RunConfig) -> Train:
-        command: Train = parse(Train, argv[1:], prog="dctps train", default=Train(run=run))
-        return command
-
-    # First over the recipe's own three, so that one that is not named is the recipe's.
-    named = read(build_recipe(name)).run
-    recipe = build_recipe(name, model=named.model, dataset=named.dataset, method=named.method)
-    command = read(recipe)
-    # A flag may leave a choice of the recipe without effect, which is no mistake of the person.
-    idle = unused(command.run).keys() - differences(command.run, recipe).keys()
-    kept = {field: value for field, value in vars(command.run).items() if field not in idle}
-    return replace(command, run=RunConfig(**kept))
+    return with_base(command, argv[1:]) if isinstance(command, Train) else command
 
 
 def _perform(command: _Command, argv: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ class Train:
 
     recipe: str | None = None
     """what the flags below are where they are not given: short, paper, force, ... (see `dctps recipes`)"""
+    resume: Path | None = None
+    """go on with the run in this folder, whose choices stand where no flag is given: where it was last saved,
+    or, if it is finished, by --epochs more, as a run of its own that begins with its network"""
     run: RunConfig = field(default_factory=RunConfig)
     tune: bool = False
     """measure the paths of each layer first, take the fastest, and write the choices to backends.json"""
@@ -37,6 +41,7 @@ class Train:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Train, and say how it went."""
+        from dctps.experiments.continued import begin_from, is_finished  # noqa: PLC0415
         from dctps.experiments.run import default_folder, run  # noqa: PLC0415
         from dctps.experiments.tensorboard import write_events  # noqa: PLC0415
 
@@ -50,11 +55,14 @@ class Train:
             if record is not None and FIRST:
                 _print_epoch(record)
 
+        begin = None
+        if self.resume is not None and self.resume != out and is_finished(self.resume):
+            begin = partial(begin_from, self.resume, self.run)
         on_epoch()
         summary = run(
             self.run, out=out, progress=self.output.progress and FIRST, on_epoch=on_epoch,
             on_note=print_note, checkpoint_interval=self.output.checkpoint_interval, tune=self.tune,
-            backends=self.backends, **vars(self.machine),
+            backends=self.backends, begin=begin, **vars(self.machine),
         )  # fmt: skip
         on_epoch()
         if not FIRST:
