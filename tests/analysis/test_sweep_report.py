@@ -47,7 +47,7 @@ def sweep(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(sweep):
     file = sweep.parent / "report.html"
-    write_report(sweep, file, CONFIGS)
+    write_report(sweep, file=file, wanted=CONFIGS)
     return file.read_text()
 
 
@@ -117,7 +117,7 @@ def test_its_means_are_those_of_the_runs(page, sweep):
 def test_settings_that_differ_are_told_apart(tmp_path):
     for lr in (0.01, 0.001):
         train_tiny(tmp_path / f"lr{lr}", replace(TINY, lr=lr, epochs=1))
-    write_report(tmp_path, tmp_path / "report.html")
+    write_report(tmp_path, file=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("<h2>Test accuracy: tiny, tiny, 1 epoch, lr 0.01</h2>") == 1
     assert page.count("<h2>Test accuracy: tiny, tiny, 1 epoch, lr 0.001</h2>") == 1
@@ -153,7 +153,7 @@ def test_the_command(sweep, tmp_path, capsys):
     assert "holds no run folders" in capsys.readouterr().err
     assert main(["report", str(sweep), "--file", "sweep.toml"]) == 2
     with pytest.raises(RunFolderError, match="there is no folder"):
-        write_report(tmp_path / "nowhere", tmp_path / "no.html")
+        write_report(tmp_path / "nowhere", file=tmp_path / "no.html")
 
 
 def test_a_method_whose_runs_all_failed_keeps_its_place(tmp_path, capsys):
@@ -174,10 +174,10 @@ def test_a_method_whose_runs_all_failed_keeps_its_place(tmp_path, capsys):
 def test_failures_of_an_earlier_version_and_damaged_ones(tmp_path):
     train_tiny(tmp_path / "one", replace(TINY, epochs=1))
     (tmp_path / "failed.json").write_text(json.dumps({"two": "too hot"}))
-    write_report(tmp_path, tmp_path / "page.html")
+    write_report(tmp_path, file=tmp_path / "page.html")
     assert "failed: too hot" in (tmp_path / "page.html").read_text()
     for bad in ("[", '{"two": {"reason": "x", "config": {"epochs": "many"}}}', '{"two": {"config": 3}}'):
         (tmp_path / "failed.json").write_text(bad)
-        write_report(tmp_path, tmp_path / "page.html")
+        write_report(tmp_path, file=tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text()
         assert "failed.json is damaged" in page and "DCTpS" in page
