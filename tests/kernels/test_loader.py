@@ -9,7 +9,7 @@ from packaging.tags import mac_platforms
 
 from dctps import DpSConv2d, DpSLinear
 from dctps.kernels import loader
-from dctps.kernels.build import LIBRARY, platform_tag
+from dctps.kernels.build import LIBRARY, find_compiler, platform_tag
 
 
 @pytest.fixture
@@ -61,7 +61,11 @@ def test_a_machine_without_kernels_hears_of_it_once(
             for _ in range(2):
                 layer(x).sum().backward()
     assert len(heard) == 1
-    assert "slower torch operations serve: install a C compiler and run" in str(heard[0].message)
+    compiler = find_compiler()
+    remedy = "run" if compiler else "install a C compiler (gcc or clang), and run"
+    said_of_it = str(heard[0].message)
+    assert f"slower torch operations serve: {remedy} `python -m dctps.kernels`, or set" in said_of_it
+    assert said_of_it == f"dctps: {loader.missing()}" and "\n" not in said_of_it
     assert loader.variant() == "off"
     torch.testing.assert_close(layers[0](inputs[0]), inputs[0] @ layers[0].weight.T + layers[0].bias)
 

@@ -49,10 +49,16 @@ class Train:
         refuse_unused(self.run)
         out = self.output.out or default_folder(self.run)
 
+        rows = 0
+
         def on_epoch(record: dict[str, Any] | None = None) -> None:
+            nonlocal rows
             if self.tensorboard and FIRST:
                 write_events(out)
             if record is not None and FIRST:
+                if not rows:
+                    _print_header()
+                rows += 1
                 _print_epoch(record)
 
         begin = None
@@ -76,6 +82,7 @@ class Train:
         counts = summary["report"]
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts["trainable"].items() if count)
         print(f"trained numbers {sum(counts['trainable'].values()):,} ({kinds})")
+        print(f"all of it is in {out}; to use it: `dctps predict {out} IMAGES`, `dctps export {out}`")
         return 0
 
 
@@ -112,10 +119,15 @@ class Recipes:
         return 0
 
 
+def _print_header() -> None:
+    print(f"{'epoch':>5}  {'loss':>7}  {'train':>6}  {'validation':>10}  {'test':>6}  {'seconds':>7}")
+
+
 def _print_epoch(record: dict[str, Any]) -> None:
-    validation = "" if record["val_accuracy"] is None else f"  validation {record['val_accuracy']:.4f}"
+    """A row of the table; accuracies are fractions."""
+    validation = "" if record["val_accuracy"] is None else f"{record['val_accuracy']:.4f}"
     print(
-        f"epoch {record['epoch']:>3}  loss {record['train_loss']:.4f}  train {record['train_accuracy']:.4f}"
-        f"{validation}  test {record['test_accuracy']:.4f}  {record['seconds']:.1f} s",
+        f"{record['epoch']:>5}  {record['train_loss']:>7.4f}  {record['train_accuracy']:>6.4f}"
+        f"  {validation:>10}  {record['test_accuracy']:>6.4f}  {record['seconds']:>7.1f}",
         flush=True,
     )
