@@ -134,6 +134,8 @@ def _without_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _read(argv: list[str]) -> _Command:
     """The command that the words describe, its flags laid over its recipe's."""
     if argv[0].startswith("-"):
+        if argv[0] not in ("-h", "--help") and not argv[0].startswith("--tyro"):
+            raise FlagError(f"a command comes first, such as `dctps train {argv[0]}`: see `dctps --help`")
         brief: _Command = parse(_brief(), argv, prog="dctps", description=_DESCRIPTION)
         return brief
     try:
