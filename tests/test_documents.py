@@ -82,6 +82,7 @@ def test_own_loop_of_the_training_page_runs() -> None:
         ("docs/backends.md", "tune_("),
         ("docs/data.md", "from_arrays"),
         ("docs/recipes.md", "build_recipe"),
+        ("docs/torch.md", "parameter_groups"),
         ("docs/training.md", "share_norms_"),
     ],
 )

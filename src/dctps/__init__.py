@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dctps.selection import shuffle_ as shuffle_
     from dctps.selection import sparsify_ as sparsify_
     from dctps.subspace import project_ as project_
+    from dctps.training import parameter_groups as parameter_groups
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ _HOMES = {
         "reporting": "report",
         "selection": "criteria register_allocation register_criterion shuffle_ sparsify_",
         "subspace": "project_",
+        "training": "parameter_groups",
     }.items()
     for name in names.split()
 }

@@ -9,6 +9,7 @@ from dctps import cli
 # A line, and what its message must say: the flag or field, the value, or the way that works.
 LINES = [
     ("--density .1", "a command comes first, such as `dctps train --density`"),
+    ("--tyro-print-completion ksh", "ksh"),
     ("trian", "unknown command 'trian': did you mean 'train'"),
     ("Train", "did you mean 'train'"),
     ("train --densty .1", "did you mean --density"),

@@ -38,6 +38,8 @@ def parse(kind: Any, argv: Sequence[str], *, prog: str, **choices: Any) -> Any:
     try:
         with redirect_stderr(box), redirect_stdout(told):
             return tyro.cli(kind, prog=prog, args=argv, config=_STYLE, **choices)
+    except (ImportError, AssertionError) as error:  # completion for a shell that tyro does not know
+        raise FlagError(str(error)) from None
     except SystemExit as end:
         if not end.code:
             completion = any(word.startswith("--tyro") for word in argv)
