@@ -7,32 +7,29 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dctps.analysis.accuracy import MANY, Axis, draw_families, draw_learning, draw_panels, learning_lines
 from dctps.analysis.curves import QUANTITIES, Notes, Panel, Point, make_panels, panel_of
 from dctps.analysis.fates import Fates, read_fates
-from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
+from dctps.analysis.page import charts, heading, lacking, page, paragraph, table, text
+from dctps.analysis.page_charts import accuracy_charts, learning_charts, learning_lines
 from dctps.analysis.runs import Run
-from dctps.analysis.style import image, require_matplotlib, style
+from dctps.analysis.style import style
 from dctps.experiments.config import RunConfig, to_dict
 from dctps.experiments.records import RunFolderError, read_data
 from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
-_DPI = 150
 _AXES = ("model", "dataset", "epochs", "train_images", "method", "init", "density", "seed")
 _MACHINE = ("device", "threads", "processes", "cpu", "kernels", "versions")
 _TABLE = "Percent, mean ± standard deviation over the seeds."
 _NUMBERS = "Numbers trained: weights, alphas, biases and norms."
-_X: dict[Axis, str] = {"density": "density", "trained": "numbers trained"}
 
 
 def write_report(*folders: Path, file: Path, wanted: Runs | None = None) -> None:
     """Write the page of the runs in some folders, of sweeps or of single runs, to `file`.
 
     Runs that are `wanted`, from `grid`, and have no folder are shown as missing; of a damaged one the page
-    says so. Without matplotlib or any run that is a ValueError.
+    says so. Without any run that is a ValueError.
     """
-    require_matplotlib()
     fates = read_fates(*folders, wanted=wanted)
     title = f"Sweep {folders[0].resolve().name}" if len(folders) == 1 else f"{len(fates.names)} runs"
     write_atomically(file, to_page(title, fates).encode())
@@ -76,7 +73,7 @@ def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
 
 
 def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], notes: Notes) -> list[str]:
-    """A table and a figure of each accuracy, network and data set, and how the runs got there."""
+    """A table and charts of each accuracy, network and data set, and how the runs got there."""
     parts = []
     for quantity, value in QUANTITIES.items():
         for panel in make_panels(runs, configs, notes, value):
@@ -86,11 +83,8 @@ def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], note
             parts += [heading(name), paragraph(_TABLE), _panel_table(panel, _cell), *_failures(panel)]
             if quantity == "test accuracy":
                 parts += [paragraph(_NUMBERS), _panel_table(panel, _numbers)]
-            if len(panel.densities) > 1 and not panel.empty:
-                many = len(panel.curves) > MANY
-                for x, axis in _X.items():
-                    figure = draw_families(panel, quantity, x) if many else draw_panels([panel], quantity, x)
-                    parts.append(picture(image(figure, "png", _DPI), f"{name}, against {axis}"))
+            if not panel.empty:
+                parts.append(charts(accuracy_charts(panel, quantity)))
     for panel in make_panels(runs, configs, notes, QUANTITIES["test accuracy"]):
         for quantity in ("validation accuracy", "test accuracy"):
             held_out = quantity == "validation accuracy"
@@ -98,8 +92,7 @@ def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], note
             lines = learning_lines([run for run in own if (run.config.validation_size > 0) == held_out])
             if any(len(line) > 1 for methods in lines.values() for line in methods.values()):
                 name = f"{quantity.capitalize()} after each epoch: {_name(panel, label)}"
-                figure = draw_learning(lines, quantity)
-                parts += [heading(name), picture(image(figure, "png", _DPI), name)]
+                parts += [heading(name), charts(learning_charts(lines, panel.flat, quantity, panel.title))]
     return parts
 
 
