@@ -43,7 +43,8 @@ def _resumed(folder: Path, argv: Sequence[str]) -> Train:
         return command
     base = read_config(folder)
     command = _over(base, argv)
-    for name, (here, there) in differences(command.run, base).items():
+    if changed := differences(command.run, base):
+        name, (here, there) = next(iter(changed.items()))
         raise ValueError(
             f"the run in {folder} is not finished, and has {name} {there}, not {here}: leave it out and let "
             f"it finish first"
