@@ -20,7 +20,7 @@ class KernelBuildHook(BuildHookInterface):
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)
         try:
-            library = build.compile_library()
+            library = build.compile_library(on_note=self.app.display_info)
         except build.CompileError as error:
             self.app.display_warning(f"dctps: no native kernels, slower torch operations will serve. {error}")
             return

@@ -76,7 +76,7 @@ def learn(config: RunConfig, steps: int) -> dict[str, Any]:
     model = build_network(config, dataset.description, torch.device("cpu"))
     assert config.lr is not None
     assert config.weight_decay is not None
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, decay_norm_bias=True)
     optimizer = build_optimizer(config.optimizer, groups, lr=config.lr)
     schedule = build_schedule(config.schedule, optimizer, total_steps=steps)
     precision = Precision("off", "cpu")

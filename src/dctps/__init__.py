@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dctps.dynamic import RigL as RigL
     from dctps.dynamic import register_dynamics as register_dynamics
     from dctps.experiments import register_method as register_method
+    from dctps.experiments.trained import load_run as load_run
     from dctps.networks import explain as explain
     from dctps.networks import freeze_except_norms_ as freeze_except_norms_
     from dctps.networks import fuse_ as fuse_
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from dctps.selection import shuffle_ as shuffle_
     from dctps.selection import sparsify_ as sparsify_
     from dctps.subspace import project_ as project_
+    from dctps.training import parameter_groups as parameter_groups
 
 __version__ = "0.1.0"
 
@@ -58,6 +60,7 @@ _HOMES = {
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
         "experiments": "register_method",
+        "experiments.trained": "load_run",
         "networks": "explain freeze_except_norms_ fuse_ merge_ plain_norms_ register_conversion "
         "remove_biases_ set_backends_ share_norms_ tune_ unfuse_ zero_head_",
         "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention",
@@ -66,6 +69,7 @@ _HOMES = {
         "reporting": "report",
         "selection": "criteria register_allocation register_criterion shuffle_ sparsify_",
         "subspace": "project_",
+        "training": "parameter_groups",
     }.items()
     for name in names.split()
 }

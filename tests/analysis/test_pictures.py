@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from dctps.analysis import style as style_module
-from dctps.analysis.accuracy import draw_learning
 from dctps.analysis.figure_runs import runs_of_figure
 from dctps.analysis.figures import draw_figure
 from dctps.analysis.runs import read_runs
@@ -250,22 +249,6 @@ def test_accuracy_against_emptied_layers(tmp_path, write_run, drawn):
     runs = read_runs(tmp_path / "runs")
     draw_figure("5", runs, [run.config for run in runs], {}, tmp_path)
     check(drawn[0])
-
-
-@pytest.mark.parametrize(
-    ("methods", "densities"),
-    [
-        (["dense"], (0.01,)),
-        (["dctps"], (0.01,)),
-        (["dctps", "snip", "dense"], EIGHT),
-        (list(METHODS), EIGHT[:2]),
-    ],
-    ids=("dense", "one", "three", "all"),
-)
-def test_learning(methods, densities):
-    lines = {density: {m: [10.0, 20.0, 30.0] for m in methods if m != "dense"} for density in densities}
-    lines = {density: those for density, those in lines.items() if those}
-    check(draw_learning(lines | ({1.0: {"dense": [50.0, 60.0]}} if "dense" in methods else {}), "accuracy"))
 
 
 def test_the_committed_pictures_are_drawn_from_the_committed_numbers(monkeypatch, tmp_path):

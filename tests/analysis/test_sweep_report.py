@@ -1,6 +1,7 @@
 """The page of a sweep: what it says, and what a real browser makes of it."""
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -47,7 +48,7 @@ def sweep(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(sweep):
     file = sweep.parent / "report.html"
-    write_report(sweep, file, CONFIGS)
+    write_report(sweep, file=file, wanted=CONFIGS)
     return file.read_text()
 
 
@@ -76,11 +77,13 @@ class Elements(HTMLParser):
             self.cells[-1][-1] += data
 
 
-def test_it_is_one_file_in_which_nothing_runs(page):
+def test_it_is_one_file_in_which_one_script_runs(page):
     elements = Elements(page)
     assert not elements.open
-    assert not {"script", "iframe", "object"} & set(elements.tags)
-    assert elements.tags.count("img") == 5  # test and validation, on two axes each; by epoch
+    assert not {"iframe", "object", "img"} & set(elements.tags)
+    assert elements.tags.count("script") == 1
+    # Test and validation, on two axes each; by epoch, of each density.
+    assert elements.tags.count("figure") == 6
     assert elements.links and all(link.startswith("data:") for link in elements.links)
 
 
@@ -117,32 +120,120 @@ def test_its_means_are_those_of_the_runs(page, sweep):
 def test_settings_that_differ_are_told_apart(tmp_path):
     for lr in (0.01, 0.001):
         train_tiny(tmp_path / f"lr{lr}", replace(TINY, lr=lr, epochs=1))
-    write_report(tmp_path, tmp_path / "report.html")
+    write_report(tmp_path, file=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("<h2>Test accuracy: tiny, tiny, 1 epoch, lr 0.01</h2>") == 1
     assert page.count("<h2>Test accuracy: tiny, tiny, 1 epoch, lr 0.001</h2>") == 1
 
 
-def test_a_browser_shows_it_at_the_width_of_a_phone_and_of_a_screen(page):
-    found, complaints = measure(page, [390, 1280])
+# Sorts the table of runs by its test accuracies, and points at the last place of each curve of each chart.
+PROBE = """(page, window) => {
+  const table = [...page.querySelectorAll("table")].find(t => t.tHead.textContent.includes("seconds"));
+  const column = place => [...table.tBodies[0].rows].map(row => row.cells[place].textContent);
+  const sorted = [];
+  for (const click of [2, 2, 0]) {
+    table.tHead.rows[0].cells[click].querySelector("button").click();
+    sorted.push([column(click), table.tHead.rows[0].cells[click].getAttribute("aria-sort")]);
+  }
+  const told = [];
+  for (const figure of page.querySelectorAll("figure")) {
+    const chart = figure.querySelector(".chart"), tip = figure.querySelector(".tip");
+    for (const curve of chart.querySelectorAll(".curve")) {
+      const points = curve.querySelector("polyline").getAttribute("points").split(" ");
+      const at = points.at(-1).split(",").map(Number);
+      const box = chart.getBoundingClientRect(), scale = box.width / chart.viewBox.baseVal.width;
+      const place = { clientX: box.left + at[0] * scale, clientY: box.top + at[1] * scale };
+      chart.dispatchEvent(new window.PointerEvent("pointermove", place));
+      const shown = tip.getBoundingClientRect(), whole = figure.getBoundingClientRect();
+      const inside = shown.left >= whole.left - 1 && shown.right <= whole.right + 1;
+      told.push([JSON.parse(curve.dataset.tips).at(-1), tip.textContent,
+        !tip.hidden && shown.width > 20 && inside, chart.querySelectorAll(".on").length]);
+    }
+    chart.dispatchEvent(new window.PointerEvent("pointerleave"));
+    told.push(["", "", tip.hidden, 1 + chart.querySelectorAll(".on").length]);
+  }
+  const style = element => window.getComputedStyle(element);
+  return { sorted, told, back: style(page.body).backgroundColor, ink: style(page.body).color,
+    letters: [...page.querySelectorAll(".chart text")].map(text => parseFloat(style(text).fontSize)
+      * text.closest("svg").getBoundingClientRect().width / 480),
+    curves: [...page.querySelectorAll(".curve polyline")].map(line => style(line).stroke) };
+}"""
+
+
+def luminance(color):
+    """Relative luminance of `rgb(r, g, b)`, WCAG 2.2."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a, b):
+    low, high = sorted([luminance(a), luminance(b)])
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_at_the_width_of_a_phone_and_of_a_screen(page, dark):
+    found, complaints = measure(page, [390, 1280], PROBE, dark)
     assert complaints == []
-    for width, frame in found.items():
+    for frame in found.values():
         assert frame["scrolls"] == 0 and frame["beyond"] == []
-        assert len(frame["images"]) == 5 and min(frame["images"]) > 600
-        assert all(200 < shown <= max(width, 704) for shown in frame["shown"])
-        assert frame["resources"] == [] and frame["scripts"] == 0
+        assert frame["resources"] == [] and frame["scripts"] == 1
         assert HOSTILE in frame["text"]
+        probed = frame["probed"]
+        assert min(probed["letters"]) > 10
+        assert (luminance(probed["back"]) < 0.05) == dark
+        assert contrast(probed["back"], probed["ink"]) > 12
+        assert min(contrast(probed["back"], curve) for curve in probed["curves"]) > 3
+
+
+def percent(tip):
+    return float(re.search(r": ([\d.]+)", tip)[1])
+
+
+def test_its_tables_sort_and_its_charts_tell_their_values(page):
+    (frame,) = measure(page, [390], PROBE)[0].values()
+    (down, how), (up, other), (names, _) = frame["probed"]["sorted"]
+    numbers = [float(cell) for cell in down if cell]
+    assert len(numbers) == 7 and numbers == sorted(numbers, reverse=True) and how == "descending"
+    assert [float(cell) for cell in up if cell] == sorted(numbers) and other == "ascending"
+    assert down[7:] == up[7:] == [""] * 3  # runs without a value stay last
+    assert names == sorted(CONFIGS)
+    told = frame["probed"]["told"]
+    assert len(told) > 15
+    for wanted, shown, visible, lit in told:
+        assert visible and lit == 1
+        # Where two curves meet either may be told: then the values are equal.
+        assert wanted == shown or percent(wanted) == pytest.approx(percent(shown), abs=0.11)
+    assert any("DCTpS: " in shown and "% (n=2) at 20%, " in shown for _, shown, *_ in told)
 
 
 def test_the_browser_would_notice(page):
-    """What the test above looks for, were it there."""
+    """What the tests above look for, were it there."""
     bad = page.replace(
-        "</body>", '<div style="width: 2000px">x</div><img src="http://127.0.0.1:9/x.png"></body>'
+        "</body>",
+        '<div style="width: 2000px">x</div><img src="http://127.0.0.1:9/x.png"><script>document.title = "no"'
+        "</script></body>",
     )
-    found, complaints = measure(bad, [390])
+    found, complaints = measure(bad, [390], "page => page.title")
     assert found[390]["scrolls"] > 0 and found[390]["beyond"]
-    assert found[390]["images"][-1] == 0
-    assert any("Content Security Policy" in line for line in complaints)
+    assert found[390]["images"] == [0] and found[390]["probed"] != "no"
+    assert sum("Content Security Policy" in line for line in complaints) >= 2
+    assert contrast("rgb(255, 255, 255)", "rgb(240, 228, 66)") < 3
+
+
+def test_one_density_has_a_chart_by_method(tmp_path):
+    for method in ("dctps", "random-epl", "dense"):
+        train_tiny(tmp_path / method, replace(TINY, method=method, epochs=1))
+    write_report(tmp_path, file=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    (chart,) = re.findall(
+        r'<svg class="chart" role="img" aria-label="test accuracy, density 20%.*?</svg>', page
+    )
+    assert re.findall("<title>(.*?)</title>", chart).__len__() == 3
+    for method in ("dctps", "random-epl", "dense"):
+        summary = json.loads((tmp_path / method / "summary.json").read_text())
+        assert f"{100 * summary['last_test_accuracy']:.1f}% (n=1)" in chart
 
 
 def test_the_command(sweep, tmp_path, capsys):
@@ -153,7 +244,7 @@ def test_the_command(sweep, tmp_path, capsys):
     assert "holds no run folders" in capsys.readouterr().err
     assert main(["report", str(sweep), "--file", "sweep.toml"]) == 2
     with pytest.raises(RunFolderError, match="there is no folder"):
-        write_report(tmp_path / "nowhere", tmp_path / "no.html")
+        write_report(tmp_path / "nowhere", file=tmp_path / "no.html")
 
 
 def test_a_method_whose_runs_all_failed_keeps_its_place(tmp_path, capsys):
@@ -174,10 +265,10 @@ def test_a_method_whose_runs_all_failed_keeps_its_place(tmp_path, capsys):
 def test_failures_of_an_earlier_version_and_damaged_ones(tmp_path):
     train_tiny(tmp_path / "one", replace(TINY, epochs=1))
     (tmp_path / "failed.json").write_text(json.dumps({"two": "too hot"}))
-    write_report(tmp_path, tmp_path / "page.html")
+    write_report(tmp_path, file=tmp_path / "page.html")
     assert "failed: too hot" in (tmp_path / "page.html").read_text()
     for bad in ("[", '{"two": {"reason": "x", "config": {"epochs": "many"}}}', '{"two": {"config": 3}}'):
         (tmp_path / "failed.json").write_text(bad)
-        write_report(tmp_path, tmp_path / "page.html")
+        write_report(tmp_path, file=tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text()
         assert "failed.json is damaged" in page and "DCTpS" in page

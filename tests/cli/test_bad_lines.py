@@ -8,7 +8,8 @@ from dctps import cli
 
 # A line, and what its message must say: the flag or field, the value, or the way that works.
 LINES = [
-    ("", "Expected one of {train, sweep,"),
+    ("--density .1", "a command comes first, such as `dctps train --density`"),
+    ("--tyro-print-completion ksh", "ksh"),
     ("trian", "unknown command 'trian': did you mean 'train'"),
     ("Train", "did you mean 'train'"),
     ("train --densty .1", "did you mean --density"),
@@ -76,10 +77,10 @@ LINES = [
     ("figure 1 density=x --preview", "density has the wrong type"),
     ("evaluate", "Missing from dctps evaluate: PATH"),
     ("evaluate nowhere", "nowhere holds no run"),
-    ("report a b", "b"),
+    ("report a b", "there is no folder a"),
     ("report nowhere --seed 1", "--seed describes a network"),
     ("report nowhere --classes 3", "--classes describes a network"),
-    ("report --html x.html", "needs the folder"),
+    ("report --html x.html", "need the folder"),
     ("report --method dense --density .1", "density 0.1 would have no effect"),
     ("recipes Paper", "did you mean 'paper'"),
     ("recipes --method dense", "which recipe"),

@@ -35,7 +35,10 @@ def test_train_evaluate_report_agree(tmp_path, trained, capfd):
     _, out = trained
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     accuracy = f"{summary['last_test_accuracy']:.4f}"
-    assert re.search(rf"^epoch +1 .*test {accuracy}", out, re.MULTILINE)
+    header, row = (line.split() for line in out.splitlines()[:2])
+    assert header == ["epoch", "loss", "train", "validation", "test", "seconds"]
+    assert row[0] == "1" and row[4] == accuracy
+    assert out.splitlines()[-1].startswith(f"all of it is in {tmp_path / 'run'}; ")
     assert f"test accuracy {accuracy}" in out
 
     assert main(["evaluate", str(tmp_path / "run"), "--threads", "1"]) == 0
@@ -183,7 +186,6 @@ def test_a_folder_that_is_no_run(tmp_path, capfd, command):
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["trian"],
         ["train", "--densty", "0.1"],
         ["train", "--density", "x"],

@@ -138,7 +138,7 @@ def test_of_one_run_each_command_answers(damaged, tmp_path, capfd):
         shutil.copytree(damaged / name, folder)
         machine = Machine(threads=1)
         commands = {
-            "report": Report(folder),
+            "report": Report((folder,)),
             "evaluate": Evaluate(folder, machine),
             "train": Train(run=RUNS[name], machine=machine, output=Output(out=folder)),
         }
@@ -212,7 +212,7 @@ def test_a_missing_permission_is_no_reason_to_train_again(damaged, file):
         for path in (root, root / "runs"):
             path.chmod(0o777)
         (root / "runs" / name / file).chmod(0)
-        write_report(root / "runs", root / "warm.html")  # everything is imported as root
+        write_report(root / "runs", file=root / "warm.html")  # everything is imported as root
         child = os.fork()
         if child == 0:
             status = 1
@@ -221,7 +221,7 @@ def test_a_missing_permission_is_no_reason_to_train_again(damaged, file):
                     os.setresuid(65534, 65534, 65534)
                 said = {}
                 found = [one.name for one in read_runs(root / "runs", on_damage=said.__setitem__)]
-                write_report(root / "runs", root / "page.html")
+                write_report(root / "runs", file=root / "page.html")
                 page = (root / "page.html").read_text()
                 # What the data were is of no account to a run's numbers.
                 left_out = [] if file == "data.json" else [name]

@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tests.support.faults import outcome
 
 import dctps
+from dctps.cli import program
+from dctps.kernels import runnable_variants, variant
 
 DCTPS = [sys.executable, "-m", "dctps"]
 # One thread each: two test workers share few cores.
@@ -54,6 +57,92 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path, line):
     assert err == b""
 
 
+COMMANDS = ["", *program._KINDS]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_as_wide_as_a_terminal(tmp_path, name):
+    done = command(*name.split(), "--help", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("usage: dctps") and max(map(len, lines)) <= 80
+    if not name:
+        assert all(any(other in line for line in lines) for other in program._KINDS)
+
+
+def test_help_is_there_at_once(tmp_path):
+    """In time of the processor, which other processes do not lengthen; with torch it would be two seconds."""
+    assert min(_seconds([*DCTPS, "--help"]) for _ in range(3)) < 0.3
+    assert min(_seconds([sys.executable, "-c", "import dctps"]) for _ in range(3)) < 0.1
+
+
+def _seconds(argv):
+    before = os.times()
+    subprocess.run(argv, env=ENVIRONMENT, capture_output=True, check=True, timeout=60)
+    after = os.times()
+    return sum(after[i] - before[i] for i in (2, 3))
+
+
+def test_without_arguments_one_sees_the_commands_that_one_needs(tmp_path):
+    done = command(cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    shown = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  dctps ")]
+    assert shown == ["train", "sweep", "report", "predict"] and set(shown) <= set(program._KINDS)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"DCTPS_DATA": "here", "DCTPS_KERNELS": "off"}, {"DCTPS_DATA": "no", "DCTPS_KERNELS": "mmx"}],
+)
+def test_the_doctor_says_what_there_is_and_what_is_missing(tmp_path, changed):
+    (tmp_path / "here" / "cifar-10-batches-py").mkdir(parents=True)
+    done = subprocess.run(
+        [*DCTPS, "doctor"], cwd=tmp_path, env=ENVIRONMENT | changed,
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert found["torch"] == torch.__version__ and found["dctps"].startswith(dctps.__version__)
+    assert "tensorboard" in found and "dev" not in found
+    if changed.get("DCTPS_KERNELS") == "off":
+        assert found["data"] == "here, with cifar10"
+        assert found["kernels"].startswith("off, as DCTPS_KERNELS says")
+    elif changed:
+        assert "no cannot be read" in found["data"] and found["kernels"].startswith("off: ")
+    elif runnable_variants():
+        assert found["kernels"].startswith(f"{variant()}, compiled")
+
+
+def test_shells_complete_the_commands(tmp_path):
+    script = command("--tyro-print-completion", "bash", cwd=tmp_path).stdout
+    assert all(name in script for name in program._KINDS) and "--density" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+WITHOUT_KERNELS = """
+import pathlib, sys
+from dctps.kernels import loader
+loader.LIBRARY = pathlib.Path("nowhere.so")
+from dctps.cli import main
+sys.exit(main())
+"""
+
+
+def test_missing_kernels_are_one_line_with_the_remedy(tmp_path):
+    words = "train --epochs 1 --density 0.05 --train-images 64 --eval-images 50 --threads 1 --out run"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERNELS, *words.split()], cwd=tmp_path,
+        env={name: value for name, value in ENVIRONMENT.items() if name != "DCTPS_KERNELS"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert re.fullmatch(
+        r"dctps: the native kernels were not compiled .*; slower torch operations serve: .*"
+        r"run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it\n", done.stderr,
+    )  # fmt: skip
+
+
 def test_the_version(tmp_path):
     done = command("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"dctps {dctps.__version__}\n")
@@ -82,7 +171,8 @@ def test_a_signal_gives_one_line_and_the_same_command_continues(tmp_path, number
         [*DCTPS, *argv, "--out", "run"],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        assert process.stdout.readline().startswith("epoch   1")
+        assert process.stdout.readline().split()[:2] == ["epoch", "loss"]
+        assert process.stdout.readline().startswith("    1  ")
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == status

@@ -1,5 +1,6 @@
 """Which library a machine takes, what is said where there is none, and how its wheel is named."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from packaging.tags import mac_platforms
 
 from dctps import DpSConv2d, DpSLinear
 from dctps.kernels import loader
-from dctps.kernels.build import LIBRARY, platform_tag
+from dctps.kernels.build import LIBRARY, CompileError, compile_library, find_compiler, platform_tag
 
 
 @pytest.fixture
@@ -61,9 +62,34 @@ def test_a_machine_without_kernels_hears_of_it_once(
             for _ in range(2):
                 layer(x).sum().backward()
     assert len(heard) == 1
-    assert "slower torch operations serve: install a C compiler and run" in str(heard[0].message)
+    compiler = find_compiler()
+    remedy = "run" if compiler else "install a C compiler (gcc or clang), and run"
+    said_of_it = str(heard[0].message)
+    assert f"slower torch operations serve: {remedy} `python -m dctps.kernels`, or set" in said_of_it
+    assert said_of_it == f"dctps: {loader.missing()}" and "\n" not in said_of_it
     assert loader.variant() == "off"
     torch.testing.assert_close(layers[0](inputs[0]), inputs[0] @ layers[0].weight.T + layers[0].bias)
+
+
+def test_the_remedy_is_one_for_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "LIBRARY", tmp_path / "libdctps.so")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert "install a C compiler (gcc or clang), and run `python -m" in str(loader.missing())
+    monkeypatch.setenv("CC", "cc")
+    assert "operations serve: run `python -m" in str(loader.missing())
+
+
+def test_compiling_says_that_it_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "mycc"
+    compiler.write_text('#!/bin/sh\n[ "$1" = -dumpmachine ] && echo x86_64-linux-gnu || exit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    notes: list[str] = []
+    with pytest.raises(CompileError):
+        compile_library(tmp_path / "libdctps.so", on_note=notes.append)
+    (note,) = notes
+    assert re.fullmatch(rf"dctps: compiling the native kernels, \d\d+ files with {compiler}", note)
 
 
 @pytest.mark.parametrize(

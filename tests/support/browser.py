@@ -36,6 +36,7 @@ for (const width of WIDTHS) {
       }).map(e => e.outerHTML.slice(0, 200)),
       formulas: [...inner.querySelectorAll(".math-wrapper")].map(e => [e.scrollWidth, e.clientWidth]),
       text: root.textContent,
+      probed: (PROBE)(inner, frame.contentWindow),
     };
     if (Object.keys(found).length == WIDTHS.length) {
       const told = document.createElement("pre");
@@ -49,16 +50,21 @@ for (const width of WIDTHS) {
 </script></body>"""
 
 
-def measure(page, widths):
+def measure(page, widths, probe="() => null", dark=False):
     """What a browser makes of a page of HTML, by width in pixels, and what it complained about.
+
+    `probe` is a function of script, from the page's document and window to what is then under `probed`. It is
+    called last. `dark` is what the reader prefers.
 
     Skips the test where there is no browser.
     """
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no chromium: apt-get install chromium")
-    script = _FRAMES.replace("WIDTHS", json.dumps(widths)).replace(
-        "PAGE", json.dumps(page).replace("</", "<\\/"), 1
+    script = (
+        _FRAMES.replace("WIDTHS", json.dumps(widths))
+        .replace("PROBE", probe)
+        .replace("PAGE", json.dumps(page).replace("</", "<\\/"), 1)
     )
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "frames.html"
@@ -68,6 +74,7 @@ def measure(page, widths):
                 *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
                 *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
                 *(f"--user-data-dir={scratch}/profile", "--window-size=1300,3000", "--enable-logging=stderr"),
+                f"--blink-settings=preferredColorScheme={0 if dark else 1}",
                 *("--virtual-time-budget=20000", "--dump-dom", file.as_uri()),
             ],
             capture_output=True, text=True, timeout=120, check=True,

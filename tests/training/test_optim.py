@@ -36,14 +36,56 @@ EVERYTHING = {"0.values", "0.alpha", "0.bias", "1.weight", "1.bias", "3.weight",
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, EVERYTHING),
-        ({"decay_alpha": False}, EVERYTHING - {"0.alpha"}),
-        ({"decay_norm_bias": False}, {"0.values", "0.alpha", "3.weight"}),
-        ({"decay_alpha": False, "decay_norm_bias": False}, {"0.values", "3.weight"}),
+        ({"decay_norm_bias": True}, EVERYTHING),
+        ({"decay_alpha": False, "decay_norm_bias": True}, EVERYTHING - {"0.alpha"}),
+        ({}, {"0.values", "0.alpha", "3.weight"}),
+        ({"decay_alpha": False}, {"0.values", "3.weight"}),
     ],
 )
 def test_what_weight_decay_reaches(options, expected):
     assert names_with_decay(network(), **options) == expected
+
+
+def test_an_optimizer_of_torch_decays_the_values_and_no_norm():
+    """Along gradients of zero AdamW multiplies what decays by 1 - lr * weight_decay."""
+    model = network()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        before["0.values"].normal_()
+        model[0].values.copy_(before["0.values"])
+    optimizer = torch.optim.AdamW(dctps.parameter_groups(model, lr=0.5, weight_decay=0.1))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        kept = 1 - 0.5 * 0.1 if name in {"0.values", "0.alpha", "3.weight"} else 1
+        torch.testing.assert_close(p.detach(), before[name] * kept, rtol=1e-6, atol=0)
+
+
+def test_matrices_by_muon_and_the_rest_by_adamw():
+    muon = getattr(torch.optim, "Muon", None)
+    if muon is None:
+        pytest.skip("this torch has no Muon")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    model = dctps.sparsify_(model, 0.5, filter_fn=lambda module, name: name == "3")
+    with pytest.raises(ValueError, match="2D"):
+        muon(model.parameters(), lr=0.1)  # what a newcomer tries
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    rest = dctps.parameter_groups(model, lr=0.1, weight_decay=0.0, leave_out=matrices)
+    optimizers = muon(matrices, lr=0.1), torch.optim.AdamW(rest)
+    held = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+    assert len(held) == len(list(model.parameters())) and {*held} == {*model.parameters()}
+    x, y = torch.arange(7), torch.arange(7) % 3
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(model(x), y)
+        model.zero_grad()
+        loss.backward()
+        for each in optimizers:
+            each.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_frozen_parameters_are_left_out_and_shared_ones_taken_once():

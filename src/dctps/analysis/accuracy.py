@@ -1,4 +1,4 @@
-"""Pictures of accuracy against density or numbers trained (Figures 1 to 3), and after each epoch."""
+"""Pictures of accuracy against density or numbers trained (Figures 1 to 3)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dctps.analysis import style as draw
 from dctps.analysis.aggregate import Cell
-from dctps.analysis.curves import Panel, Point, curve_of
-from dctps.analysis.runs import Run
-from dctps.experiments.unused import has_density
+from dctps.analysis.curves import Panel, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +44,7 @@ def families_of(methods: Collection[str]) -> dict[str, list[str]]:
 
 def draw_families(panel: Panel, quantity: str, x: Axis = "density") -> Figure:
     """One panel of many methods as small ones, a family in each; `quantity` is the word at the axis."""
-    place = _places(panel, x)
+    place = places_of(panel, x)
     families = families_of(panel.curves)
     # Two labels such as `Random (EPL), fan-in` are wider than a plot.
     is_wide = max(len(draw.style(m).label) for family in families.values() for m in family) > 17
@@ -81,7 +79,7 @@ def draw_panels(panels: Sequence[Panel], quantity: str, x: Axis = "density") -> 
     return figure
 
 
-def _places(panel: Panel, x: Axis) -> Callable[[Point], float]:
+def places_of(panel: Panel, x: Axis) -> Callable[[Point], float]:
     """Where a point stands on the logarithmic axis; density 0 as far below the lowest as two are apart."""
     if x == "trained":
         return lambda point: float(point.numbers or 0)
@@ -92,7 +90,7 @@ def _places(panel: Panel, x: Axis) -> Callable[[Point], float]:
 
 def _draw(axes: Axes, curves: Curves, panel: Panel, x: Axis) -> None:
     """Means with bars of one standard deviation, those of one density side by side."""
-    place = _places(panel, x)
+    place = places_of(panel, x)
     step = 1.0
     if x == "density":
         step = min(3.0, _spacing({place(p) for curve in curves.values() for p in curve})) ** 0.05
@@ -153,7 +151,7 @@ def _label(axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantit
         draw.say(axes, "\n".join(["no value", *notes]), width)
         return
     quantity = quantity if draw.is_leftmost(axes) else ""
-    place = _places(panel, x)
+    place = places_of(panel, x)
     weights: dict[float, int | None] = {}  # by density
     for curve in panel.curves.values():
         for point in curve:
@@ -195,55 +193,3 @@ def _counted(panels: Sequence[Panel]) -> str:
     if seeds == [1]:
         return "one seed (n = 1)"
     return f"mean ± standard deviation over seeds, n = {' or '.join(map(str, seeds))}"
-
-
-Lines = dict[float, dict[str, list[float]]]
-
-
-def learning_lines(runs: Sequence[Run]) -> Lines:
-    """Mean accuracies over the seeds, in percent, by density (1 for methods without one) and curve.
-
-    The runs differ in method, density and seed. An accuracy is that on validation, or on test where the run
-    has none. A line ends with the first of its runs, finished or not.
-    """
-    found: dict[float, dict[str, list[list[float]]]] = {}
-    for run in runs:
-        held_out = run.config.validation_size > 0
-        accuracies = (r["val_accuracy" if held_out else "test_accuracy"] for r in run.records)
-        values = [100 * value for value in accuracies if value is not None]  # a share may be of no image
-        density = 1.0 if run.config.density is None else run.config.density
-        if values:
-            found.setdefault(density, {}).setdefault(curve_of(run.config), []).append(values)
-    return {
-        density: {
-            method: [math.fsum(v) / len(v) for v in zip(*seeds, strict=False)] for method, seeds in m.items()
-        }
-        for density, m in found.items()
-    }
-
-
-def draw_learning(lines: Lines, quantity: str) -> Figure:
-    """Draw `learning_lines`: those without a density in every plot, many methods by families."""
-    flat = {m: line for methods in lines.values() for m, line in methods.items() if not has_density(m)}
-    panels: dict[str, dict[str, list[float]]] = {}
-    for density, methods in sorted(lines.items(), reverse=True):
-        sparse = [method for method in methods if method not in flat]
-        families = families_of(sparse) if len(sparse) > MANY else {"": sparse} if sparse else {}
-        for family, members in families.items():
-            title = ", ".join(filter(None, [f"density {100 * density:g}%", family]))
-            panels[title] = {method: methods[method] for method in draw.in_order(members)} | flat
-    panels = panels or {", ".join(flat): flat}
-    columns = min(2, len(panels))
-    figure, grid = draw.new_grid(len(panels), columns, 2.2, beside=0.9, sharex=True, sharey=True)
-    for axes, (title, methods) in zip(grid, panels.items(), strict=True):
-        for method, line in methods.items():
-            epochs, every = range(1, len(line) + 1), max(1, len(line) // 6)
-            axes.plot(
-                epochs, line, **draw.style(method).of_line(), markersize=4, markevery=every, linewidth=1.2
-            )
-        beside = f"{quantity} (%)" if draw.is_leftmost(axes) else ""
-        draw.dress(axes, title=draw.wrapped(title, draw.PAGE / columns - 0.6), x="epoch", y=beside)
-        axes.tick_params(labelbottom=True)
-        axes.locator_params(axis="x", integer=True)
-    draw.key(figure)
-    return figure

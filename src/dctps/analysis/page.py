@@ -1,28 +1,21 @@
-"""A page of HTML that is one file: text is escaped, pictures are within, and nothing is fetched or run."""
+"""A page of HTML that is one file: text is escaped, nothing is fetched, and one script runs.
+
+The script sorts tables and shows the values of charts; the page is whole without it.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; padding: 1rem;
-  max-width: 76rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; } h3 { font-size: 1.05rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; vertical-align: top;
-  overflow-wrap: normal; }
-th { border-bottom-color: #666; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.wide { min-width: 12rem; overflow-wrap: anywhere; }
-.lacking { color: #a32a00; }
-img { display: block; max-width: max(100%, 40rem); height: auto; margin: 1rem 0; }
-""".strip()
-# The browser itself refuses whatever is not in the file.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_FILES = Path(__file__).parent / "page_files"
+_STYLE, _SCRIPT = ((_FILES / name).read_text().strip() for name in ("page.css", "page.js"))
+# The browser itself refuses whatever is not in the file, and every script but that of this module.
+_ALLOWED = base64.b64encode(hashlib.sha256(f"\n{_SCRIPT}\n".encode()).digest()).decode()
+_POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_ALLOWED}'"
 
 
 def text(value: object) -> str:
@@ -68,11 +61,9 @@ def table(
     return f'<div class="scroll"><table>\n{head}\n<tbody>\n{body}\n</tbody></table></div>'
 
 
-def picture(png: bytes, description: str) -> str:
-    """A picture in the page, which scrolls where it would become too small; `description` replaces it."""
-    data = base64.b64encode(png).decode()
-    image = f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
-    return f'<div class="scroll">{image}</div>'
+def charts(figures: Sequence[str]) -> str:
+    """Charts of `dctps.analysis.chart`, beside each other where the page is wide enough."""
+    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
 def page(title: str, parts: Sequence[str]) -> str:
@@ -92,6 +83,9 @@ def page(title: str, parts: Sequence[str]) -> str:
 </head>
 <body>
 {body}
+<script>
+{_SCRIPT}
+</script>
 </body>
 </html>
 """

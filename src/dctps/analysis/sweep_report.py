@@ -7,68 +7,51 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dctps.analysis.accuracy import MANY, Axis, draw_families, draw_learning, draw_panels, learning_lines
 from dctps.analysis.curves import QUANTITIES, Notes, Panel, Point, make_panels, panel_of
-from dctps.analysis.figure_runs import FAILED, read_failed, read_reasons
-from dctps.analysis.page import heading, lacking, page, paragraph, picture, table, text
-from dctps.analysis.runs import Run, read_runs
-from dctps.analysis.style import image, require_matplotlib, style
-from dctps.experiments.config import RunConfig, resolve, to_dict
+from dctps.analysis.fates import Fates, read_fates
+from dctps.analysis.page import charts, heading, lacking, page, paragraph, table, text
+from dctps.analysis.page_charts import accuracy_charts, learning_charts, learning_lines
+from dctps.analysis.runs import Run
+from dctps.analysis.style import style
+from dctps.experiments.config import RunConfig, to_dict
 from dctps.experiments.records import RunFolderError, read_data
 from dctps.files import write_atomically
 from dctps.sweeps.grid import Runs
 
-_DPI = 150
 _AXES = ("model", "dataset", "epochs", "train_images", "method", "init", "density", "seed")
 _MACHINE = ("device", "threads", "processes", "cpu", "kernels", "versions")
 _TABLE = "Percent, mean ± standard deviation over the seeds."
 _NUMBERS = "Numbers trained: weights, alphas, biases and norms."
-_X: dict[Axis, str] = {"density": "density", "trained": "numbers trained"}
 
 
-def write_report(folder: Path, file: Path, wanted: Runs | None = None) -> None:
-    """Write the page of a sweep, or of a single run, whose `folder` is given, to `file`.
+def write_report(*folders: Path, file: Path, wanted: Runs | None = None) -> None:
+    """Write the page of the runs in some folders, of sweeps or of single runs, to `file`.
 
     Runs that are `wanted`, from `grid`, and have no folder are shown as missing; of a damaged one the page
-    says so. Without matplotlib or any run that is a ValueError.
+    says so. Without any run that is a ValueError.
     """
-    require_matplotlib()
-    damaged: dict[str, str] = {}
-    runs = read_runs(folder, on_damage=damaged.__setitem__)
-    wanted = {name: resolve(config) for name, config in (wanted or {}).items()}
-    try:
-        reasons, wanted = read_reasons(folder) | damaged, read_failed(folder) | wanted
-    except ValueError as error:
-        reasons = damaged | {FAILED: str(error)}
-    if not runs and not wanted and not reasons:
-        raise ValueError(f"{folder} holds no run folders: give the --out of a `dctps sweep`")
-    content = to_page(f"Sweep {folder.resolve().name}", runs, wanted, reasons)
-    write_atomically(file, content.encode())
+    fates = read_fates(*folders, wanted=wanted)
+    title = f"Sweep {folders[0].resolve().name}" if len(folders) == 1 else f"{len(fates.names)} runs"
+    write_atomically(file, to_page(title, fates).encode())
 
 
-def to_page(title: str, runs: Sequence[Run], wanted: Runs, reasons: Mapping[str, str]) -> str:
-    """The page, of runs that are there and of runs that are wanted; `reasons` say why some have failed."""
-    names = {run.config: run.name for run in runs}
-    names = {config: name for name, config in wanted.items()} | names
-    notes = {config: reasons[name] for config, name in names.items() if name in reasons}
-    parts = [paragraph(_overview(runs, names, reasons))]
+def to_page(title: str, fates: Fates) -> str:
+    """The page, of runs that are there and of runs that are wanted."""
+    runs, names, notes = fates.runs, fates.names, fates.notes
+    parts = [paragraph(_overview(fates))]
     for label, configs in _groups(list(names)).items():
         parts += _results(label, [run for run in runs if run.config in configs], list(configs), notes)
-    parts += [heading("Runs"), _run_table(runs, names, reasons)]
+    parts += [heading("Runs"), _run_table(fates)]
     parts += [heading("Configuration"), *_configuration(list(names))]
     parts += [heading("Data"), _data(runs), heading("Environment"), _environments(runs)]
     return page(title, parts)
 
 
-def _overview(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapping[str, str]) -> str:
-    done = {run.name for run in runs if run.summary is not None}
-    begun = {run.name for run in runs} - done
-    failed = set(reasons) - done
-    missing = set(names.values()) - done - begun - failed
-    seconds = sum(run.summary.get("seconds", 0) for run in runs if run.summary is not None)
-    counts = {"finished": done, "unfinished": begun - failed, "failed": failed, "missing": missing}
-    states = ", ".join(f"{len(runs)} {state}" for state, runs in counts.items() if runs)
-    total = len(done | begun | failed | missing)
+def _overview(fates: Fates) -> str:
+    counts = fates.count()
+    seconds = sum(run.summary.get("seconds", 0) for run in fates.runs if run.summary is not None)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    total = sum(counts.values())
     return f"{total} runs: {states}. The finished ones trained for {seconds / 3600:.2f} hours in all."
 
 
@@ -90,7 +73,7 @@ def _groups(configs: Sequence[RunConfig]) -> dict[str, set[RunConfig]]:
 
 
 def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], notes: Notes) -> list[str]:
-    """A table and a figure of each accuracy, network and data set, and how the runs got there."""
+    """A table and charts of each accuracy, network and data set, and how the runs got there."""
     parts = []
     for quantity, value in QUANTITIES.items():
         for panel in make_panels(runs, configs, notes, value):
@@ -100,11 +83,8 @@ def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], note
             parts += [heading(name), paragraph(_TABLE), _panel_table(panel, _cell), *_failures(panel)]
             if quantity == "test accuracy":
                 parts += [paragraph(_NUMBERS), _panel_table(panel, _numbers)]
-            if len(panel.densities) > 1 and not panel.empty:
-                many = len(panel.curves) > MANY
-                for x, axis in _X.items():
-                    figure = draw_families(panel, quantity, x) if many else draw_panels([panel], quantity, x)
-                    parts.append(picture(image(figure, "png", _DPI), f"{name}, against {axis}"))
+            if not panel.empty:
+                parts.append(charts(accuracy_charts(panel, quantity)))
     for panel in make_panels(runs, configs, notes, QUANTITIES["test accuracy"]):
         for quantity in ("validation accuracy", "test accuracy"):
             held_out = quantity == "validation accuracy"
@@ -112,8 +92,7 @@ def _results(label: str, runs: Sequence[Run], configs: Sequence[RunConfig], note
             lines = learning_lines([run for run in own if (run.config.validation_size > 0) == held_out])
             if any(len(line) > 1 for methods in lines.values() for line in methods.values()):
                 name = f"{quantity.capitalize()} after each epoch: {_name(panel, label)}"
-                figure = draw_learning(lines, quantity)
-                parts += [heading(name), picture(image(figure, "png", _DPI), name)]
+                parts += [heading(name), charts(learning_charts(lines, panel.flat, quantity, panel.title))]
     return parts
 
 
@@ -156,30 +135,24 @@ def _cell(point: Point) -> str:
     return lacking(cell).replace(" (n=", "<br>(n=")  # the column stays narrow
 
 
-def _run_table(runs: Sequence[Run], names: Mapping[RunConfig, str], reasons: Mapping[str, str]) -> str:
+def _run_table(fates: Fates) -> str:
     """What became of each run."""
-    found = {run.name: run for run in runs}
+    found = {run.config: run for run in fates.runs}
+    states = [(name, fates.states[config], found.get(config)) for config, name in fates.names.items()]
+    states += [(name, state, None) for name, state in fates.unknown()]
     rows = []
-    for name in sorted({*found, *names.values(), *reasons}):
-        run = found.get(name)
+    for name, state, run in sorted(states, key=lambda row: row[0]):
         numbers = [_percent(run.test_accuracy), _percent(run.max_val_accuracy)] if run else ["", ""]
         if run is None or run.summary is None:
-            rows.append([text(name), lacking(_state(run, reasons.get(name))), *numbers, *[""] * 4])
+            rows.append([text(name), lacking(state), *numbers, *[""] * 4])
             continue
         counts = run.weights_trained, run.numbers_trained, run.summary["report"].get("disk_bytes")
         numbers += ["" if count is None else f"{count:,}" for count in counts]
         numbers.append(f"{run.summary.get('seconds', 0):,.0f}")
-        rows.append([text(name), text("finished"), *map(text, numbers)])
+        rows.append([text(name), text(state), *map(text, numbers)])
     header = ["run", "state", "test %", "max. val. %", "weights trained", "numbers trained"]
     header += ["bytes", "seconds"]
     return table(header, rows, numbers=range(2, len(header)), wide=[0, 1])
-
-
-def _state(run: Run | None, reason: str | None) -> str:
-    saved = "" if run is None else f"epoch {len(run.records)} of {run.config.epochs}"
-    if reason is not None:
-        return f"failed{f' after {saved}' if saved else ''}: {reason}"
-    return f"unfinished, {saved}" if saved else "missing"
 
 
 def _percent(value: float | None) -> str:

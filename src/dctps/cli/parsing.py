@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+import textwrap
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import is_dataclass
 from itertools import pairwise
 from typing import Any, get_type_hints
@@ -32,14 +34,40 @@ def parse(kind: Any, argv: Sequence[str], *, prog: str, **choices: Any) -> Any:
 
     After `--help` it raises SystemExit with status 0.
     """
-    box = io.StringIO()
+    box, told = io.StringIO(), _Told()
     try:
-        with redirect_stderr(box):
+        with redirect_stderr(box), redirect_stdout(told):
             return tyro.cli(kind, prog=prog, args=argv, config=_STYLE, **choices)
+    except (ImportError, AssertionError) as error:  # completion for a shell that tyro does not know
+        raise FlagError(str(error)) from None
     except SystemExit as end:
         if not end.code:
+            completion = any(word.startswith("--tyro") for word in argv)
+            print(told.getvalue() if completion else _wrapped(told.getvalue()), end="")
             raise
         raise FlagError(_one_line(box.getvalue(), argv)) from None
+
+
+class _Told(io.StringIO):
+    """What is printed for standard output, in colours where that shows some."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def _wrapped(told: str) -> str:
+    """Help whose lines outside of frames are no longer than those of frames."""
+    lines: list[str] = []
+    width = 80
+    told = re.sub(r"\{[\w,]{70,}\}", "COMMAND ...", told, count=1)  # all of them are listed below
+    for line in told.splitlines():
+        is_prose = line[:1] not in ("", "│", "╭", "╰", "\x1b") and len(line) > width
+        indent = "    " if line.startswith("usage:") else ""
+        broken = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False)
+        lines += broken if is_prose else [line]
+    return "\n".join(lines) + "\n"
 
 
 def fields_last(kind: type, argv: Sequence[str]) -> list[str]:

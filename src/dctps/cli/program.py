@@ -5,25 +5,28 @@ torch is imported once the flags are read, so that `--help` and a mistyped flag 
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import get_args
+from functools import reduce
+from typing import Annotated, Any, get_args
+
+import tyro
 
 import dctps
 from dctps.cli.bench import Bench
 from dctps.cli.common import FIRST, USAGE_ERROR, print_note
+from dctps.cli.deploy import Export, Predict
+from dctps.cli.doctor import Doctor
 from dctps.cli.figure import Figure
 from dctps.cli.intrinsic import Intrinsic
+from dctps.cli.laid_over import with_base
 from dctps.cli.parsing import FlagError, fields_last, parse
 from dctps.cli.report import Evaluate, Report
 from dctps.cli.sweep import Sweep
 from dctps.cli.train import Recipes, Train
-from dctps.experiments.config import RunConfig, differences
-from dctps.experiments.recipes import build_recipe
 from dctps.experiments.signals import Stopped, sigterm_raises
-from dctps.experiments.unused import unused
 from dctps.names import lookup
 from dctps.plugins import load_plugins
 
@@ -31,7 +34,27 @@ _INTERRUPTED = 130
 _CLOSED = 141  # as after SIGPIPE
 _STOPPED = "stopped; the same command begins again, a training run where it was last saved"
 
-_Command = Train | Sweep | Figure | Evaluate | Report | Recipes | Intrinsic | Bench
+_FIRST = """dctps trains networks whose layers are alpha * D + S: a dense offset D that is
+never stored, and a very sparse matrix S, which alone is trained.
+
+  dctps train --density 0.05 --out runs/first   train a network on digits
+  dctps sweep method=dctps,dense seed=0,1       train one for each combination
+  dctps report runs                             compare them in a table
+  dctps predict runs/first photo.png            use one
+
+`dctps --help` has the other commands, `dctps COMMAND --help` all flags of one,
+`dctps doctor` says what is installed."""
+
+_DESCRIPTION = (
+    "Train and use networks whose layers are alpha * D + S: a dense offset that is never stored, and a very "
+    "sparse trained matrix. `dctps COMMAND --help` has the flags of a command. Every command takes --plugin "
+    "NAME, a module or .py file of your own that registers offsets, methods and the like. `dctps --version` "
+    "says which version this is."
+)
+
+_Command = (
+    Train | Sweep | Report | Evaluate | Predict | Export | Figure | Recipes | Intrinsic | Bench | Doctor
+)
 _KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(_Command)}
 
 
@@ -39,11 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, of the arguments `argv` (None: the process's), and give its exit status.
 
     It is 0, or 2 after a message for input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM, or 141
-    where nothing reads the output any more. `--help` (0) and flags that do not parse (2) raise SystemExit.
+    where nothing reads the output any more. Without arguments it shows the commands that one needs first.
+    `--help` (0) and flags that do not parse (2) raise SystemExit.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["--version"]:
         print(f"dctps {dctps.__version__}")
+        return 0
+    if not argv:
+        print(_FIRST)
         return 0
     try:
         try:
@@ -70,7 +97,7 @@ def _main(argv: list[str]) -> int:
     except ValueError as error:
         return _refuse(error)
     try:
-        if isinstance(command, Recipes):
+        if isinstance(command, Recipes):  # which needs no torch
             return command.perform(argv)
         # An exception in the midst of this import would abort the process: until it is done SIGTERM ends it.
         import torch  # noqa: F401, PLC0415
@@ -106,41 +133,27 @@ def _without_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _read(argv: list[str]) -> _Command:
     """The command that the words describe, its flags laid over its recipe's."""
-    if argv and not argv[0].startswith("-"):
-        try:
-            kind = lookup("command", _KINDS, argv[0])
-        except ValueError as error:
-            raise FlagError(str(error)) from None
-        if kind in (Sweep, Figure):
-            argv = [argv[0], *fields_last(kind, argv[1:])]
-    command: _Command = parse(
-        _Command,
-        argv,
-        prog="dctps",
-        description="Train and inspect networks whose layers are alpha * D + S: a dense offset that is never "
-        "stored, and a very sparse trained matrix. `dctps --version` says which version this is. Every "
-        "command takes --plugin NAME, a module or .py file of your own that registers offsets, methods, ....",
-    )
-    if isinstance(command, Train) and command.recipe is not None:
-        return _with_recipe(command.recipe, argv)
-    return command
+    if argv[0].startswith("-"):
+        if argv[0] not in ("-h", "--help") and not argv[0].startswith("--tyro"):
+            raise FlagError(f"a command comes first, such as `dctps train {argv[0]}`: see `dctps --help`")
+        brief: _Command = parse(_brief(), argv, prog="dctps", description=_DESCRIPTION)
+        return brief
+    try:
+        kind = lookup("command", _KINDS, argv[0])
+    except ValueError as error:
+        raise FlagError(str(error)) from None
+    words = fields_last(kind, argv[1:]) if kind in (Sweep, Figure) else argv[1:]
+    command: _Command = parse(kind, words, prog=f"dctps {argv[0]}")
+    return with_base(command, words) if isinstance(command, Train) else command
 
 
-def _with_recipe(name: str, argv: Sequence[str]) -> Train:
-    """The flags over the recipe of the model, the data set and the method that they name."""
-
-    def read(run: RunConfig) -> Train:
-        command: Train = parse(Train, argv[1:], prog="dctps train", default=Train(run=run))
-        return command
-
-    # First over the recipe's own three, so that one that is not named is the recipe's.
-    named = read(build_recipe(name)).run
-    recipe = build_recipe(name, model=named.model, dataset=named.dataset, method=named.method)
-    command = read(recipe)
-    # A flag may leave a choice of the recipe without effect, which is no mistake of the person.
-    idle = unused(command.run).keys() - differences(command.run, recipe).keys()
-    kept = {field: value for field, value in vars(command.run).items() if field not in idle}
-    return replace(command, run=RunConfig(**kept))
+def _brief() -> Any:
+    """The union of the commands, each with the first line of what it does."""
+    kinds: list[Any] = [
+        Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").partition("\n")[0])]
+        for name, kind in _KINDS.items()
+    ]
+    return reduce(operator.or_, kinds)
 
 
 def _perform(command: _Command, argv: Sequence[str]) -> int:
@@ -148,6 +161,8 @@ def _perform(command: _Command, argv: Sequence[str]) -> int:
     from dctps.training import PeerError, PeerLost, TrainingError  # noqa: PLC0415
 
     try:
+        if not isinstance(command, Doctor | Report):  # which say more of it, or need none
+            _warn_of_kernels()
         return command.perform(argv)
     except BrokenPipeError:
         raise
@@ -157,6 +172,15 @@ def _perform(command: _Command, argv: Sequence[str]) -> int:
         if isinstance(error, TrainingError) and not FIRST:  # all processes see the same loss
             return USAGE_ERROR
         return _refuse(error)
+
+
+def _warn_of_kernels() -> None:
+    """Say once that native kernels are missing; the processes that this one starts need not say it again."""
+    from dctps.kernels import missing  # noqa: PLC0415
+
+    if "DCTPS_KERNELS" not in os.environ and (problem := missing()) is not None:
+        print_note(problem)
+        os.environ["DCTPS_KERNELS"] = "off"
 
 
 def _refuse(error: Exception) -> int:

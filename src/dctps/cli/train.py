@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ class Train:
 
     recipe: str | None = None
     """what the flags below are where they are not given: short, paper, force, ... (see `dctps recipes`)"""
+    resume: Path | None = None
+    """go on with the run in this folder, whose choices stand where no flag is given: where it was last saved,
+    or, if it is finished, by --epochs more, as a run of its own that begins with its network"""
     run: RunConfig = field(default_factory=RunConfig)
     tune: bool = False
     """measure the paths of each layer first, take the fastest, and write the choices to backends.json"""
@@ -37,6 +41,7 @@ class Train:
 
     def perform(self, argv: Sequence[str]) -> int:
         """Train, and say how it went."""
+        from dctps.experiments.continued import begin_from, is_finished  # noqa: PLC0415
         from dctps.experiments.run import default_folder, run  # noqa: PLC0415
         from dctps.experiments.tensorboard import write_events  # noqa: PLC0415
 
@@ -44,17 +49,26 @@ class Train:
         refuse_unused(self.run)
         out = self.output.out or default_folder(self.run)
 
+        rows = 0
+
         def on_epoch(record: dict[str, Any] | None = None) -> None:
+            nonlocal rows
             if self.tensorboard and FIRST:
                 write_events(out)
             if record is not None and FIRST:
+                if not rows:
+                    _print_header()
+                rows += 1
                 _print_epoch(record)
 
+        begin = None
+        if self.resume is not None and self.resume != out and is_finished(self.resume):
+            begin = partial(begin_from, self.resume, self.run)
         on_epoch()
         summary = run(
             self.run, out=out, progress=self.output.progress and FIRST, on_epoch=on_epoch,
             on_note=print_note, checkpoint_interval=self.output.checkpoint_interval, tune=self.tune,
-            backends=self.backends, **vars(self.machine),
+            backends=self.backends, begin=begin, **vars(self.machine),
         )  # fmt: skip
         on_epoch()
         if not FIRST:
@@ -68,6 +82,7 @@ class Train:
         counts = summary["report"]
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts["trainable"].items() if count)
         print(f"trained numbers {sum(counts['trainable'].values()):,} ({kinds})")
+        print(f"all of it is in {out}; to use it: `dctps predict {out} IMAGES`, `dctps export {out}`")
         return 0
 
 
@@ -104,10 +119,15 @@ class Recipes:
         return 0
 
 
+def _print_header() -> None:
+    print(f"{'epoch':>5}  {'loss':>7}  {'train':>6}  {'validation':>10}  {'test':>6}  {'seconds':>7}")
+
+
 def _print_epoch(record: dict[str, Any]) -> None:
-    validation = "" if record["val_accuracy"] is None else f"  validation {record['val_accuracy']:.4f}"
+    """A row of the table; accuracies are fractions."""
+    validation = "" if record["val_accuracy"] is None else f"{record['val_accuracy']:.4f}"
     print(
-        f"epoch {record['epoch']:>3}  loss {record['train_loss']:.4f}  train {record['train_accuracy']:.4f}"
-        f"{validation}  test {record['test_accuracy']:.4f}  {record['seconds']:.1f} s",
+        f"{record['epoch']:>5}  {record['train_loss']:>7.4f}  {record['train_accuracy']:>6.4f}"
+        f"  {validation:>10}  {record['test_accuracy']:>6.4f}  {record['seconds']:>7.1f}",
         flush=True,
     )

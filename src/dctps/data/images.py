@@ -77,6 +77,14 @@ def decode(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]
         raise DataError(f"cannot read the image {path} ({reason}): replace it or take it away") from error
 
 
+def to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Red, green and blue, uint8 (height, width, 3), as grey (height, width, 1): ITU-R 601's luma.
+
+    Where the three are equal it is their value.
+    """
+    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
 def resize(images: Tensor, image_size: int) -> Tensor:
     """`fit` of every image, uint8 (n, 1 or 3, height, width)."""
     n, channels = images.shape[:2]

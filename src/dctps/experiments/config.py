@@ -129,6 +129,8 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     options: tuple[str, ...] = ()
     """what else criterion and dynamics let one choose, as name=value: steps, rounds, temperature, mode, loss,
     images_per_class, shuffle; decay, at_least_one, regrow_dropped, drop, threshold"""
+    start: str | None = None
+    """digest of the network that a run which continues another begins with; `--resume` sets it"""
     plugin: tuple[str, ...] = dataclasses.field(default_factory=loaded_plugins, compare=False)
     """modules or .py files of your own that register offsets, methods, networks, ...; every command takes
     it. No part of what the run is, but recorded with it"""
@@ -240,7 +242,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     """The fields as JSON holds them."""
     lists = ("milestones", "options", "plugin")
     values = asdict(config) | {name: list(getattr(config, name)) for name in lists}
-    return {name: value for name, value in values.items() if name != "plugin" or value}
+    return {name: value for name, value in values.items() if value or name not in ("plugin", "start")}
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
@@ -279,6 +281,9 @@ def run_name(config: RunConfig) -> str:
     named = ("model", "dataset", "method", "density", "seed", "optimizer")
     usual = resolve(RunConfig(**{name: getattr(config, name) for name in named}))
     for name, (value, _) in differences(config, usual).items():
+        if name == "start":
+            parts.append(f"start{value[:12]}")
+            continue
         if name == "options":
             parts += [option.replace("_", "").replace("=", "") for option in value]
             continue

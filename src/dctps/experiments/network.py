@@ -60,8 +60,14 @@ def build_network(
     """The network of `config` for `data`, initialised from `config.seed` and torch's global generator.
 
     Criteria may look at `batches`; with `supports`, by layer, no criterion is asked. Where none looks at the
-    dense weights, they are never made. Names that are unknown or do not fit the model are a ValueError.
+    dense weights, they are never made. Names that are unknown or do not fit the model are a ValueError, as is
+    a run that begins with the network of another.
     """
+    if config.start is not None:
+        raise ValueError(
+            f"start {config.start} is the network of another run: begin with that by "
+            f"`dctps train --resume FOLDER`"
+        )
     if config.projection is not None:
         # Drawn on the CPU, as all that a network is: the same theta_0 as the dense network's.
         model = _begun(plain_network(config, data, "cpu"), config).to(device)
@@ -101,7 +107,7 @@ def restore_network(config: ResolvedConfig, data: Description, file: Path, devic
     if config.projection is None:
         model = plain_network(config, data, "meta")
     else:
-        model = build_network(config, data, torch.device("cpu"))
+        model = build_network(replace(config, start=None), data, torch.device("cpu"))
     load_state(model, file)
     return model.to(device)
 

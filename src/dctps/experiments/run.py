@@ -18,7 +18,13 @@ from dctps.experiments.backends import apply_backends_, backends_of_run, choose_
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve, run_name
 from dctps.experiments.folder import BEST, LAST, RunFolder
 from dctps.experiments.levels import Levels
-from dctps.experiments.network import explain_training, is_scored, network_for_report, restore_network
+from dctps.experiments.network import (
+    build_network,
+    explain_training,
+    is_scored,
+    network_for_report,
+    restore_network,
+)
 from dctps.experiments.records import Record
 from dctps.experiments.saved_session import SavedSession
 from dctps.experiments.session import Session
@@ -134,7 +140,11 @@ def run(
             if begin is None:
                 # A criterion does not choose twice: on another machine it might choose otherwise.
                 supports = processes.from_first(folder.saved_supports) if is_scored(config) else None
-                session = Session(config, images, used_device, processes, supports=supports)
+                model = None
+                if config.start is not None and (there := folder.saved_supports()) is not None:
+                    new = replace(config, start=None)  # all of it comes from the state
+                    model = build_network(new, images.description, used_device, supports=there)
+                session = Session(config, images, used_device, processes, supports=supports, model=model)
             else:
                 session = begin(images, used_device, processes)
         processes.check_same(session.model)

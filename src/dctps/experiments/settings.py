@@ -21,7 +21,7 @@ from dctps.training import Processes, launched
 @contextmanager
 def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torch.device]:
     """Set threads, the global seed and the flushing of subnormals, and put them back; gives the device."""
-    found = _device(device)
+    found = device_of(device)
     if threads is not None and not 1 <= threads <= 1024:
         raise ValueError(f"threads must be from 1 to 1024, got {threads}")
     before, profile = torch.get_num_threads(), forced_machine()
@@ -39,7 +39,8 @@ def torch_settings(device: str, threads: int | None, seed: int) -> Iterator[torc
             use_machine(profile)  # a run that goes on follows the profile that it recorded
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name; `"auto"` is a GPU where there is one. A ValueError where there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and launched():

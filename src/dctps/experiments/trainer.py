@@ -47,8 +47,9 @@ class Trainer:
         self.steps = math.ceil(images / config.batch_size)
         self._precision = Precision(config.amp, device.type)
         self._mixup = training.Mixup(config.mixup, config.seed) if config.mixup else None
-        decays = {"decay_alpha": config.decay_alpha, "decay_norm_bias": config.decay_norm_bias}
-        groups = training.parameter_groups(model, config.weight_decay, **decays)
+        groups = training.parameter_groups(
+            model, config.weight_decay, decay_alpha=config.decay_alpha, decay_norm_bias=config.decay_norm_bias
+        )
         self.optimizer = training.build_optimizer(
             config.optimizer, groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
         )

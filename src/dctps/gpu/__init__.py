@@ -6,3 +6,4 @@ from dctps.gpu.launch import is_usable as is_usable
 from dctps.gpu.launch import make_weight as make_weight
 from dctps.gpu.launch import multiplies_tiles as multiplies_tiles
 from dctps.gpu.launch import weight_gradients as weight_gradients
+from dctps.gpu.products import Products as Products

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dctps.gpu.launch import device_of, is_interpreted, launch
-from dctps.offsets.products import Products
+from dctps.gpu.products import Products
 
 SPARSE = {"OUTPUTS": 16, "BATCH": 64, "BLOCK": 32}
 GRADIENT = {"BLOCK": 16, "BATCH": 64}

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,10 +36,13 @@ class CompileError(RuntimeError):
     """No compiler, or one that failed."""
 
 
-def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> Path:
+def compile_library(
+    target: Path = LIBRARY, *, flags: tuple[str, ...] = (), on_note: Callable[[str], object] | None = None
+) -> Path:
     """Compile all sources into the shared object `target`, and return that.
 
-    `flags` are further ones for compiler and linker, such as `-fsanitize=address`. Without a C compiler (`CC`
+    `flags` are further ones for compiler and linker, such as `-fsanitize=address`; `on_note` is called with a
+    line for a person before it begins. Without a C compiler (`CC`
     names one), or where it fails, that is a `CompileError` with its output.
     """
     compiler = _compiler()
@@ -58,6 +62,9 @@ def compile_library(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> P
                 for suffix, lanes in suffixes.items():
                     own = [*more, f"-DLANES={lanes}", f"-DSUFFIX={suffix}"]
                     jobs.append((source, made.with_suffix(f".{suffix}.o"), own))
+
+        if on_note is not None:
+            on_note(f"dctps: compiling the native kernels, {len(jobs)} files with {shlex.join(compiler)}")
 
         def compile_one(job: tuple[Path, Path, list[str]]) -> Path:
             source, result, more = job
@@ -92,11 +99,17 @@ def platform_tag() -> str:
     return "py3-none-" + f"{system}_{machine}".replace("-", "_").replace(".", "_")
 
 
-def _compiler() -> list[str]:
+def find_compiler() -> list[str] | None:
+    """The command of the C compiler: what `CC` says, or one that is found; None where there is none."""
     if named := os.environ.get("CC"):
         return shlex.split(named)
-    if found := next(filter(shutil.which, ("cc", "gcc", "clang")), None):
-        return [found]
+    found = next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    return None if found is None else [found]
+
+
+def _compiler() -> list[str]:
+    if (found := find_compiler()) is not None:
+        return found
     raise CompileError("no C compiler: install gcc or clang, or name one in CC")
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 
-from dctps.kernels.build import LIBRARY, source_hash
+from dctps.kernels.build import LIBRARY, find_compiler, source_hash
 from dctps.kernels.layouts import check_layouts
 
 VARIANTS = ("generic", "avx2", "avx512")  # in the order of `dctps_best_variant`
-_REMEDY = "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
 
 
 @functools.cache
@@ -64,8 +63,22 @@ def release_scratch() -> None:
         library.dctps_release()
 
 
+def missing() -> str | None:
+    """Why torch operations serve, and what to do about it, in one sentence; None where there is a library."""
+    found = _opened()
+    return found if isinstance(found, str) else None
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
+    found = _opened()
+    if isinstance(found, str):
+        warnings.warn(f"dctps: {found}", stacklevel=2)
+        return None
+    return found
+
+
+def _opened() -> ctypes.CDLL | str:
     machine = platform.machine()
     problem = f"were not compiled for this {machine} machine"
     if LIBRARY.exists():
@@ -77,9 +90,11 @@ def _library() -> ctypes.CDLL | None:
             problem = "were compiled from other sources than these"
         except (OSError, AttributeError) as error:
             problem = f"cannot be loaded, perhaps made for another machine than this {machine} one ({error})"
-    message = f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}"
-    warnings.warn(message, stacklevel=2)
-    return None
+    install = "" if find_compiler() else "install a C compiler (gcc or clang), and "
+    return (
+        f"the native kernels {problem}; slower torch operations serve: {install}run "
+        f"`python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
+    )
 
 
 def _prepared(library: ctypes.CDLL) -> ctypes.CDLL:

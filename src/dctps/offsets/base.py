@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from dctps.arguments import whole
+from dctps.gpu.products import Products
 from dctps.kernels import Filters, depthwise_filters
 from dctps.offsets.factors import Factors
-from dctps.offsets.products import Products
 from dctps.transforms.tables import as_seen, constant_to_compilers, making_constants
 
 T = TypeVar("T")

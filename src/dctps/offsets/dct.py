@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dctps.gpu.products import Products
 from dctps.kernels import Filters, depthwise_filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.channel_factors import (
@@ -17,7 +18,7 @@ from dctps.offsets.channel_factors import (
     spatial_filters,
 )
 from dctps.offsets.factors import Factors, dct_factors
-from dctps.offsets.products import Products, dct_products, sides
+from dctps.offsets.products import dct_products, sides
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table

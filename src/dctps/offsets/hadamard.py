@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dctps.counter import derive_key, permutation, signs
+from dctps.gpu.products import Products
 from dctps.offsets.base import Offset
 from dctps.offsets.factors import Factors
-from dctps.offsets.products import Products, hadamard_products, outputs_of, sides
+from dctps.offsets.products import hadamard_products, outputs_of, sides
 from dctps.offsets.registry import register_offset
 from dctps.transforms import hadamard, hadamard_matrix, hadamard_rows
 from dctps.transforms.tables import shape_table

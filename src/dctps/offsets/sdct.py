@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dctps.counter import derive_key, permutations, signs
+from dctps.gpu.products import Products
 from dctps.kernels import Filters, has_plan
 from dctps.offsets.base import Offset
 from dctps.offsets.factors import Factors, dct_factors
-from dctps.offsets.products import Products, dct_products, outputs_of, sides
+from dctps.offsets.products import dct_products, outputs_of, sides
 from dctps.offsets.registry import register_offset
 from dctps.transforms import dct, dct_rows, idct
 from dctps.transforms.tables import shape_table

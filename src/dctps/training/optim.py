@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +19,18 @@ Groups = list[dict[str, Any]]
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, *, decay_alpha: bool = True, decay_norm_bias: bool = True
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    lr: float | None = None,
+    decay_alpha: bool = True,
+    decay_norm_bias: bool = False,
+    leave_out: Iterable[nn.Parameter] = (),
 ) -> Groups:
     """The trainable parameters of `model`, in groups of one weight decay and one share of the rate.
+
+    The values of a DpS layer are a vector and stand for a matrix: they decay. A rule that exempts whatever
+    has one dimension would exempt them.
 
     A network names what is to learn at another rate than the rest: a module's attribute `lr_scales` maps
     names of parameters, its own or dotted ones of modules below it, to shares of the learning rate. Fixup
@@ -31,22 +40,25 @@ def parameter_groups(
     Args:
         model: converted or not; a shared parameter is taken once.
         weight_decay: of the parameters that decay; the others have 0.
+        lr: learning rate, of which each group gets its share as `lr`; None leaves it to the optimizer.
         decay_alpha: whether the DpS layers' alphas are decayed.
         decay_norm_bias: whether biases and normalisation layers are: every other parameter of one dimension.
+        leave_out: parameters that another optimizer trains, such as matrices by Muon.
 
     Returns:
-        Groups as `build_optimizer` takes them, with `weight_decay` and `lr_scale`; the whole rate comes
-        first, an empty group is left out.
+        Groups as `build_optimizer` and every optimizer of torch take them, with `weight_decay` and
+        `lr_scale`; the whole rate comes first, an empty group is left out.
 
     Raises:
         ValueError: nothing in the model is trainable, or `lr_scales` names what is not there.
     """
     scales = _lr_scales(model)
     decays: dict[nn.Parameter, bool] = {}
+    elsewhere = set(leave_out)
     for module in model.modules():
         is_dps = isinstance(module, DpSLayer)
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or parameter in elsewhere:
                 continue
             if is_dps and name in ("alpha", "values"):
                 decay = decay_alpha or name == "values"
@@ -59,7 +71,12 @@ def parameter_groups(
     for parameter, decay in decays.items():
         groups.setdefault((scales.get(parameter, 1.0), decay), []).append(parameter)
     return [
-        {"params": groups[scale, decay], "weight_decay": weight_decay if decay else 0.0, "lr_scale": scale}
+        {
+            "params": groups[scale, decay],
+            "weight_decay": weight_decay if decay else 0.0,
+            "lr_scale": scale,
+            **({} if lr is None else {"lr": lr * scale}),
+        }
         for scale, decay in sorted(groups, key=lambda group: (group[0] != 1, group[0], not group[1]))
     ]
 

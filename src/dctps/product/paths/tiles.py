@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dctps import gpu
+from dctps.gpu.products import Products
 from dctps.offsets import Offset
-from dctps.offsets.products import Products
 from dctps.product.geometry import Geometry, flat
 from dctps.product.path import Call, Gradients, Needs, Path
 from dctps.product.paths.dense import dense_terms
