@@ -145,7 +145,9 @@ PROBE = """(page, window) => {
       const place = { clientX: box.left + at[0] * scale, clientY: box.top + at[1] * scale };
       chart.dispatchEvent(new window.PointerEvent("pointermove", place));
       const shown = tip.getBoundingClientRect(), whole = figure.getBoundingClientRect();
-      const inside = shown.left >= whole.left - 1 && shown.right <= whole.right + 1;
+      const above = place.clientY - shown.bottom;
+      const inside = shown.left >= whole.left - 1 && shown.right <= whole.right + 1 && above > 3 && above < 20
+        && place.clientX >= shown.left - 1 && place.clientX <= shown.right + 1;
       told.push([JSON.parse(curve.dataset.tips).at(-1), tip.textContent,
         !tip.hidden && shown.width > 20 && inside, chart.querySelectorAll(".on").length]);
     }
@@ -153,7 +155,11 @@ PROBE = """(page, window) => {
     told.push(["", "", tip.hidden, 1 + chart.querySelectorAll(".on").length]);
   }
   const style = element => window.getComputedStyle(element);
-  return { sorted, told, back: style(page.body).backgroundColor, ink: style(page.body).color,
+  const cut = [...page.querySelectorAll(".chart text")].filter(text => {
+    const own = text.getBoundingClientRect(), whole = text.closest("svg").getBoundingClientRect();
+    return own.left < whole.left - 1 || own.right > whole.right + 1 || own.bottom > whole.bottom + 1;
+  }).map(text => text.textContent);
+  return { sorted, told, cut, back: style(page.body).backgroundColor, ink: style(page.body).color,
     letters: [...page.querySelectorAll(".chart text")].map(text => parseFloat(style(text).fontSize)
       * text.closest("svg").getBoundingClientRect().width / 480),
     curves: [...page.querySelectorAll(".curve polyline")].map(line => style(line).stroke) };
@@ -181,7 +187,7 @@ def test_a_browser_shows_it_at_the_width_of_a_phone_and_of_a_screen(page, dark):
         assert frame["resources"] == [] and frame["scripts"] == 1
         assert HOSTILE in frame["text"]
         probed = frame["probed"]
-        assert min(probed["letters"]) > 10
+        assert min(probed["letters"]) > 10 and probed["cut"] == []
         assert (luminance(probed["back"]) < 0.05) == dark
         assert contrast(probed["back"], probed["ink"]) > 12
         assert min(contrast(probed["back"], curve) for curve in probed["curves"]) > 3

@@ -81,13 +81,14 @@ def lines(
         half = _LETTER * len(word) / 2
         parts.append(_line(across(at), _HEIGHT - _BOTTOM, across(at), _HEIGHT - _BOTTOM + 4, "axis"))
         if across(at) - half >= free:
-            parts.append(_text(across(at), _HEIGHT - _BOTTOM + 18, word, "middle"))
-            free = across(at) + half + 4
+            middle = min(across(at), _WIDTH - half)  # the last one stays within
+            parts.append(_text(middle, _HEIGHT - _BOTTOM + 18, word, "middle"))
+            free = middle + half + 4
     parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, x_label, "middle"))
     for name, mark in levels.items():
         ends = [(_LEFT, up(mark.y)), (_WIDTH - _RIGHT, up(mark.y))]
-        middle = (sum(end[0] for end in ends) / 2, up(mark.y))
-        parts.append(_curve(name, [ends[0], middle, ends[1]], [mark.tip] * 3, marked=False))
+        third = ((_LEFT + _WIDTH - _RIGHT) / 2, up(mark.y))
+        parts.append(_curve(name, [ends[0], third, ends[1]], [mark.tip] * 3, marked=False))
     for name, marks in curves.items():
         points = [(across(mark.x), up(mark.y)) for mark in marks]
         bars = [_line(*p, *q, "bar") for mark in marks if mark.spread for p, q in [_bar(mark, across, up)]]

@@ -54,9 +54,11 @@ for (const figure of document.querySelectorAll("figure")) {
     spot.setAttribute("cy", found.point[1]);
     tip.textContent = found.curve.tips[found.index];
     tip.hidden = false;
+    tip.style.left = "0";  // its own width does not hang on its place
     const left = found.point[0] / scale - tip.offsetWidth / 2;
     tip.style.left = `${Math.max(0, Math.min(left, figure.clientWidth - tip.offsetWidth))}px`;
-    tip.style.top = `${chart.offsetTop + found.point[1] / scale - tip.offsetHeight - 10}px`;
+    const above = box.top - figure.getBoundingClientRect().top;
+    tip.style.top = `${above + found.point[1] / scale - tip.offsetHeight - 10}px`;
   };
   chart.addEventListener("pointermove", show);
   chart.addEventListener("pointerdown", show);
