@@ -1,10 +1,10 @@
-"""Makes what a package index takes: `make dist`, or with parts: `python tools/make_dist.py sdist any native`.
+"""Makes what a package index takes: `make dist`, or parts: `python tools/make_dist.py sdist any native`.
 
 `sdist` are the sources; `any` is a wheel without native kernels, which any machine takes; `native` is this
 platform's. Wheels are made from the sdist, so that nothing is in them that the sdist lacks. On Linux
-auditwheel gives the tag of the oldest C library that the kernels run on. The kernels borrow torch's OpenMP and
-link to no library but C's: were another one copied into the wheel, that would be an error.
-Needs the extra `release`.
+auditwheel gives the tag of the oldest C library that the kernels run on. The kernels borrow torch's OpenMP
+and link to no library but C's: were another one copied into the wheel, that would be an error. Needs the
+extra `release`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _run(module: str, *arguments: str, **variables: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all of them)")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     flags = parser.parse_args()

@@ -8,7 +8,7 @@ import torch
 from packaging.tags import mac_platforms
 
 from dctps import DpSConv2d, DpSLinear
-from dctps.kernels import loader
+from dctps.kernels import build, loader
 from dctps.kernels.build import LIBRARY, platform_tag
 
 
@@ -64,6 +64,20 @@ def test_a_machine_without_kernels_hears_of_it_once(
     assert "slower torch operations serve: install a C compiler and run" in str(heard[0].message)
     assert loader.variant() == "off"
     torch.testing.assert_close(layers[0](inputs[0]), inputs[0] @ layers[0].weight.T + layers[0].bias)
+
+
+def test_where_no_compiler_can_help_none_is_advised(
+    anew: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (loader, build):
+        monkeypatch.setattr(module, "SUPPORTED", False)
+    monkeypatch.setattr(loader, "LIBRARY", tmp_path / "libdctps.so")
+    monkeypatch.delenv("DCTPS_KERNELS", raising=False)
+    said = "are not for .* machine; slower torch operations serve: set DCTPS_KERNELS=off to accept it$"
+    with pytest.warns(UserWarning, match=said):
+        assert loader.variant() == "off"
+    with pytest.raises(build.CompileError, match="there are no native kernels for"):
+        build.compile_library(tmp_path / "libdctps.so")
 
 
 @pytest.mark.parametrize(

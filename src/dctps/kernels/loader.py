@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from dctps.kernels.build import LIBRARY, source_hash
+from dctps.kernels.build import LIBRARY, SUPPORTED, source_hash
 from dctps.kernels.layouts import check_layouts
 
 VARIANTS = ("generic", "avx2", "avx512")  # in the order of `dctps_best_variant`
-_REMEDY = "install a C compiler and run `python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
+_ACCEPT = "set DCTPS_KERNELS=off to accept it"
+_REMEDY = f"install a C compiler and run `python -m dctps.kernels`, or {_ACCEPT}"
 
 
 @functools.cache
@@ -77,7 +78,10 @@ def _library() -> ctypes.CDLL | None:
             problem = "were compiled from other sources than these"
         except (OSError, AttributeError) as error:
             problem = f"cannot be loaded, perhaps made for another machine than this {machine} one ({error})"
-    message = f"dctps: the native kernels {problem}; slower torch operations serve: {_REMEDY}"
+    if not SUPPORTED:
+        problem = f"are not for {platform.system()} on a {machine} machine"
+    remedy = _REMEDY if SUPPORTED else _ACCEPT
+    message = f"dctps: the native kernels {problem}; slower torch operations serve: {remedy}"
     warnings.warn(message, stacklevel=2)
     return None
 
