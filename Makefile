@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Spinning OpenMP threads of two test workers would fight over the cores.
 TEST_WORKERS ?= 2
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs dist clean
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,5 +30,8 @@ check: $(VENV)/dev
 docs: $(VENV)/dev
 	$(BIN)/python -m sphinx -W --quiet -b html docs docs/_build/html
 
+dist: $(VENV)/dev
+	$(BIN)/python tools/make_dist.py
+
 clean:
-	rm -rf $(VENV) docs/_build
+	rm -rf $(VENV) docs/_build dist

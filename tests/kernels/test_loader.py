@@ -9,7 +9,7 @@ import torch
 from packaging.tags import mac_platforms
 
 from dctps import DpSConv2d, DpSLinear
-from dctps.kernels import loader
+from dctps.kernels import build, loader
 from dctps.kernels.build import LIBRARY, CompileError, compile_library, find_compiler, platform_tag
 
 
@@ -90,6 +90,20 @@ def test_compiling_says_that_it_is_at_work(tmp_path: Path, monkeypatch: pytest.M
         compile_library(tmp_path / "libdctps.so", on_note=notes.append)
     (note,) = notes
     assert re.fullmatch(rf"dctps: compiling the native kernels, \d\d+ files with {compiler}", note)
+
+
+def test_where_no_compiler_can_help_none_is_advised(
+    anew: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (loader, build):
+        monkeypatch.setattr(module, "SUPPORTED", False)
+    monkeypatch.setattr(loader, "LIBRARY", tmp_path / "libdctps.so")
+    monkeypatch.delenv("DCTPS_KERNELS", raising=False)
+    said = "are not for .* machine; slower torch operations serve: set DCTPS_KERNELS=off to accept it$"
+    with pytest.warns(UserWarning, match=said):
+        assert loader.variant() == "off"
+    with pytest.raises(build.CompileError, match="there are no native kernels for"):
+        build.compile_library(tmp_path / "libdctps.so")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "csrc"
 LIBRARY = Path(__file__).parent / "libdctps.so"
+SUPPORTED = os.name == "posix" and sys.maxsize > 2**32  # else no compiler can help: docs/kernels.md
 
 _FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 _FLAGS += ["-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi"]
@@ -45,6 +46,8 @@ def compile_library(
     line for a person before it begins. Without a C compiler (`CC`
     names one), or where it fails, that is a `CompileError` with its output.
     """
+    if not SUPPORTED:
+        raise CompileError(f"there are no native kernels for {sysconfig.get_platform()}")
     compiler = _compiler()
     variants: dict[str, list[str]] = {"generic": [], **(_X86 if _machine() in ("x86_64", "amd64") else {})}
     with tempfile.TemporaryDirectory() as folder:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from dctps.kernels.build import LIBRARY, find_compiler, source_hash
+from dctps.kernels.build import LIBRARY, SUPPORTED, find_compiler, source_hash
 from dctps.kernels.layouts import check_layouts
 
 VARIANTS = ("generic", "avx2", "avx512")  # in the order of `dctps_best_variant`
+_ACCEPT = "set DCTPS_KERNELS=off to accept it"
 
 
 @functools.cache
@@ -90,11 +91,11 @@ def _opened() -> ctypes.CDLL | str:
             problem = "were compiled from other sources than these"
         except (OSError, AttributeError) as error:
             problem = f"cannot be loaded, perhaps made for another machine than this {machine} one ({error})"
+    if not SUPPORTED:
+        problem = f"are not for {platform.system()} on a {machine} machine"
     install = "" if find_compiler() else "install a C compiler (gcc or clang), and "
-    return (
-        f"the native kernels {problem}; slower torch operations serve: {install}run "
-        f"`python -m dctps.kernels`, or set DCTPS_KERNELS=off to accept it"
-    )
+    remedy = f"{install}run `python -m dctps.kernels`, or {_ACCEPT}" if SUPPORTED else _ACCEPT
+    return f"the native kernels {problem}; slower torch operations serve: {remedy}"
 
 
 def _prepared(library: ctypes.CDLL) -> ctypes.CDLL:
