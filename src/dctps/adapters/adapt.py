@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from dctps.adapters.switch import set_adapter_
+from dctps.adapters.switch import disable, set_adapter_
 from dctps.adapters.targets import Patterns, Targets, adapted, own_parameters
 from dctps.arguments import whole
 from dctps.networks.surgery import refuse_wrapped
@@ -51,7 +51,7 @@ def adapt_(
         r: r (m + n) of them in each layer with m outputs and n inputs, as many as a LoRA of rank r has.
         target_modules: the layers: names or their ends, a regular expression for whole names, or None for all
             that can be adapted.
-        exclude_modules: layers to leave as they are, said in the same ways.
+        exclude_modules: modules to leave as they are, with all that is in them, said in the same ways.
         modules_to_save: names of modules that train as a whole and belong to the adapter, such as a new head.
         name: of the adapter.
         criterion: which weights train: `"random"`; `"gradient"`, the largest |dL/dW_0| over `batches`;
@@ -79,7 +79,10 @@ def adapt_(
     with targets.expand(model) as expanded:
         layers = targets.layers(expanded.model)
         saved = targets.saved(expanded.model)
-        options = _choice(expanded.model, layers, density, nnz, r, criterion, allocation, loss, batches, seed)
+        with disable(expanded.model):  # scores are of the base
+            options = _choice(
+                expanded.model, layers, density, nnz, r, criterion, allocation, loss, batches, seed
+            )
         deltas = {key: _built(layer, key, options[key], seed) for key, layer in layers.items()}
         own_memory(expanded, layers.values())
         expanded.close(set(layers.values()))
@@ -181,9 +184,16 @@ def _choice(
     assert density is not None
     if criterion == "nonzero":
         raise ValueError("criterion 'nonzero' is for pruned networks: choose 'random', 'gradient' or 'magnitude'")
-    scorer = Scorer(model, layers, loss, batches, dict)
+    scorer = Scorer(model, layers, loss, batches, _refuse_converted)
     chosen = gradient if criterion == "gradient" else criterion
     return choose_weights(density, allocation, chosen, scorer, seed)
+
+
+def _refuse_converted() -> NoReturn:
+    raise ValueError(
+        "this criterion scores a network under an offset, and an adapter has the pretrained weight in its "
+        "place: choose 'random', 'gradient' or 'magnitude'"
+    )
 
 
 def _lora_count(layer: nn.Module, r: int) -> int:

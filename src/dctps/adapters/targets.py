@@ -27,7 +27,7 @@ class Targets:
 
     Attributes:
         target: layers to adapt; None: all that can be.
-        exclude: layers to leave as they are.
+        exclude: modules to leave as they are, with all that is in them.
         save: modules to train as a whole, with all that is in them.
     """
 
@@ -113,12 +113,10 @@ class Targets:
         return (self.target is None or matches(name, self.target)) and not self._leaves(name)
 
     def _leaves(self, name: str) -> bool:
-        return (self.exclude is not None and matches(name, self.exclude)) or self._is_saved(name)
+        return (self.exclude is not None and _is_in(name, self.exclude)) or self._is_saved(name)
 
     def _is_saved(self, name: str) -> bool:
-        """Whether a module is one of `save` or inside of one."""
-        parts = name.split(".")
-        return any(matches(".".join(parts[: i + 1]), self.save) for i in range(len(parts)))
+        return _is_in(name, self.save)
 
 
 def matches(name: str, patterns: str | Collection[str]) -> bool:
@@ -126,6 +124,12 @@ def matches(name: str, patterns: str | Collection[str]) -> bool:
     if isinstance(patterns, str):
         return re.fullmatch(patterns, name) is not None
     return any(name == pattern or name.endswith(f".{pattern}") for pattern in patterns)
+
+
+def _is_in(name: str, patterns: str | Collection[str]) -> bool:
+    """Whether a module is one that is meant, or inside of one."""
+    parts = name.split(".")
+    return any(matches(".".join(parts[: i + 1]), patterns) for i in range(len(parts)))
 
 
 def named_own(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

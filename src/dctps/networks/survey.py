@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from dctps.networks.conversion import DPS_CLASS, expand, find_conversion
 from dctps.networks.norms import NORM_LAYERS
 from dctps.networks.surgery import Mergeable, named_modules, replace_
+from dctps.nn.adapter import adapters_of
 from dctps.nn.layer import DpSLayer
 
 _WHY_NOT: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str]] = [
@@ -184,6 +185,8 @@ def _why_not(
             yield f"a subclass of {bases[0].__name__}, which may differ: see register_conversion"
         yield from (reason for kinds, reason in _WHY_NOT if isinstance(module, kinds))
         yield "no conversion is registered for its class"
+    if adapters_of(module) is not None:
+        yield "it carries adapters: merge_ puts the one in use into its weight"
     if is_plain and "weight" not in module._parameters:
         yield "a hook makes its weight: prune.remove or remove_weight_norm makes it plain"
     for tensor in tensors:

@@ -159,6 +159,16 @@ def detach(layer: nn.Module, name: str) -> None:
                 hooks.pop(key, None)
 
 
+def absorb(layer: nn.Module) -> None:
+    """Leave W_0 + S of the active adapter in the layer for good, and take all adapters away."""
+    adapters = adapters_of(layer)
+    assert adapters is not None
+    merge(layer)
+    adapters.merged = adapters.kept = None
+    for name in list(adapters):
+        detach(layer, name)
+
+
 def _add_active(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor | None:
     """The hook: y + S x, or None for y as it is. It looks the adapter up, so copies of the layer use theirs."""
     adapters = layer._modules[CHILD]

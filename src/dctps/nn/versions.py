@@ -84,6 +84,12 @@ def use_version(module: nn.Module, adapter: str | None, trainable: bool = True) 
             own[key].requires_grad_(trainable and versions.trained.get(name, False))
 
 
+def absorb_version(module: nn.Module) -> None:
+    """Leave the version in use in the module for good, and forget the others."""
+    if versions_of(module) is not None:
+        del module._modules[CHILD]
+
+
 def drop_version(module: nn.Module, adapter: str) -> None:
     """Forget an adapter's version; with the last one the child goes, and the base's is in use."""
     versions = versions_of(module)
