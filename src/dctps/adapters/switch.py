@@ -39,12 +39,10 @@ def set_adapter_(model: nn.Module, name: str | None) -> nn.Module:
         for key, delta in adapters.items():
             values = delta.get_parameter("values")
             values.requires_grad_(key == name and values.numel() > 0)
-        if was_merged and name is not None:
-            one.merge(layer)
     for _, module in named_own(model):
         if versions_of(module) is not None:
             use_version(module, name)
-    return model
+    return merge_adapter_(model) if was_merged and name is not None else model
 
 
 def active_adapter(model: nn.Module) -> str | None:

@@ -1,7 +1,7 @@
 """Several versions of one module's own tensors: the base's, and one for each adapter that trains the module.
 
 The version in use is in the module itself, so that optimizers, hooks and tied places see the same parameters
-all the time. The others wait in the module's child `adapters`, as buffers.
+all the time. The others wait in the module's child `versions`, as buffers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from dctps.nn.adapter import CHILD
-
+CHILD = "versions"
 BASE = ""  # the name of the version that was there before any adapter
 
 
