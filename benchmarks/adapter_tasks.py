@@ -77,7 +77,7 @@ class Images:
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-            print(f"pretraining images: epoch {epoch + 1}, loss {float(loss):.3f}", flush=True)
+            print(f"pretraining images: epoch {epoch + 1}, loss {loss.item():.3f}", flush=True)
         torch.save(model.state_dict(), self.path)
         return model
 
@@ -140,9 +140,15 @@ class Text:
         torch.manual_seed(0)
         return LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=256, hidden_size=s["width"], intermediate_size=3 * s["width"],
-                num_hidden_layers=s["layers"], num_attention_heads=4, max_position_embeddings=s["context"],
-                bos_token_id=0, eos_token_id=0, pad_token_id=0,
+                vocab_size=256,
+                hidden_size=s["width"],
+                intermediate_size=3 * s["width"],
+                num_hidden_layers=s["layers"],
+                num_attention_heads=4,
+                max_position_embeddings=s["context"],
+                bos_token_id=0,
+                eos_token_id=0,
+                pad_token_id=0,
             )  # fmt: skip
         )
 
@@ -162,7 +168,7 @@ class Text:
             optimizer.step()
             schedule.step()
             if step % 100 == 99:
-                print(f"pretraining text: step {step + 1}, loss {float(loss):.3f}", flush=True)
+                print(f"pretraining text: step {step + 1}, loss {loss.item():.3f}", flush=True)
         torch.save(model.state_dict(), self.path)
         return model
 
@@ -196,7 +202,9 @@ class Text:
         for part in ("validation", "test"):
             half = text[: len(text) // 3] if part == "validation" else text[len(text) // 3 :]
             batches = [_drawn(half, 32, s["context"], generator) for _ in range(s[f"{part}_sequences"] // 32)]
-            found[part] = -sum(float(self.loss(model, batch)) for batch in batches) / len(batches) / math.log(2)
+            found[part] = (
+                -sum(self.loss(model, batch).item() for batch in batches) / len(batches) / math.log(2)
+            )
         return found
 
 
@@ -213,7 +221,8 @@ def _accuracy(model: nn.Module, data: Dataset, images: Any, part: slice) -> floa
     model.eval()
     chosen = images.select(torch.arange(len(images))[part])
     right = sum(
-        int((model(x).argmax(1) == y).sum()) for x, y in image_batches(chosen, 500, mean=data.mean, std=data.std)
+        int((model(x).argmax(1) == y).sum())
+        for x, y in image_batches(chosen, 500, mean=data.mean, std=data.std)
     )
     return right / len(chosen)
 

@@ -29,7 +29,9 @@ def test_the_network_computes_what_it_did_and_only_s_trains():
     train(model)
     assert not torch.equal(model(images()), before)
     after = model.state_dict()
-    assert all(torch.equal(after[key], weights[key]) for key in weights if "running" not in key and "num" not in key)
+    assert all(
+        torch.equal(after[key], weights[key]) for key in weights if "running" not in key and "num" not in key
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,9 @@ def test_which_layers(options, layers):
 
 
 def test_names_are_ends_and_modules_inside_are_left_out():
-    net = nn.ModuleDict({"one": nn.ModuleDict({"fc": nn.Linear(4, 4)}), "two": nn.ModuleDict({"fc": nn.Linear(4, 4)})})
+    net = nn.ModuleDict(
+        {"one": nn.ModuleDict({"fc": nn.Linear(4, 4)}), "two": nn.ModuleDict({"fc": nn.Linear(4, 4)})}
+    )
     assert set(counts(dctps.adapt_(copy.deepcopy(net), nnz=3, target_modules=["fc"]))) == {"one.fc", "two.fc"}
     assert set(counts(dctps.adapt_(copy.deepcopy(net), nnz=3, target_modules=["one.fc"]))) == {"one.fc"}
     assert set(counts(dctps.adapt_(copy.deepcopy(net), nnz=3, exclude_modules=["one"]))) == {"two.fc"}
@@ -71,7 +75,9 @@ def test_gpt2_is_adapted_by_default_but_for_its_tied_head():
     assert {name.split(".", 3)[-1] for name in counts(model)} == {
         "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj",
     }  # fmt: skip
-    with pytest.raises(ValueError, match="'lm_head' \\(Linear\\), which cannot be adapted: it shares a parameter"):
+    with pytest.raises(
+        ValueError, match="'lm_head' \\(Linear\\), which cannot be adapted: it shares a parameter"
+    ):
         dctps.adapt_(gpt2(), 0.02, target_modules=["lm_head"])
 
 
@@ -121,7 +127,10 @@ def test_the_support_of_a_second_adapter_is_scored_on_the_base():
         ({"nnz": 0.5}, "nnz must be a whole number"),
         ({"r": 5}, "r=5 asks for 105 weights of layer '6', which has 80"),
         ({"r": 1, "allocation": "epl"}, "leave allocation out"),
-        ({"density": 0.1, "target_modules": ["conv"]}, "'conv' is no module of the network. Modules end in 0, 1"),
+        (
+            {"density": 0.1, "target_modules": ["conv"]},
+            "'conv' is no module of the network. Modules end in 0, 1",
+        ),
         ({"density": 0.1, "target_modules": "("}, "is no regular expression"),
         ({"density": 0.1, "target_modules": ["1"]}, "'1' \\(BatchNorm2d\\), which cannot be adapted: only"),
         ({"density": 0.1, "modules_to_save": "6"}, "must be a list of names, got the text '6'"),
@@ -133,7 +142,10 @@ def test_the_support_of_a_second_adapter_is_scored_on_the_base():
         ({"density": 0.1, "criterion": "gradient"}, "looks at data: pass batches"),
         ({"density": 0.1, "criterion": "offset-snip"}, "scores a network under an offset"),
         ({"density": 0.1, "criterion": "gradeint"}, "unknown criterion 'gradeint'"),
-        ({"criterion": {"0": torch.tensor([10**6])}, "target_modules": ["0"]}, "layer '0': positions must be in"),
+        (
+            {"criterion": {"0": torch.tensor([10**6])}, "target_modules": ["0"]},
+            "layer '0': positions must be in",
+        ),
     ],
 )
 def test_what_is_refused_changes_nothing(options, message):

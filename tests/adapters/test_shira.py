@@ -24,7 +24,12 @@ FILE = "adapter_model.safetensors"
 def network():
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Linear(20, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 12, bias=False), nn.ReLU(), nn.Linear(12, 5)
+        nn.Linear(20, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 12, bias=False),
+        nn.ReLU(),
+        nn.Linear(12, 5),
     )
     with torch.no_grad():
         net(inputs())
@@ -67,7 +72,9 @@ def test_peft_loads_what_was_trained_here(tmp_path_factory, nnz, saves):
         torch.testing.assert_close(loaded(inputs()), model(inputs()), rtol=1e-5, atol=1e-6)
         for i in (0, 3):  # bit for bit
             layer = loaded.base_model.model[i]
-            assert torch.equal(layer.get_delta_weight("default").to_dense(), model[i].adapters["default"].to_dense())
+            assert torch.equal(
+                layer.get_delta_weight("default").to_dense(), model[i].adapters["default"].to_dense()
+            )
             assert torch.equal(layer.base_layer.weight, model[i].weight)
     if saves:
         head = loaded.base_model.model[5].modules_to_save["default"]
@@ -104,7 +111,9 @@ def test_names_that_are_ends_of_others_are_written_as_an_expression(tmp_path):
     with quiet():
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(net), tmp_path).base_model.model
         assert type(loaded["in"]["fc"]) is nn.Linear
-        assert torch.equal(loaded["fc"].get_delta_weight("default").to_dense(), model["fc"].adapters["default"].to_dense())
+        assert torch.equal(
+            loaded["fc"].get_delta_weight("default").to_dense(), model["fc"].adapters["default"].to_dense()
+        )
 
 
 def test_statistics_that_have_changed_go_with_the_folder(tmp_path):

@@ -45,12 +45,18 @@ def test_each_adapter_computes_as_it_did_when_it_was_trained():
         heads = {"6.weight", "6.bias"} if name == "first" else set()
         assert training == heads | {n for n, _ in net.named_parameters() if f"adapters.{name}." in n}
     set_adapter_(net, "second")
-    assert all(torch.equal(net.state_dict()[key], tensor) for key, tensor in weights.items() if "running" not in key)
+    assert all(
+        torch.equal(net.state_dict()[key], tensor) for key, tensor in weights.items() if "running" not in key
+    )
     with pytest.raises(ValueError, match="there is no adapter 'third': the network has first, second"):
         set_adapter_(net, "third")
 
 
-@given(st.lists(st.sampled_from(["first", "second", "merge", "unmerge", "none", "disable", "to", "copy"]), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(["first", "second", "merge", "unmerge", "none", "disable", "to", "copy"]), max_size=12
+    )
+)
 def test_no_order_of_calls_changes_what_an_adapter_computes(calls):
     net, expected = two()
     base = {key: t.clone() for key, t in small().state_dict().items()}

@@ -35,7 +35,10 @@ def test_copies_and_pickles_have_adapters_of_their_own():
 
 
 def test_state_dicts_load_strictly_into_a_network_that_is_adapted_alike():
-    model, other = adapted(modules_to_save=["6"], seed=1), dctps.adapt_(small(), 0.05, modules_to_save=["6"], seed=2)
+    model, other = (
+        adapted(modules_to_save=["6"], seed=1),
+        dctps.adapt_(small(), 0.05, modules_to_save=["6"], seed=2),
+    )
     state = model.state_dict()
     new = sorted(set(state) - set(small().state_dict()))
     assert [key for key in new if key.startswith("4.")] == [
@@ -50,7 +53,9 @@ def test_state_dicts_load_strictly_into_a_network_that_is_adapted_alike():
 def test_dtypes_and_channels_last():
     model = adapted()
     y = model(images())
-    torch.testing.assert_close(copy.deepcopy(model).double()(images().double()).float(), y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        copy.deepcopy(model).double()(images().double()).float(), y, rtol=1e-4, atol=1e-5
+    )
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)
     torch.testing.assert_close(last(images().to(memory_format=torch.channels_last)), y)
     with torch.autocast("cpu", torch.bfloat16):

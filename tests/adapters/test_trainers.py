@@ -38,13 +38,17 @@ def test_the_trainer_saves_goes_on_and_loads_the_best(tmp_path):
         trainer(whole, tmp_path / "whole", 6).train()
         trainer(adapted(), tmp_path / "part", 4).train()
         resumed = adapted()
-        trainer(resumed, tmp_path / "part", 6).train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
+        trainer(resumed, tmp_path / "part", 6).train(
+            resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4")
+        )
         state = whole.state_dict()
         for key, tensor in resumed.state_dict().items():
             assert torch.equal(tensor, state[key]), key
 
         best = adapted()
-        loop = trainer(best, tmp_path / "best", 6, load_best_model_at_end=True, metric_for_best_model="eval_loss")
+        loop = trainer(
+            best, tmp_path / "best", 6, load_best_model_at_end=True, metric_for_best_model="eval_loss"
+        )
         loop.train()
         losses = {log["step"]: log["eval_loss"] for log in loop.state.log_history if "eval_loss" in log}
         assert loop.state.best_model_checkpoint.endswith(f"-{min(losses, key=losses.get)}")
@@ -94,7 +98,9 @@ def test_accelerate(tmp_path):
             for p in model.parameters():
                 p.add_(1)
         accelerator.load_state(tmp_path / "state")
-        assert all(torch.equal(t, state[key]) for key, t in accelerator.unwrap_model(model).state_dict().items())
+        assert all(
+            torch.equal(t, state[key]) for key, t in accelerator.unwrap_model(model).state_dict().items()
+        )
     finally:
         accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -116,20 +122,20 @@ def test_lightning(tmp_path):
 
     def fit(steps, resume=None):
         module = Module()
+        keep = lightning.pytorch.callbacks.ModelCheckpoint(
+            tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1
+        )
         loop = lightning.Trainer(
-            max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
+            max_steps=steps, accelerator="cpu", logger=False, callbacks=[] if resume else [keep],
+            enable_checkpointing=not resume, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         loop.fit(module, DataLoader(TensorDataset(images(), LABELS), 2), ckpt_path=resume)
-        return module, loop
+        return module
 
     with quiet():
-        whole, loop = fit(6)
-        loop.save_checkpoint(tmp_path / "whole.ckpt")
-        _, first = fit(3)
-        first.save_checkpoint(tmp_path / "half.ckpt")
-        resumed, _ = fit(6, str(tmp_path / "half.ckpt"))
-        loaded = Module.load_from_checkpoint(tmp_path / "whole.ckpt", weights_only=False)
+        whole = fit(6)
+        resumed = fit(6, str(tmp_path / "step=3.ckpt"))
+        loaded = Module.load_from_checkpoint(tmp_path / "step=6.ckpt", weights_only=False)
     state = whole.state_dict()
     assert not torch.equal(state["network.6.weight"], small()[6].weight)
     assert torch.equal(state["network.4.weight"], small()[4].weight)

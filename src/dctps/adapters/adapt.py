@@ -115,7 +115,9 @@ def check_name(name: str) -> None:
         ValueError: it is empty, has a dot or a slash, or is a name that modules have.
     """
     if not isinstance(name, str) or not name or {".", "/"} & {*name} or hasattr(Adapters(), name):
-        raise ValueError(f"an adapter's name is a text without dots and slashes, got {name!r}: choose another")
+        raise ValueError(
+            f"an adapter's name is a text without dots and slashes, got {name!r}: choose another"
+        )
 
 
 def refuse_taken(model: nn.Module, name: str) -> None:
@@ -183,7 +185,9 @@ def _choice(
         density = nnz / total
     assert density is not None
     if criterion == "nonzero":
-        raise ValueError("criterion 'nonzero' is for pruned networks: choose 'random', 'gradient' or 'magnitude'")
+        raise ValueError(
+            "criterion 'nonzero' is for pruned networks: choose 'random', 'gradient' or 'magnitude'"
+        )
     scorer = Scorer(model, layers, loss, batches, _refuse_converted)
     chosen = gradient if criterion == "gradient" else criterion
     return choose_weights(density, allocation, chosen, scorer, seed)

@@ -114,7 +114,9 @@ def load_adapter_(
                 f"the pretrained network that it was made for, or pass check_base=False where it is the same in "
                 f"another dtype"
             )
-        templates = {f"{key}.{k}": t for key, (module, _, _) in saved.items() for k, t in own_tensors(module).items()}
+        templates = {
+            f"{key}.{k}": t for key, (module, _, _) in saved.items() for k, t in own_tensors(module).items()
+        }
         tree = _tree(
             {key: plain_like(layer) for key, layer in layers.items()},
             {key: torch.empty_like(templates[key], device="cpu") for key in tensors},
@@ -214,9 +216,7 @@ def _tree(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> nn
     return root
 
 
-def _read(
-    model: nn.Module, path: Path
-) -> tuple[list[manifest.LayerRecord], list[str], dict[str, Any]]:
+def _read(model: nn.Module, path: Path) -> tuple[list[manifest.LayerRecord], list[str], dict[str, Any]]:
     """The layers of the file, the names of its other tensors, and what `save_adapter` noted."""
     names = [name for name, _ in named_own(model)]
     limit = _HEADER_BASE + sum(_HEADER_PER_MODULE + _HEADER_PER_LETTER * len(name) for name in names)
@@ -240,7 +240,9 @@ def _layer(path: Path, own: Mapping[str, nn.Module], record: manifest.LayerRecor
     layer = own.get(record.name)
     if layer is None or not can_adapt(layer):
         what = "no such layer" if layer is None else f"a {type(layer).__name__} there"
-        raise CheckpointError(f"{path} is for another network: it adapts {shorten(record.name)}, and this one has {what}")
+        raise CheckpointError(
+            f"{path} is for another network: it adapts {shorten(record.name)}, and this one has {what}"
+        )
     plain = plain_like(layer)
     shape = tuple(plain.weight.shape)
     shape = (*shape[:2], 1, *shape[2:]) if len(shape) == 3 else shape
@@ -253,12 +255,12 @@ def _layer(path: Path, own: Mapping[str, nn.Module], record: manifest.LayerRecor
     return layer
 
 
-def saved_by(
-    path: Path, own: Mapping[str, nn.Module], tensors: Iterable[str], trained: list[str]
-) -> Saved:
+def saved_by(path: Path, own: Mapping[str, nn.Module], tensors: Iterable[str], trained: list[str]) -> Saved:
     """The modules that get a version: those that the file trains or has tensors of, and counting norms."""
     known = {f"{key}.{attribute}" for key, module in own.items() for attribute in own_tensors(module)}
-    if wrong := [name for name in tensors if name not in known] + [name for name in trained if name not in own]:
+    if wrong := [name for name in tensors if name not in known] + [
+        name for name in trained if name not in own
+    ]:
         raise CheckpointError(f"{path} is for another network: it has {shorten(wrong[0])}, which is not here")
     owners = {name.rpartition(".")[0] for name in tensors}
     seen: set[int] = set()

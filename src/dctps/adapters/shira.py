@@ -75,7 +75,9 @@ def save_shira(
         values, support = _padded(key, delta, r)
         columns = delta.offset.in_features
         content[_PREFIX + key + _VALUES] = values
-        content[_PREFIX + key + _INDICES] = torch.stack([support // columns, support % columns]).to(torch.int32)
+        content[_PREFIX + key + _INDICES] = torch.stack([support // columns, support % columns]).to(
+            torch.int32
+        )
     modules = dict(named_own(model))
     saved = sorted({*trained, *(key.rpartition(".")[0] for key in tensors)})
     for key in saved:
@@ -154,7 +156,9 @@ def _config(
     model: nn.Module, targets: list[str], saved: list[str], r: int, base_model: str | None
 ) -> dict[str, Any]:
     """What PEFT's `ShiraConfig` is made from."""
-    others = [name for name, module in named_own(model) if isinstance(module, nn.Linear) and name not in targets]
+    others = [
+        name for name, module in named_own(model) if isinstance(module, nn.Linear) and name not in targets
+    ]
     # A list means ends of names: where that would take in other layers, the whole names as an expression.
     exact = not any(matches(name, targets) for name in others if name not in saved)
     return {
@@ -190,9 +194,13 @@ def _entries(folder: Path) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(_content(path))
     except Exception as error:  # also torch refuses a shape, and says so in several ways
-        raise CheckpointError(f"{path} is no safetensors file ({shorten(str(error))}): copy it again") from None
+        raise CheckpointError(
+            f"{path} is no safetensors file ({shorten(str(error))}): copy it again"
+        ) from None
     if wrong := [key for key in tensors if not key.startswith(_PREFIX)]:
-        raise CheckpointError(f"{path} has the tensor {shorten(wrong[0])}, which PEFT does not write: save it again")
+        raise CheckpointError(
+            f"{path} has the tensor {shorten(wrong[0])}, which PEFT does not write: save it again"
+        )
     return {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
 
 
