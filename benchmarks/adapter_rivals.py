@@ -30,9 +30,15 @@ def gradient(task: Task, model: nn.Module, seed: int) -> nn.Module:
     layers = _layers(task, model)
     nnz = sum(task.r * (w.shape[0] + w[0].numel()) for w in (layer.weight for layer in layers))
     return dctps.adapt_(
-        model, nnz=nnz, target_modules=task.targets, modules_to_save=task.saved, seed=seed, criterion="gradient",
-        loss=task.loss, batches=list(islice(task.batches(seed), 10)),
-    )  # fmt: skip
+        model,
+        nnz=nnz,
+        target_modules=task.targets,
+        modules_to_save=task.saved,
+        seed=seed,
+        criterion="gradient",
+        loss=task.loss,
+        batches=list(islice(task.batches(seed), 10)),
+    )
 
 
 def lora(task: Task, model: nn.Module, seed: int) -> nn.Module:

@@ -75,8 +75,9 @@ _HOMES = {
 # fmt: off
 _FOLDERS = (
     "adapters", "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments",
-    "fused", "gpu", "identity", "initial", "kernels", "models", "networks", "nn", "offsets", "product", "reporting",
-    "selection", "sparse", "stacks", "subspace", "sweeps", "testing", "training", "transforms",
+    "fused", "gpu", "identity", "initial", "kernels", "models", "networks", "nn", "offsets", "product",
+    "reporting", "selection", "sparse", "stacks", "subspace", "sweeps", "testing", "training",
+    "transforms",
 )
 # fmt: on
 

@@ -21,8 +21,8 @@ def rows(count, seed):
 def trainer(model, folder, steps, **options):
     arguments = transformers.TrainingArguments(
         str(folder), max_steps=steps, per_device_train_batch_size=4, use_cpu=True, report_to=[],
-        disable_tqdm=True, learning_rate=0.02, seed=1, save_strategy="steps", save_steps=2, eval_strategy="steps",
-        eval_steps=2, logging_steps=2, lr_scheduler_type="constant", **options,
+        disable_tqdm=True, learning_rate=0.02, seed=1, save_strategy="steps", save_steps=2,
+        eval_strategy="steps", eval_steps=2, logging_steps=2, lr_scheduler_type="constant", **options,
     )  # fmt: skip
     return transformers.Trainer(model, arguments, train_dataset=rows(32, 1), eval_dataset=rows(8, 2))
 

@@ -40,9 +40,10 @@ def adapt_(
 ) -> nn.Module:
     """Freeze a pretrained network and give its layers a sparse S that trains: y = W_0 x + b + S x.
 
-    W_0 stays in the layer, in place; S starts at zero, so the network first computes what it did before. The
-    layers are `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, transformers' `Conv1D`, and `nn.MultiheadAttention`, which
-    is first written in four linear layers. A second call with another `name` adds an adapter beside the first.
+    W_0 stays in the layer, in place; S starts at zero, so the network first computes what it did before.
+    The layers are `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, transformers' `Conv1D`, and `nn.MultiheadAttention`,
+    which is first written in four linear layers. A second call with another `name` adds an adapter beside the
+    first.
 
     Args:
         model: any module, changed in place.

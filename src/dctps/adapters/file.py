@@ -1,4 +1,4 @@
-"""An adapter as one small file, without the network that it is for; the bytes are those of docs/checkpoint.md."""
+"""An adapter as one small file, without the network that it is for: the bytes of docs/checkpoint.md."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def save_adapter(
 ) -> None:
     """Write an adapter to `folder/adapter.safetensors`, atomically: S, and what it trains beside S.
 
-    Nothing of W_0 is in the file but a checksum of it. A support that is drawn from its seed costs nothing, any
-    other is packed. Norms whose running statistics have changed are in it, too.
+    Nothing of W_0 is in the file but a checksum of it. A support that is drawn from its seed costs nothing,
+    any other is packed. Norms whose running statistics have changed are in it, too.
 
     Args:
         model: with adapters, merged or not.
@@ -82,7 +82,9 @@ def adapter_state(model: nn.Module, name: str | None = None) -> Tensors:
 def load_adapter_(
     model: nn.Module, folder: Path | str, name: str = "default", *, check_base: bool = True
 ) -> nn.Module:
-    """Put the adapter of `folder/adapter.safetensors` on a network, and in use; a refused file changes nothing.
+    """Put the adapter of `folder/adapter.safetensors` on a network, and in use.
+
+    A file that is refused changes nothing.
 
     Args:
         model: the pretrained network, with or without other adapters; changed in place.
@@ -110,9 +112,9 @@ def load_adapter_(
         saved = saved_by(path, own, tensors, notes["trained"])
         if check_base and (found := checksum_of(layers)) != notes["base"]:
             raise CheckpointError(
-                f"{path} was trained on other weights (checksum {shorten(notes['base'])}, here {found}): load "
-                f"the pretrained network that it was made for, or pass check_base=False where it is the same in "
-                f"another dtype"
+                f"{path} was trained on other weights (checksum {shorten(notes['base'])}, here {found}): "
+                f"load the pretrained network that it was made for, or pass check_base=False where it is the "
+                f"same in another dtype"
             )
         templates = {
             f"{key}.{k}": t for key, (module, _, _) in saved.items() for k, t in own_tensors(module).items()
@@ -159,6 +161,7 @@ def checksum_of(layers: Mapping[str, nn.Module]) -> str:
 
 
 def named_or_active(model: nn.Module, name: str | None) -> str:
+    """The name, by default of the adapter in use; ValueError where none is."""
     name = name if name is not None else active_adapter(model)
     if name is None:
         raise ValueError("no adapter is in use: name one")

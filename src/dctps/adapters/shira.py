@@ -1,8 +1,8 @@
 """PEFT's folders of its method SHiRA, read and written without PEFT.
 
-A folder holds `adapter_config.json` and `adapter_model.safetensors` with, for each linear layer of shape (m, n),
-`base_model.model.<name>.shira_weight` (r (m + n),) and `...shira_indices` int32 (2, r (m + n)), rows and
-columns, and for each module of `modules_to_save` its tensors as `base_model.model.<name>.<tensor>`.
+A folder holds `adapter_config.json` and `adapter_model.safetensors`. The latter has, for each linear layer of
+shape (m, n), `base_model.model.<name>.shira_weight` (r (m + n),) and `...shira_indices` int32 (2, r (m + n)),
+rows and columns, and for each module of `modules_to_save` its tensors as `base_model.model.<name>.<tensor>`.
 
 Reference: Bhardwaj et al., "Sparse High Rank Adapters", NeurIPS 2024; the format is that of PEFT 0.21.
 """
@@ -46,10 +46,10 @@ def save_shira(
     *,
     base_model: str | None = None,
 ) -> None:
-    """Write an adapter of linear layers as PEFT writes its SHiRA adapters: `PeftModel.from_pretrained` loads it.
+    """Write an adapter of linear layers as a SHiRA adapter of PEFT: `PeftModel.from_pretrained` loads it.
 
-    PEFT has one r for all layers and r (m + n) values in each, so the smallest such r that holds every layer is
-    taken, and the rest are zeros at free positions: the network computes the same.
+    PEFT has one r for all layers and r (m + n) values in each, so the smallest such r that holds every layer
+    is taken, and the rest are zeros at free positions: the network computes the same.
 
     Args:
         model: with adapters, merged or not.
@@ -58,7 +58,7 @@ def save_shira(
         base_model: name or path of the pretrained network, which PEFT's tools read.
 
     Raises:
-        ValueError: an adapted layer is no `nn.Linear`, or has too many values for PEFT's counting; with its name.
+        ValueError: an adapted layer is no `nn.Linear`, or has too many values for PEFT's r; with its name.
         OSError: the files cannot be written.
     """
     name = named_or_active(model, name)
@@ -67,7 +67,8 @@ def save_shira(
     for key, layer in layers.items():
         if type(layer) is not nn.Linear:
             raise ValueError(
-                f"layer {key!r} is a {type(layer).__name__}, and PEFT's SHiRA has nn.Linear alone: use save_adapter"
+                f"layer {key!r} is a {type(layer).__name__}, and PEFT's SHiRA has nn.Linear alone: use "
+                f"save_adapter"
             )
     r = max(1, *(-(-delta.nnz // sum(delta.offset.shape)) for delta in deltas.values()))
     content: dict[str, Tensor] = {}
@@ -91,7 +92,9 @@ def save_shira(
 
 
 def load_shira_(model: nn.Module, folder: Path | str, name: str = "default") -> nn.Module:
-    """Put the SHiRA adapter of a folder of PEFT's on a network, and in use; a refused folder changes nothing.
+    """Put the SHiRA adapter of a folder of PEFT's on a network, and in use.
+
+    A folder that is refused changes nothing.
 
     Args:
         model: the pretrained network, changed in place.
@@ -102,7 +105,7 @@ def load_shira_(model: nn.Module, folder: Path | str, name: str = "default") -> 
         the model, which trains this adapter alone, as after `adapt_`.
 
     Raises:
-        CheckpointError: there is no such folder, it is of another method of PEFT or another network, or damaged.
+        CheckpointError: there is no such folder, or it is of another method or network, or damaged.
         ValueError: an adapter of this name is there.
     """
     refuse_wrapped(model)
@@ -125,8 +128,8 @@ def load_shira_(model: nn.Module, folder: Path | str, name: str = "default") -> 
         target = getattr(own[owner], attribute)
         if target.shape != tensor.shape:
             raise CheckpointError(
-                f"{path} is for another network: {shorten(key)} has the shape {tuple(tensor.shape)} in the file "
-                f"and {tuple(target.shape)} here"
+                f"{path} is for another network: {shorten(key)} has the shape {tuple(tensor.shape)} in the "
+                f"file and {tuple(target.shape)} here"
             )
         ready[key] = _cast(path, key, tensor, target.dtype)
     place(model, name, layers, deltas, saved, ready)
@@ -140,8 +143,9 @@ def _padded(name: str, delta: DpSLayer, r: int) -> tuple[Tensor, Tensor]:
     missing = r * (m + n) - delta.nnz
     if r * (m + n) > m * n:
         raise ValueError(
-            f"layer {name!r} would have r (m + n) = {r * (m + n)} values at r={r}, and its weight has {m * n}: "
-            f"PEFT refuses that. Give the layers as many values as adapt_(model, r=...) does, or use save_adapter"
+            f"layer {name!r} would have r (m + n) = {r * (m + n)} values at r={r}, and its weight has "
+            f"{m * n}: PEFT refuses that. Give the layers as many values as adapt_(model, r=...) does, or "
+            f"use save_adapter"
         )
     if missing:
         free = torch.ones(min(m * n, delta.nnz + missing), dtype=torch.bool)
@@ -187,8 +191,8 @@ def _entries(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder / CONFIG} is no PEFT configuration: {error}") from None
     if found.get("peft_type") != "SHIRA":
         raise CheckpointError(
-            f"{folder} is an adapter of the method {shorten(found.get('peft_type'))}, and only SHIRA is a sparse "
-            f"S: load it with peft"
+            f"{folder} is an adapter of the method {shorten(found.get('peft_type'))}, and only SHIRA is a "
+            f"sparse S: load it with peft"
         )
     path = folder / WEIGHTS
     try:
@@ -220,7 +224,8 @@ def _linear(path: Path, own: dict[str, nn.Module], name: str) -> nn.Linear:
     if type(layer) is not nn.Linear:
         what = "no such layer" if layer is None else f"a {type(layer).__name__} there"
         raise CheckpointError(
-            f"{path} is for another network: it adapts the linear layer {shorten(name)}, and this one has {what}"
+            f"{path} is for another network: it adapts the linear layer {shorten(name)}, and this one has "
+            f"{what}"
         )
     return layer
 
@@ -230,15 +235,16 @@ def _delta(path: Path, name: str, layer: nn.Linear, values: Tensor, indices: Ten
     m, n = layer.weight.shape
     if values.dim() != 1 or indices.shape != (2, len(values)) or not values.is_floating_point():
         raise CheckpointError(
-            f"{path}: layer {shorten(name)} has {tuple(values.shape)} values at {tuple(indices.shape)} indices: save "
-            f"it again"
+            f"{path}: layer {shorten(name)} has {tuple(values.shape)} values at {tuple(indices.shape)} "
+            f"indices: save it again"
         )
     rows, columns = indices.long()
     inside = (rows >= 0) & (rows < m) & (columns >= 0) & (columns < n)
     flat = (rows * n + columns).sort()
     if not bool(inside.all()) or bool((flat.values.diff() == 0).any()):
         raise CheckpointError(
-            f"{path} is for another network: layer {shorten(name)} has indices outside of {m} x {n}, or one twice"
+            f"{path} is for another network: layer {shorten(name)} has indices outside of {m} x {n}, or one "
+            f"twice"
         )
     delta = build_delta(layer, name, support=flat.values)
     with torch.no_grad():

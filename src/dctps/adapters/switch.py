@@ -35,7 +35,7 @@ def set_adapter_(model: nn.Module, name: str | None) -> nn.Module:
     was_merged = any(adapters.merged is not None for _, adapters in layers.values())
     for layer, adapters in layers.values():
         one.unmerge(layer)
-        adapters.active = name if name in adapters else None
+        adapters.active = name if name is not None and name in adapters else None
         for key, delta in adapters.items():
             values = delta.get_parameter("values")
             values.requires_grad_(key == name and values.numel() > 0)
@@ -56,10 +56,10 @@ def list_adapters(model: nn.Module) -> list[str]:
 
 
 def merge_adapter_(model: nn.Module) -> nn.Module:
-    """Write W_0 + S of the adapter in use into the layers' weights, which costs O(nnz) and makes calls plain.
+    """Write W_0 + S of the adapter in use into the layers' weights: O(nnz), and calls are plain again.
 
-    The nnz numbers that stood there are kept, and `unmerge_adapter_` puts them back bit for bit. `dctps.merge_`
-    merges for good, and leaves a plain network.
+    The nnz numbers that stood there are kept, and `unmerge_adapter_` puts them back bit for bit.
+    `dctps.merge_` merges for good, and leaves a plain network.
 
     Raises:
         ValueError: no adapter is in use.
@@ -80,7 +80,7 @@ def unmerge_adapter_(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def disable(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside of `with disable(model):` the network is the base; afterwards the same adapter is in use again."""
+    """A context in which the network is the base; afterwards the same adapter is in use again."""
     name = active_adapter(model)
     flags = [(p, p.requires_grad) for p in model.parameters()]
     was_merged = any(a.merged is not None for _, a in adapted(model).values())

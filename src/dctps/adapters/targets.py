@@ -87,7 +87,7 @@ class Targets:
         return found
 
     def saved(self, model: nn.Module) -> dict[str, tuple[nn.Module, list[str], bool]]:
-        """The modules whose tensors each adapter has for itself: the module, which tensors, whether they train.
+        """The modules whose tensors are an adapter's own: the module, which tensors, whether they train.
 
         Those that are named, and norms with running statistics, which change while the network trains. A
         shared tensor is listed once.

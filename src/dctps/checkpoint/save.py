@@ -64,9 +64,10 @@ def save_state(
     *,
     values_dtype: torch.dtype | None = None,
 ) -> None:
-    """Write `model` to the file `path`, whose folder exists, atomically; bit for bit without a `values_dtype`.
+    """Write `model` to the file `path`, whose folder exists, atomically.
 
-    The other arguments and the errors are those of `save_pretrained`.
+    All is stored bit for bit, the values with a `values_dtype` apart. The other arguments and the errors are
+    those of `save_pretrained`.
     """
     write_atomically(Path(path), container.write(*_outline(model, values_dtype, "full", metadata)))
 

@@ -79,8 +79,8 @@ def merge_(model: nn.Module) -> nn.Module:
     """Turn every DpS layer back into the plain dense layer with the weight W = alpha * D + S.
 
     What was rewritten for the conversion is of its own class again (`nn.MultiheadAttention`, for one), and so
-    are fused batch normalisations. A network on a hyperplane comes back as the plain one that it stands for. Of
-    adapters the one in use is merged into the layers' weights, and all are gone.
+    are fused batch normalisations. A network on a hyperplane comes back as the plain one that it stands for.
+    Of adapters the one in use is merged into the layers' weights, and all are gone.
 
     Args:
         model: any module, converted in part or whole; changed in place.

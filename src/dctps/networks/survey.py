@@ -68,7 +68,8 @@ def survey(model: nn.Module) -> list[Found]:
             tensor for key, tensor in own if tensor is not None and _is_matrix(key, tensor)
         ]
         if matrices or any(tensor is not None and is_lazy(tensor) for _, tensor in own):
-            reasons: Iterable[str] = [_HELD] if module in held else [_LONE] if module in compiled else ()
+            around = {_HELD: module in held, _LONE: module in compiled, _ADAPTED: adapters_of(module)}
+            reasons: Iterable[str] = [reason for reason, holds in around.items() if holds]
             reasons = reasons or _why_not(module, parts, owners)
             found.append(Found(name, module, matrices, next(iter(reasons), "")))
     return found
@@ -150,6 +151,7 @@ class Expanded:
 
 
 _HELD = "the module around it computes with its weights: merge_ makes that a plain network"
+_ADAPTED = "it carries adapters: merge_ puts the one in use into its weight"
 _LONE = "it is compiled by itself: convert it first, then compile"
 
 
@@ -185,8 +187,6 @@ def _why_not(
             yield f"a subclass of {bases[0].__name__}, which may differ: see register_conversion"
         yield from (reason for kinds, reason in _WHY_NOT if isinstance(module, kinds))
         yield "no conversion is registered for its class"
-    if adapters_of(module) is not None:
-        yield "it carries adapters: merge_ puts the one in use into its weight"
     if is_plain and "weight" not in module._parameters:
         yield "a hook makes its weight: prune.remove or remove_weight_norm makes it plain"
     for tensor in tensors:

@@ -64,8 +64,9 @@ class Adapters(nn.ModuleDict):
     def _refuse_merged(self, why: str) -> None:
         if self.merged is not None:
             raise RuntimeError(
-                f"the adapter {self.merged!r} is merged, and {why}: call dctps.adapters.unmerge_adapter_(model) "
-                f"first, or dctps.merge_(model) for a plain network that keeps the sum"
+                f"the adapter {self.merged!r} is merged, and {why}: call "
+                f"dctps.adapters.unmerge_adapter_(model) first, or dctps.merge_(model) for a plain network "
+                f"that keeps the sum"
             )
 
 
@@ -170,7 +171,7 @@ def absorb(layer: nn.Module) -> None:
 
 
 def _add_active(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor | None:
-    """The hook: y + S x, or None for y as it is. It looks the adapter up, so copies of the layer use theirs."""
+    """The hook: y + S x, or None for y as it is. It looks the adapter up: a copy of the layer has its own."""
     adapters = layer._modules[CHILD]
     active = adapters.active  # type: ignore[union-attr]
     if active is None or adapters.merged is not None:  # type: ignore[union-attr]
@@ -180,9 +181,9 @@ def _add_active(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
         return y + delta
     # Neither sum needs its terms for the gradient, so one of them becomes it. Not a view, whose gradient
     # autograd would copy.
-    if not torch.is_grad_enabled() or not y._is_view():  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled() or not y._is_view():
         return y.add_(delta)
-    return y + delta if delta._is_view() else delta.add_(y)  # type: ignore[no-untyped-call]
+    return y + delta if delta._is_view() else delta.add_(y)
 
 
 @torch.no_grad()
@@ -210,6 +211,7 @@ def unmerge(layer: nn.Module) -> None:
     if adapters.merged is not None:
         delta = adapters[adapters.merged]
         assert isinstance(delta, DpSLayer)
+        assert adapters.kept is not None
         layer.get_parameter("weight")[positions(layer, delta)] = adapters.kept
         adapters.merged = adapters.kept = None
 
@@ -221,7 +223,7 @@ def base_weight(layer: nn.Module) -> Tensor:
     if adapters is None or adapters.merged is None:
         return weight
     delta = adapters[adapters.merged]
-    assert isinstance(delta, DpSLayer)
+    assert isinstance(delta, DpSLayer) and adapters.kept is not None
     weight = weight.clone()
     weight[positions(layer, delta)] = adapters.kept
     return weight
