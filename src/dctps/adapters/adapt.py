@@ -55,7 +55,7 @@ def adapt_(
         exclude_modules: modules to leave as they are, with all that is in them, said in the same ways.
         modules_to_save: names of modules that train as a whole and belong to the adapter, such as a new head.
         name: of the adapter.
-        criterion: which weights train: `"random"`; `"gradient"`, the largest |dL/dW_0| over `batches`;
+        criterion: which weights train: `"random"`; `"gradient"`, the largest `|dL/dW_0|` over `batches`;
             `"magnitude"`, `"snip"` or another score of `sparsify_`; or masks by layer name.
         allocation: as for `sparsify_`; by default the same number in each layer for `"random"`, and one
             ranking of the whole network for a score.
