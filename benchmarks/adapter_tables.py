@@ -30,7 +30,7 @@ def images(run: Run) -> str:
         f"({run['base']:.1%} there), adapted to the hundred classes of CIFAR-100 with a new head: "
         f"{s['adapted_images']:,} images, {s['adapted_epochs']} epochs, batches of {s['adapted_batch']}; "
         f"accuracy on {s['test_images']:,} test images. The head's 6,500 numbers are in every count. Running "
-        f"statistics move in all; scales and shifts of the norms train only where the table says so."
+        f"statistics move in all; scales and shifts of norms train only where the table says so."
     )
     return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
 
@@ -40,10 +40,10 @@ def text(run: Run) -> str:
     s = run["settings"]
     about = (
         f"A Llama of {s['layers']} layers and width {s['width']}, trained on the bytes of Python's standard "
-        f"library for {s['steps']} steps and adapted to the prose of Python's manual (`pydoc_data.topics`) for "
-        f"{s['adapted_steps']} steps of {s['adapted_batch']} windows of {s['context']} bytes. Bits for a byte, "
-        f"less is better; {-run['base']:.3f} before anything is adapted. PEFT's SHiRA takes `nn.Linear` alone, "
-        f"which is why the network is no GPT-2."
+        f"library for {s['steps']} steps and adapted to the prose of Python's manual (`pydoc_data.topics`) "
+        f"for {s['adapted_steps']} steps of {s['adapted_batch']} windows of {s['context']} bytes. Bits for a "
+        f"byte, less is better; {-run['base']:.3f} before anything is adapted. PEFT's SHiRA takes `nn.Linear` "
+        f"alone, which is why the network is no GPT-2."
     )
     return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
 
@@ -79,9 +79,9 @@ def cost(run: Run) -> str:
         for row in run["rows"]
     ]
     about = (
-        f"A forward and backward pass of a Llama of {s['layers']} layers and width {s['width']} on windows of "
-        f"{s['context']} bytes, all of its linear layers adapted with r = {s['r']} ({run['trained']:,} numbers), "
-        f"one thread. Median of turns, beside other work on the machine; the peak is that of resident memory "
+        f"A forward and backward pass of a Llama of {s['layers']} layers and width {s['width']} on windows "
+        f"of {s['context']} bytes, all of its linear layers adapted with r = {s['r']} ({run['trained']:,} "
+        f"numbers), one thread. Median of turns, beside other work on the machine; the peak is that of resident memory "
         f"above the network, gradients included, in a process of its own."
     )
     return f"{about}\n\n{table(heads, rows)}\n\n{_source(run)}"

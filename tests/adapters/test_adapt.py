@@ -171,6 +171,21 @@ def test_a_single_layer_and_a_name_that_is_taken():
         dctps.adapt_(model, nnz=5)
 
 
+def test_a_network_without_weights_is_refused():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="layer '0' is on the meta device: load the pretrained weights"):
+        dctps.adapt_(net, nnz=2)
+
+
+def test_an_optimizer_of_the_frozen_weights_is_noticed():
+    net = small()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    dctps.adapt_(net, 0.05)
+    with pytest.warns(UserWarning, match="SGD holds 8 parameters .*make the optimizer after adapt_"):
+        optimizer.step()
+
+
 def test_sparsify_leaves_adapted_layers_alone_and_merge_makes_them_plain():
     model = train(dctps.adapt_(small(), nnz=300))
     expected = model(images())

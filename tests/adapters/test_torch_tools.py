@@ -102,6 +102,14 @@ def test_compiled(backend):
     torch.testing.assert_close(compiled(images()), y)
 
 
+def test_exported_and_traced():
+    model = adapted()
+    exported = torch.export.export(model, (images(),)).module()
+    traced = torch.jit.trace(model, images())
+    for other in (exported, traced):
+        torch.testing.assert_close(other(images(2)), model(images(2)))
+
+
 def test_no_grad_and_inference_mode_give_the_same_bits():
     model = adapted()
     y = model(images())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dctps.adapters.switch import disable, set_adapter_
 from dctps.adapters.targets import Patterns, Targets, adapted, own_parameters
 from dctps.arguments import whole
+from dctps.networks.replaced import trained, watch_optimizers
 from dctps.networks.surgery import refuse_wrapped
 from dctps.nn.adapter import Adapters, attach, build_delta
 from dctps.nn.layer import DpSLayer
@@ -76,9 +77,11 @@ def adapt_(
     refuse_wrapped(model)
     check_name(name)
     refuse_taken(model, name)
+    before = trained(model)
     targets = Targets(target_modules, exclude_modules, modules_to_save)
     with targets.expand(model) as expanded:
         layers = targets.layers(expanded.model)
+        _refuse_meta(layers)
         saved = targets.saved(expanded.model)
         with disable(expanded.model):  # scores are of the base
             options = _choice(
@@ -89,6 +92,7 @@ def adapt_(
         expanded.close(set(layers.values()))
         model = expanded.model
     install(model, name, layers, deltas, saved)
+    watch_optimizers(before, model, "adapt_")
     return model
 
 
@@ -192,6 +196,12 @@ def _choice(
     scorer = Scorer(model, layers, loss, batches, _refuse_converted)
     chosen = gradient if criterion == "gradient" else criterion
     return choose_weights(density, allocation, chosen, scorer, seed)
+
+
+def _refuse_meta(layers: Mapping[str, nn.Module]) -> None:
+    for name, layer in layers.items():
+        if layer.get_parameter("weight").is_meta:
+            raise ValueError(f"layer {name!r} is on the meta device: load the pretrained weights, then adapt")
 
 
 def _refuse_converted() -> NoReturn:
