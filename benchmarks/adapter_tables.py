@@ -42,8 +42,8 @@ def text(run: Run) -> str:
         f"A Llama of {s['layers']} layers and width {s['width']}, trained on the bytes of Python's standard "
         f"library for {s['steps']} steps and adapted to the prose of Python's manual (`pydoc_data.topics`) "
         f"for {s['adapted_steps']} steps of {s['adapted_batch']} windows of {s['context']} bytes. Bits for a "
-        f"byte, less is better; {-run['base']:.3f} before anything is adapted. PEFT's SHiRA takes `nn.Linear` "
-        f"alone, which is why the network is no GPT-2."
+        f"byte, less is better; {-run['base']:.3f} before anything is adapted. PEFT's SHiRA takes "
+        f"`nn.Linear` alone, which is why the network is no GPT-2."
     )
     return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
 
@@ -81,8 +81,8 @@ def cost(run: Run) -> str:
     about = (
         f"A forward and backward pass of a Llama of {s['layers']} layers and width {s['width']} on windows "
         f"of {s['context']} bytes, all of its linear layers adapted with r = {s['r']} ({run['trained']:,} "
-        f"numbers), one thread. Median of turns, beside other work on the machine; the peak is that of resident memory "
-        f"above the network, gradients included, in a process of its own."
+        f"numbers), one thread. Median of turns, beside other work on the machine; the peak is that of resident "
+        f"memory above the network, gradients included, in a process of its own."
     )
     return f"{about}\n\n{table(heads, rows)}\n\n{_source(run)}"
 

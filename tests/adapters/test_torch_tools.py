@@ -105,7 +105,8 @@ def test_compiled(backend):
 def test_exported_and_traced():
     model = adapted()
     exported = torch.export.export(model, (images(),)).module()
-    traced = torch.jit.trace(model, images())
+    with quiet():  # it is deprecated
+        traced = torch.jit.trace(model, images())
     for other in (exported, traced):
         torch.testing.assert_close(other(images(2)), model(images(2)))
 
