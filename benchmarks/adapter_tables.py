@@ -81,7 +81,7 @@ def cost(run: Run) -> str:
     about = (
         f"A forward and backward pass of a Llama of {s['layers']} layers and width {s['width']} on windows "
         f"of {s['context']} bytes, all of its linear layers adapted with r = {s['r']} ({run['trained']:,} "
-        f"numbers), one thread. Median of turns, beside other work on the machine; the peak is that of resident "
+        f"numbers), one thread. Median of turns, beside other work on the machine; the peak is of resident "
         f"memory above the network, gradients included, in a process of its own."
     )
     return f"{about}\n\n{table(heads, rows)}\n\n{_source(run)}"
