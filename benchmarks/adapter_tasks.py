@@ -52,7 +52,7 @@ class Images:
     name = "images"
     targets: ClassVar = ["0", "3"]  # the convolutions, by the ends of their names
     saved: ClassVar = ["classifier"]
-    rates = (3e-3, 1e-2)
+    rates = (3e-3, 1e-2, 3e-2)
     r = 1
     settings: ClassVar = {
         "pixels": 16, "epochs": 6, "batch": 128, "adapted_images": 10_000, "adapted_epochs": 2,
@@ -130,7 +130,7 @@ class Text:
     name = "text"
     targets: ClassVar = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     saved: ClassVar[list[str]] = []
-    rates = (1e-3, 3e-3, 1e-2)
+    rates = (3e-3, 1e-2, 3e-2)
     r = 4
     settings: ClassVar = {
         "layers": 4, "width": 128, "context": 128, "batch": 16, "steps": 700, "adapted_steps": 120,

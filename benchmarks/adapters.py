@@ -6,7 +6,7 @@
     python benchmarks/adapters.py cost --cache DIR
 
 `images` and `text` pretrain a small network on first use (kept in DIR), adapt it by each method at equal
-numbers of trained parameters, at two or three learning rates with seed 0, and at the one with the best
+numbers of trained parameters, at three learning rates with seed 0, and at the one with the best
 validation score with two more seeds. Each part goes to benchmarks/results/adapters.json, and
 benchmarks/tables.py puts it into docs/adapters.md. Needs the extra `peft`.
 """
