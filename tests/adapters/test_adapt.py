@@ -136,7 +136,7 @@ def test_the_support_of_a_second_adapter_is_scored_on_the_base():
         ({"density": 0.1, "modules_to_save": "6"}, "must be a list of names, got the text '6'"),
         ({"density": 0.1, "modules_to_save": ["head"]}, "'head' is no module"),
         ({"density": 0.1, "exclude_modules": ["0", "4", "6"]}, "has no layer to adapt"),
-        ({"density": 0.1, "name": "a.b"}, "text without dots and slashes, got 'a.b'"),
+        ({"density": 0.1, "name": "a.b"}, "text without dots and slashes .*, got 'a.b'"),
         ({"density": 0.1, "name": "keys"}, "got 'keys'"),
         ({"density": 0.1, "criterion": "nonzero"}, "is for pruned networks"),
         ({"density": 0.1, "criterion": "gradient"}, "looks at data: pass batches"),

@@ -166,6 +166,16 @@ def test_files_that_are_no_adapters(tmp_path):
         load_adapter_(small(), tmp_path)
 
 
+def test_a_file_of_the_whole_network_holds_its_adapters(tmp_path):
+    model = dctps.adapt_(adapted(), 0.02, name="second", seed=9)
+    fill(model)
+    dctps.save_pretrained(model, tmp_path)
+    alike = dctps.adapt_(dctps.adapt_(small(1), 0.05, modules_to_save=["6"]), 0.02, name="second", seed=9)
+    loaded = dctps.load_pretrained_(alike, tmp_path)
+    for name in ("second", "default", None):
+        assert torch.equal(set_adapter_(loaded, name)(images()), set_adapter_(model, name)(images()))
+
+
 def test_names(tmp_path):
     model = adapted()
     save_adapter(model, tmp_path)

@@ -96,11 +96,14 @@ def test_switching_a_merged_network_touches_nnz_numbers_of_the_weight():
     torch.testing.assert_close(net(images()), expected["first"])
 
 
-def test_a_merged_network_has_no_state_dict():
+def test_a_merged_network_has_no_state_dict_and_no_file(tmp_path):
     net, _ = two()
     state = net.state_dict()
     merge_adapter_(net)
-    with pytest.raises(RuntimeError, match="'second' is merged, and a state dict would hold W_0 \\+ S"):
+    with pytest.raises(ValueError, match="'second' is merged, and a file would hold W_0"):
+        dctps.save_pretrained(net, tmp_path)
+    assert dctps.report(net).disk_bytes is None and not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="'second' is merged, and a state dict would hold W_0 \\+ S"):
         net.state_dict()
     with pytest.raises(RuntimeError, match="unmerge_adapter_"):
         net.load_state_dict(state)

@@ -121,7 +121,8 @@ def check_name(name: str) -> None:
     """
     if not isinstance(name, str) or not name or {".", "/"} & {*name} or hasattr(Adapters(), name):
         raise ValueError(
-            f"an adapter's name is a text without dots and slashes, got {name!r}: choose another"
+            f"an adapter's name is a text without dots and slashes that is no attribute of modules, got "
+            f"{name!r}: choose another"
         )
 
 

@@ -50,20 +50,25 @@ class Adapters(nn.ModuleDict):
         self.register_buffer("kept", None, persistent=False)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        self._refuse_merged("a state dict would hold W_0 + S as if it were W_0")
+        self.refuse_merged("a state dict would hold W_0 + S as if it were W_0")
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         try:
-            self._refuse_merged("a state dict cannot be loaded over W_0 + S")
-        except RuntimeError as error:
+            self.refuse_merged("a state dict cannot be loaded over W_0 + S")
+        except ValueError as error:
             rest[-1].append(str(error))
             return
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def _refuse_merged(self, why: str) -> None:
+    def refuse_merged(self, why: str) -> None:
+        """Say that an adapter is merged, why that is in the way, and what to do.
+
+        Raises:
+            ValueError: so it is.
+        """
         if self.merged is not None:
-            raise RuntimeError(
+            raise ValueError(
                 f"the adapter {self.merged!r} is merged, and {why}: call "
                 f"dctps.adapters.unmerge_adapter_(model) first, or dctps.merge_(model) for a plain network "
                 f"that keeps the sum"
