@@ -33,7 +33,7 @@ def adapted(**options):
 def test_what_was_trained_comes_back_bit_for_bit(tmp_path, criterion):
     model = adapted(criterion=criterion, batches=[(images(), LABELS)], seed=7)
     y = model(images())
-    save_adapter(model, tmp_path / "new" / "folder", metadata={"note": "mine"})
+    save_adapter(model, tmp_path / "new" / "folder")
     other = load_adapter_(small(), tmp_path / "new" / "folder")
     assert torch.equal(other(images()), y)
     assert [n for n, p in other.named_parameters() if p.requires_grad] == [

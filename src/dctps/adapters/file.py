@@ -39,7 +39,6 @@ def save_adapter(
     name: str | None = None,
     *,
     values_dtype: torch.dtype | None = None,
-    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an adapter to `folder/adapter.safetensors`, atomically: S, and what it trains beside S.
 
@@ -51,7 +50,6 @@ def save_adapter(
         folder: made if it is not there.
         name: of the adapter; by default the one in use.
         values_dtype: of the stored values of S: float16, bfloat16, float32, float64; None: the layers' own.
-        metadata: kept with the file, ready for JSON.
 
     Raises:
         ValueError: there is no such adapter, or something that a file cannot hold.
@@ -60,7 +58,7 @@ def save_adapter(
     name = named_or_active(model, name)
     deltas, tensors, trained = parts_of(model, name)
     layers = {key: layer for key, (layer, _) in layers_of(model, name).items()}
-    notes = {"base": checksum_of(layers), "trained": trained, "user": dict(metadata or {})}
+    notes = {"base": checksum_of(layers), "trained": trained}
     make_folder(Path(folder))
     path = Path(folder) / ADAPTER_FILE
     save_state(_tree({**deltas}, tensors), path, {"adapter": notes}, values_dtype=values_dtype)
