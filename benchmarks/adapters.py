@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ COST = {"layers": 2, "width": 512, "context": 64, "r": 8}
 BATCHES = (1, 8, 32)
 
 
-def compare(part: str, cache: Path) -> dict[str, Any]:
-    """Each rival at its best rate."""
+def compare(part: str, cache: Path) -> Iterator[dict[str, Any]]:
+    """Each rival at its best rate, all that are done so far after each."""
     task = TASKS[part](cache)
+    base = task.base_score()
     rows = []
     for name, make in RIVALS[part].items():
         start, runs = time.perf_counter(), {}
@@ -64,10 +66,10 @@ def compare(part: str, cache: Path) -> dict[str, Any]:
             }
         )
         print(rows[-1], flush=True)
-    return {"settings": task.settings, "r": task.r, "seeds": SEEDS, "base": task.base_score(), "rows": rows}
+        yield {"settings": task.settings, "r": task.r, "seeds": SEEDS, "base": base, "rows": rows}
 
 
-def size(cache: Path) -> dict[str, Any]:
+def size(cache: Path) -> Iterator[dict[str, Any]]:
     """Bytes of each method's file, all values random, at the same number of trained ones."""
     rows = []
     for r in (1, 4, 16):
@@ -92,7 +94,7 @@ def size(cache: Path) -> dict[str, Any]:
                     )
             rows.append(row)
             print(row, flush=True)
-    return {"rows": rows}
+    yield {"rows": rows}
 
 
 def _made(method: str) -> tuple[Any, nn.Module]:
@@ -109,7 +111,7 @@ def _step(task: Any, model: nn.Module, batch: torch.Tensor) -> None:
     task.loss(model, batch).backward()
 
 
-def cost(seconds: float) -> dict[str, Any]:
+def cost(seconds: float) -> Iterator[dict[str, Any]]:
     """Milliseconds of a forward and backward pass, and its peak of resident memory above the network's."""
     methods = ("random", "shira", "lora")
     made = {name: _made(name) for name in methods}
@@ -122,7 +124,7 @@ def cost(seconds: float) -> dict[str, Any]:
         rows.append({"batch": count, "times": times, "peak_bytes": memory})
         print(rows[-1], flush=True)
     layers = [m for m in made["random"][1].modules() if isinstance(m, DpSLayer)]
-    return {"settings": COST, "trained": sum(layer.nnz for layer in layers), "rows": rows}
+    yield {"settings": COST, "trained": sum(layer.nnz for layer in layers), "rows": rows}
 
 
 def _peak(method: str, count: int) -> int:
@@ -170,8 +172,8 @@ def main() -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     about = provenance(f"python benchmarks/adapters.py {options.part}", torch.get_num_threads())
     made = {"size": lambda: size(options.cache), "cost": lambda: cost(options.seconds)}
-    found = made.get(options.part, lambda: compare(options.part, options.cache))()
-    add_run(RESULT, {"part": options.part, **about, **json.loads(json.dumps(found))})
+    for found in made.get(options.part, lambda: compare(options.part, options.cache))():
+        add_run(RESULT, {"part": options.part, **about, **json.loads(json.dumps(found))})
 
 
 if __name__ == "__main__":
