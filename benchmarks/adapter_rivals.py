@@ -41,6 +41,20 @@ def gradient(task: Task, model: nn.Module, seed: int) -> nn.Module:
     )
 
 
+def layerwise(task: Task, model: nn.Module, seed: int) -> nn.Module:
+    """Ours, r (m + n) positions of each layer by gradient."""
+    return dctps.adapt_(
+        model,
+        r=task.r,
+        target_modules=task.targets,
+        modules_to_save=task.saved,
+        seed=seed,
+        criterion="gradient",
+        loss=task.loss,
+        batches=list(islice(task.batches(seed), 10)),
+    )
+
+
 def lora(task: Task, model: nn.Module, seed: int) -> nn.Module:
     """PEFT's LoRA of rank r, with its default scale."""
     import peft  # noqa: PLC0415 (an extra)
@@ -72,8 +86,15 @@ def head(task: Task, model: nn.Module, seed: int) -> nn.Module:
 
 
 RIVALS: dict[str, dict[str, Make]] = {
-    "images": {"random": random, "gradient": gradient, "lora": lora, "norms": norms, "head": head},
-    "text": {"random": random, "gradient": gradient, "shira": shira, "lora": lora},
+    "images": {
+        "random": random,
+        "gradient": gradient,
+        "layerwise": layerwise,
+        "lora": lora,
+        "norms": norms,
+        "head": head,
+    },
+    "text": {"random": random, "gradient": gradient, "layerwise": layerwise, "shira": shira, "lora": lora},
 }
 
 
@@ -93,7 +114,7 @@ def train(task: Task, make: Make, seed: int, rate: float) -> dict[str, Any]:
             optimizer.step()
             schedule.step()
         found: dict[str, Any] = {"trained": sum(p.numel() for p in parameters), **task.scores(model)}
-        if make in (random, gradient):
+        if make in (random, gradient, layerwise):
             with tempfile.TemporaryDirectory() as folder:
                 save_adapter(model, folder, values_dtype=torch.float16)
                 found["half_bytes"] = (Path(folder) / "adapter.safetensors").stat().st_size

@@ -13,7 +13,8 @@ from dctps.benchmarking.record import read_runs
 RESULT = Path(__file__).parent / "results" / "adapters.json"
 NAMES = {
     "random": "dctps, random positions",
-    "gradient": "dctps, by gradient",
+    "gradient": "dctps, largest gradients of the network",
+    "layerwise": "dctps, largest gradients of each layer",
     "lora": "PEFT LoRA",
     "shira": "PEFT SHiRA",
     "norms": "norms and head",
