@@ -15,6 +15,7 @@ from torch import nn
 
 import dctps
 from dctps.adapters import load_adapter_, save_adapter
+from dctps.adapters.targets import matches
 from dctps.networks import freeze_except_norms_
 
 Make = Callable[[Task, nn.Module, int], nn.Module]
@@ -133,7 +134,7 @@ def _names(task: Task, model: nn.Module) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, kinds) and name.rpartition(".")[2] in task.targets
+        if isinstance(module, kinds) and matches(name, task.targets)
     ]
 
 

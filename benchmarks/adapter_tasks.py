@@ -27,7 +27,7 @@ class Task(Protocol):
     """What an adapter is measured on; `score` is better the larger it is."""
 
     name: str
-    targets: list[str]
+    targets: str | list[str]
     saved: list[str]
     rates: tuple[float, ...]
     r: int
@@ -50,7 +50,7 @@ class Images:
     """ResNet-20 trained on CIFAR-10 at 16 x 16 pixels, adapted to CIFAR-100 with a new head."""
 
     name = "images"
-    targets: ClassVar = ["0", "3"]  # the convolutions, by the ends of their names
+    targets = r"stem\.0|.*branch\.[03]"  # the convolutions
     saved: ClassVar = ["classifier"]
     rates = (3e-3, 1e-2, 3e-2)
     r = 1
