@@ -87,15 +87,8 @@ def head(task: Task, model: nn.Module, seed: int) -> nn.Module:
 
 
 RIVALS: dict[str, dict[str, Make]] = {
-    "images": {
-        "random": random,
-        "gradient": gradient,
-        "layerwise": layerwise,
-        "lora": lora,
-        "norms": norms,
-        "head": head,
-    },
-    "text": {"random": random, "gradient": gradient, "layerwise": layerwise, "shira": shira, "lora": lora},
+    "images": {"random": random, "lora": lora, "norms": norms, "head": head, "layerwise": layerwise},
+    "text": {"random": random, "gradient": gradient, "shira": shira, "lora": lora},
 }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dctps.data import batches as image_batches
 from dctps.data import load_dataset
-from dctps.data.tensors import Dataset
+from dctps.data.tensors import Dataset, ImageTensors
 from dctps.models import build_model
 
 Batch = Any
@@ -47,7 +47,7 @@ class Task(Protocol):
 
 
 class Images:
-    """ResNet-20 trained on CIFAR-10 at 16 x 16 pixels, adapted to CIFAR-100 with a new head."""
+    """ResNet-20 trained on CIFAR-10 at 16 x 16 pixels, adapted to classes of CIFAR-100 with a new head."""
 
     name = "images"
     targets = r"stem\.0|.*branch\.[03]"  # the convolutions
@@ -55,8 +55,8 @@ class Images:
     rates = (3e-3, 1e-2, 3e-2)
     r = 1
     settings: ClassVar = {
-        "pixels": 16, "epochs": 6, "batch": 128, "adapted_images": 5_000, "adapted_epochs": 3,
-        "adapted_batch": 64, "validation_images": 1_000, "test_images": 3_000,
+        "pixels": 16, "epochs": 6, "batch": 128, "adapted_classes": 20, "adapted_images": 3_000, "adapted_epochs": 3,
+        "adapted_batch": 64, "validation_images": 1_000, "test_images": 2_000,
     }  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
@@ -97,13 +97,13 @@ class Images:
         """A copy with a new head."""
         model = copy.deepcopy(self.pretrained())
         torch.manual_seed(seed)
-        model.classifier = nn.Linear(64, 100)
+        model.classifier = nn.Linear(64, self.settings["adapted_classes"])
         return model
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Those of all epochs, in an order and with crops that the seed draws."""
         data, s = _images("cifar100", 16), self.settings
-        few = data.train.select(torch.arange(s["adapted_images"]))
+        few = self._of_few_classes(data.train).select(torch.arange(s["adapted_images"]))
         generator = torch.Generator().manual_seed(seed)
         for _ in range(s["adapted_epochs"]):
             yield from image_batches(
@@ -119,9 +119,14 @@ class Images:
         """Accuracies, of training images that no run trains on and of test images."""
         data, s = _images("cifar100", 16), self.settings
         return {
-            "validation": _accuracy(model, data, data.train, slice(-s["validation_images"], None)),
-            "test": _accuracy(model, data, data.test, slice(0, s["test_images"])),
+            "validation": _accuracy(
+                model, data, self._of_few_classes(data.train), slice(-s["validation_images"], None)
+            ),
+            "test": _accuracy(model, data, self._of_few_classes(data.test), slice(0, s["test_images"])),
         }
+
+    def _of_few_classes(self, images: ImageTensors) -> ImageTensors:
+        return images.select((images.labels < self.settings["adapted_classes"]).nonzero().squeeze(1))
 
 
 class Text:
