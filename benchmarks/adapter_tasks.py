@@ -55,8 +55,8 @@ class Images:
     rates = (3e-3, 1e-2, 3e-2)
     r = 1
     settings: ClassVar = {
-        "pixels": 16, "epochs": 6, "batch": 128, "adapted_classes": 20, "adapted_images": 3_000, "adapted_epochs": 3,
-        "adapted_batch": 64, "validation_images": 1_000, "test_images": 2_000,
+        "pixels": 16, "epochs": 6, "batch": 128, "adapted_classes": 20, "adapted_images": 3_000,
+        "adapted_epochs": 3, "adapted_batch": 64, "validation_images": 1_000, "test_images": 2_000,
     }  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
