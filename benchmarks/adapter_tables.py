@@ -28,11 +28,11 @@ def images(run: Run) -> str:
     s = run["settings"]
     text = (
         f"ResNet-20, trained on CIFAR-10 at {s['pixels']} x {s['pixels']} pixels for {s['epochs']} epochs "
-        f"({run['base']:.1%} there), adapted to the first {s['adapted_classes']} classes of CIFAR-100 with a new "
-        f"head: {s['adapted_images']:,} images, {s['adapted_epochs']} epochs, batches of {s['adapted_batch']}; "
-        f"accuracy on {s['test_images']:,} test images. The head's {65 * s['adapted_classes']:,} numbers are in "
-        f"every count. Running statistics move in all; scales and shifts of norms train only where the table "
-        f"says so."
+        f"({run['base']:.1%} there), adapted to the first {s['adapted_classes']} classes of CIFAR-100 with a "
+        f"new head: {s['adapted_images']:,} images, {s['adapted_epochs']} epochs, batches of "
+        f"{s['adapted_batch']}; accuracy on {s['test_images']:,} test images. The head's "
+        f"{65 * s['adapted_classes']:,} numbers are in every count. Running statistics move in all; scales "
+        f"and shifts of norms train only where the table says so."
     )
     return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
 
