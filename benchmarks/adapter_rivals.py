@@ -56,13 +56,21 @@ def layerwise(task: Task, model: nn.Module, seed: int) -> nn.Module:
     )
 
 
-def lora(task: Task, model: nn.Module, seed: int) -> nn.Module:
-    """PEFT's LoRA of rank r, with its default scale."""
+def lora(task: Task, model: nn.Module, seed: int, alpha: int = 8) -> nn.Module:
+    """PEFT's LoRA of rank r, with its default scale alpha / r."""
     import peft  # noqa: PLC0415 (an extra)
 
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=task.r, target_modules=_names(task, model), modules_to_save=task.saved or None)
+    names = _names(task, model)
+    config = peft.LoraConfig(
+        r=task.r, lora_alpha=alpha, target_modules=names, modules_to_save=task.saved or None
+    )
     return peft.get_peft_model(model, config)
+
+
+def lora_unscaled(task: Task, model: nn.Module, seed: int) -> nn.Module:
+    """PEFT's LoRA with the scale 1, so that a rate that suits a new head may suit it, too."""
+    return lora(task, model, seed, alpha=task.r)
 
 
 def shira(task: Task, model: nn.Module, seed: int) -> nn.Module:
@@ -87,7 +95,14 @@ def head(task: Task, model: nn.Module, seed: int) -> nn.Module:
 
 
 RIVALS: dict[str, dict[str, Make]] = {
-    "images": {"random": random, "lora": lora, "norms": norms, "head": head, "layerwise": layerwise},
+    "images": {
+        "random": random,
+        "lora": lora,
+        "norms": norms,
+        "head": head,
+        "layerwise": layerwise,
+        "lora-unscaled": lora_unscaled,
+    },
     "text": {"random": random, "gradient": gradient, "shira": shira, "lora": lora},
 }
 

@@ -16,6 +16,7 @@ NAMES = {
     "gradient": "dctps, largest gradients of the network",
     "layerwise": "dctps, largest gradients of each layer",
     "lora": "PEFT LoRA",
+    "lora-unscaled": "PEFT LoRA, scale 1",
     "shira": "PEFT SHiRA",
     "norms": "norms and head",
     "head": "head alone",

@@ -31,7 +31,7 @@ from adapter_tasks import TASKS, Text
 from torch import nn
 
 from dctps.adapters import save_adapter
-from dctps.benchmarking.record import add_run, provenance
+from dctps.benchmarking.record import add_run, provenance, read_runs
 from dctps.benchmarking.timing import measure
 from dctps.nn import DpSLayer
 
@@ -41,12 +41,15 @@ COST = {"layers": 2, "width": 512, "context": 64, "r": 8}
 BATCHES = (1, 8, 32)
 
 
-def compare(part: str, cache: Path) -> Iterator[dict[str, Any]]:
+def compare(part: str, cache: Path, methods: list[str]) -> Iterator[dict[str, Any]]:
     """Each rival at its best rate, all that are done so far after each."""
     task = TASKS[part](cache)
     base = task.base_score()
-    rows = []
+    runs = read_runs(RESULT) if methods else []
+    rows = [row for run in runs if run["part"] == part for row in run["rows"] if row["method"] not in methods]
     for name, make in RIVALS[part].items():
+        if methods and name not in methods:
+            continue
         start, runs = time.perf_counter(), {}
         for rate in task.rates:
             runs[rate] = train(task, make, SEEDS[0], rate)
@@ -160,6 +163,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("images", "text", "size", "cost", "peak"))
     parser.add_argument("--cache", type=Path, default=Path("runs"))
+    parser.add_argument(
+        "--methods", nargs="*", default=[], help="these alone, beside what is measured already"
+    )
     parser.add_argument("--method", default="random")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -172,7 +178,7 @@ def main() -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     about = provenance(f"python benchmarks/adapters.py {options.part}", torch.get_num_threads())
     made = {"size": lambda: size(options.cache), "cost": lambda: cost(options.seconds)}
-    for found in made.get(options.part, lambda: compare(options.part, options.cache))():
+    for found in made.get(options.part, lambda: compare(options.part, options.cache, options.methods))():
         add_run(RESULT, {"part": options.part, **about, **json.loads(json.dumps(found))})
 
 
