@@ -63,8 +63,8 @@ def size(run: Run) -> str:
             cells += [f"{size:,}", f"{size / row['trained']:.2f}"] if size else ["", ""]
         rows.append(cells)
     about = (
-        "Of PEFT's folders this is the safetensors file alone. PEFT writes values as they train, here float32; a "
-        "LoRA in half precision would take two bytes a number, too."
+        "Of PEFT's folders this is the safetensors file alone. PEFT writes values as they train, here in "
+        "float32; a LoRA in half precision would take two bytes a number, too."
     )
     return f"{table(heads, rows)}\n\n{about}\n\n{_source(run)}"
 
