@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import adapter_tables
 import figure_tables
 import overview
 import performance
@@ -281,6 +282,8 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "sweeps.md", "stacked", stacked(stacks))
     for name, made in worth.TABLES.items():
         fill(ROOT / "docs" / "worth.md", f"worth-{name}", made())
+    for name, made_of in adapter_tables.tables().items():
+        fill(ROOT / "docs" / "adapters.md", name, made_of)
     figure_tables.draw_figures(RESULTS)
     figure_tables.fill_figures(ROOT / "docs" / "figures.md", RESULTS, fill)
     for name, made in performance.tables().items():

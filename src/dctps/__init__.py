@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dctps import moved as moved
 
 if TYPE_CHECKING:
+    from dctps.adapters import adapt_ as adapt_
     from dctps.allocator import keep_freed_memory as keep_freed_memory
     from dctps.checkpoint import CheckpointError as CheckpointError
     from dctps.checkpoint import load_pretrained_ as load_pretrained_
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 _HOMES = {
     name: home
     for home, names in {
+        "adapters": "adapt_",
         "allocator": "keep_freed_memory",
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
         "dynamic": "AveragedModel DSR SET RigL register_dynamics",
@@ -76,9 +78,10 @@ _HOMES = {
 
 # fmt: off
 _FOLDERS = (
-    "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments", "fused",
-    "gpu", "identity", "initial", "kernels", "models", "networks", "nn", "offsets", "product", "reporting",
-    "selection", "sparse", "stacks", "subspace", "sweeps", "testing", "training", "transforms",
+    "adapters", "analysis", "benchmarking", "checkpoint", "counter", "data", "dynamic", "experiments",
+    "fused", "gpu", "identity", "initial", "kernels", "models", "networks", "nn", "offsets", "product",
+    "reporting", "selection", "sparse", "stacks", "subspace", "sweeps", "testing", "training",
+    "transforms",
 )
 # fmt: on
 

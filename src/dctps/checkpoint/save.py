@@ -57,12 +57,19 @@ def save_pretrained(
     write_atomically(folder / FILE, content)
 
 
-def save_state(model: nn.Module, path: Path | str, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write `model` to the file `path`, whose folder exists, atomically and bit for bit.
+def save_state(
+    model: nn.Module,
+    path: Path | str,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    values_dtype: torch.dtype | None = None,
+) -> None:
+    """Write `model` to the file `path`, whose folder exists, atomically.
 
-    The other arguments and the errors are those of `save_pretrained`.
+    All is stored bit for bit, the values with a `values_dtype` apart. The other arguments and the errors are
+    those of `save_pretrained`.
     """
-    write_atomically(Path(path), container.write(*_outline(model, None, "full", metadata)))
+    write_atomically(Path(path), container.write(*_outline(model, values_dtype, "full", metadata)))
 
 
 def file_size(

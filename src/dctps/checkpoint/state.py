@@ -17,6 +17,7 @@ from dctps.identity.identified import Identified
 from dctps.networks.norms import NORM_LAYERS
 from dctps.networks.surgery import named_modules
 from dctps.nn import DpSLayer
+from dctps.nn.adapter import Adapters
 from dctps.subspace import Hyperplane
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -60,6 +61,8 @@ def state_of(model: nn.Module, norms: Norms = "full", skip: Collection[Tensor] =
             raise ValueError(f"{what} has extra state, which a checkpoint cannot hold")
         if isinstance(module, DpSLayer):
             layers[name] = module
+        if isinstance(module, Adapters):
+            module.refuse_merged("a file would hold W_0 + S as if it were W_0")
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
             packed = isinstance(module, DpSLayer) and key in _PACKED
             # Which offset or projection it is, a file has in its own words.

@@ -11,7 +11,9 @@ from torch.optim.swa_utils import AveragedModel
 from dctps.networks.conversion import collapse, merged
 from dctps.networks.fusion import unfuse_
 from dctps.networks.replaced import trained, watch_optimizers
+from dctps.nn.adapter import absorb, adapters_of
 from dctps.nn.layer import DpSLayer
+from dctps.nn.versions import absorb_version
 
 _WRAPPED = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
@@ -78,6 +80,7 @@ def merge_(model: nn.Module) -> nn.Module:
 
     What was rewritten for the conversion is of its own class again (`nn.MultiheadAttention`, for one), and so
     are fused batch normalisations. A network on a hyperplane comes back as the plain one that it stands for.
+    Of adapters the one in use is merged into the layers' weights, and all are gone.
 
     Args:
         model: any module, converted in part or whole; changed in place.
@@ -92,6 +95,12 @@ def merge_(model: nn.Module) -> nn.Module:
     if found:
         refuse_wrapped(model)
     before = trained(model)
+    for module in list(model.modules()):
+        if adapters_of(module) is not None:
+            absorb(module)
+        absorb_version(module)
+    left = {*model.modules()}
+    found = [m for m in found if m in left]
     # A Mergeable merges a copy of what is in it, and stays as it is.
     inside = {inner for m in found if isinstance(m, Mergeable) for inner in m.modules() if inner is not m}
     plain: dict[nn.Module, nn.Module] = {

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from dctps.networks.conversion import DPS_CLASS, expand, find_conversion
 from dctps.networks.norms import NORM_LAYERS
 from dctps.networks.surgery import Mergeable, named_modules, replace_
+from dctps.nn.adapter import adapters_of
 from dctps.nn.layer import DpSLayer
 
 _WHY_NOT: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str]] = [
@@ -67,7 +68,8 @@ def survey(model: nn.Module) -> list[Found]:
             tensor for key, tensor in own if tensor is not None and _is_matrix(key, tensor)
         ]
         if matrices or any(tensor is not None and is_lazy(tensor) for _, tensor in own):
-            reasons: Iterable[str] = [_HELD] if module in held else [_LONE] if module in compiled else ()
+            around = {_HELD: module in held, _LONE: module in compiled, _ADAPTED: adapters_of(module)}
+            reasons: Iterable[str] = [reason for reason, holds in around.items() if holds]
             reasons = reasons or _why_not(module, parts, owners)
             found.append(Found(name, module, matrices, next(iter(reasons), "")))
     return found
@@ -149,6 +151,7 @@ class Expanded:
 
 
 _HELD = "the module around it computes with its weights: merge_ makes that a plain network"
+_ADAPTED = "it carries adapters: merge_ puts the one in use into its weight"
 _LONE = "it is compiled by itself: convert it first, then compile"
 
 
