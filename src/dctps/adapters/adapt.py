@@ -65,7 +65,7 @@ def adapt_(
         seed: of the supports; each layer draws by its own name.
 
     Returns:
-        the model. The new adapter is active, and it alone trains: make the optimizer after this call.
+        the model. The new adapter is active, and it alone trains, so the optimizer is made after this call.
 
     Raises:
         ValueError: layers or modules that are not there or cannot be adapted, a name that is taken, a number

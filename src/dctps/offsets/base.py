@@ -64,12 +64,12 @@ class Offset(ABC):
 
     @property
     def out_features(self) -> int:
-        """m: outputs of all groups."""
+        """The outputs m of all groups."""
         return self.shape[0]
 
     @property
     def in_features(self) -> int:
-        """n: inputs of one output."""
+        """The inputs n of one output."""
         return math.prod(self.shape[1:])
 
     @property

@@ -125,7 +125,7 @@ def project_(
         seed: of P.
 
     Returns:
-        the network to train: its `parameters()` that require a gradient are `theta_d`. `merge_` makes a
+        the network to train, of which `parameters()` that require a gradient are `theta_d`. `merge_` makes a
         plain one of it.
 
     Raises:

@@ -50,7 +50,7 @@ class Projection:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """All that P depends on, ready for JSON: `build_projection(**spec)` builds it again."""
+        """All that P depends on, ready for JSON, so that `build_projection(**spec)` builds it again."""
         return {name: getattr(self, name) for name in ("name", "size", "dimensions", "seed")}
 
     def __call__(self, v: Tensor) -> Tensor:
