@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,13 @@ from dctps.nn import DpSLayer
 from dctps.reporting import trained_by_kind
 from dctps.sparse import check_support
 
+_NUMBERS = "numbers"  # all kinds in one
+_SUPPORTS = {"support", "nnz"}
+
 
 @torch.no_grad()
 def trainable_state(
-    model: nn.Module, statistics: bool = False, *, supports: bool = False
+    model: nn.Module, statistics: bool = False, *, supports: bool = False, joined: bool = False
 ) -> dict[str, Tensor]:
     """One flat tensor for each kind of trained number: values, alphas, norms, biases, ...
 
@@ -36,6 +40,8 @@ def trainable_state(
             one layer after the other, int32, or int64 for a layer of more than 2^31 weights; and `"nnz"`,
             int64, how many of them are each layer's. These have no mean: see
             `dctps.dynamic.average_over_union`.
+        joined: all kinds one after the other as one tensor, `"numbers"`. Flower, for one, adds 134 bytes to
+            each tensor that it sends.
 
     Returns:
         kind -> (numbers of this kind,), on the CPU, kinds as in `Report.trainable`, none that is empty; in
@@ -46,7 +52,10 @@ def trainable_state(
         ValueError: a parameter is lazy, on the meta device or complex, or, with `supports`, two layers share
             their values.
     """
-    state = {kind: _joined(tensors) for kind, tensors in _slots(model, statistics).items()}
+    slots = _slots(model, statistics)
+    if joined:
+        slots = {_NUMBERS: [tensor for tensors in slots.values() for tensor in tensors]}
+    state = {kind: _join(tensors) for kind, tensors in slots.items()}
     if supports:
         layers = _moving(model)
         wide = any(math.prod(layer.last_map.shape) > 2**31 for layer in layers)
@@ -70,17 +79,19 @@ def load_trainable_state_(model: nn.Module, state: Mapping[str, Tensor]) -> nn.M
     Raises:
         ValueError: as `check_trainable_state`; nothing has then been changed.
     """
-    supports = check_trainable_state(model, state)
+    numbers, supports = check_trainable_state(model, state)
     for layer, support in zip(_moving(model) if supports else [], supports, strict=True):
         there, here = support.to(layer.support.device), layer.support
         change_support_(layer, here[~torch.isin(here, there)], there[~torch.isin(there, here)])
-    for kind, tensors in _slots(model, "statistics" in state).items():
-        for tensor, part in zip(tensors, state[kind].split([t.numel() for t in tensors]), strict=True):
+    for kind, tensors in _slots(model, "statistics" in numbers).items():
+        for tensor, part in zip(tensors, numbers[kind].split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
     return model
 
 
-def check_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> list[Tensor]:
+def check_trainable_state(
+    model: nn.Module, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Refuse a state that `load_trainable_state_` cannot put into this network, with one line.
 
     Args:
@@ -88,38 +99,78 @@ def check_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> list
         state: whatever came.
 
     Returns:
-        the supports that it brings, int64, one for each layer; none if it brings none.
+        its numbers by kind, and the supports that it brings, int64 (nnz,), one for each layer whose values
+        train; none if it brings none.
 
     Raises:
         ValueError: a kind is missing or unknown, or has another count or dtype than here, or numbers that are
             not finite in the parameters' dtype; or its supports are not those of such layers.
     """
-    slots = _slots(model, "statistics" in state)
-    moving = {"support", "nnz"} & state.keys()
-    expected = slots.keys() | ({"support", "nnz"} if moving else set())
-    if missing := sorted(expected - state.keys()):
+    given, supports = dict(state), None
+    if _SUPPORTS & given.keys():
+        if lacking := sorted(_SUPPORTS - given.keys()):
+            raise ValueError(f"the state lacks {lacking[0]!r}: positions and their counts go together")
+        supports = _supports(model, given.pop("nnz"), given.pop("support"))
+    kinds = _kinds(model, "statistics" in given, supports)
+    if _NUMBERS in given:
+        kinds, parts = _split(model, given.pop(_NUMBERS), supports)
+        given.update(parts)
+    if missing := sorted(kinds.keys() - given.keys()):
         raise ValueError(f"the state lacks {missing[0]!r}: it is of another network")
-    if unknown := sorted(state.keys() - expected):
+    if unknown := sorted(given.keys() - kinds.keys()):
         raise ValueError(f"the state has {unknown[0]!r}, which this network does not train")
-    supports = _supports(model, state) if moving else []
-    for kind, tensors in slots.items():
-        found, count = state[kind], sum(t.numel() for t in tensors)
-        if moving and kind == "values":
-            count = sum(map(len, supports))
-        _check(kind, found, (count,), _dtype(tensors))
-        for dtype in {t.dtype for t in tensors}:
+    for name, kind in kinds.items():
+        found = given[name]
+        _check(name, found, (kind.size,), kind.dtype)
+        for dtype in kind.holders:
             bad = ~found.to(dtype).isfinite()
             if bool(bad.any()):
                 at = int(bad.nonzero()[0])
-                raise ValueError(f"{kind!r} holds {float(found[at])} at {at}, which no {dtype} weight can be")
-    return supports
+                raise ValueError(f"{name!r} holds {float(found[at])} at {at}, which no {dtype} number can be")
+    return given, supports or []
+
+
+class _Kind(NamedTuple):
+    """What a state must have of one kind."""
+
+    size: int
+    dtype: torch.dtype
+    holders: set[torch.dtype]  # of the parameters that the numbers go to
+
+
+def _kinds(model: nn.Module, statistics: bool, supports: list[Tensor] | None) -> dict[str, _Kind]:
+    slots = _slots(model, statistics)
+    if supports:
+        slots["values"] = [layer.values for layer in _moving(model)]
+    kinds = {}
+    for name, tensors in slots.items():
+        moved = name == "values" and supports is not None
+        size = sum(t.numel() for t in (supports or [] if moved else tensors))
+        if size:
+            kinds[name] = _Kind(size, _dtype(tensors), {t.dtype for t in tensors})
+    return kinds
+
+
+def _split(
+    model: nn.Module, numbers: Tensor, supports: list[Tensor] | None
+) -> tuple[dict[str, _Kind], dict[str, Tensor]]:
+    """The kinds of a joined state, with statistics if so many numbers came, and its numbers by kind."""
+    kinds, full = (_kinds(model, statistics, supports) for statistics in (False, True))
+    if isinstance(numbers, Tensor) and numbers.numel() == sum(kind.size for kind in full.values()):
+        kinds = full
+    wide = any(kind.dtype == torch.float64 for kind in kinds.values())
+    sizes = [kind.size for kind in kinds.values()]
+    _check(_NUMBERS, numbers, (sum(sizes),), torch.float64 if wide else torch.float32)
+    parts = zip(kinds.items(), numbers.split(sizes), strict=True)
+    return kinds, {name: part.to(kind.dtype) for (name, kind), part in parts}
 
 
 def _slots(model: nn.Module, statistics: bool) -> dict[str, list[Tensor]]:
     """The tensors that a state has the numbers of, by kind."""
     slots: dict[str, list[Tensor]] = {}
     for kind, parameters in trained_by_kind(model).items():
-        slots[kind] = list(parameters)
+        if filled := [parameter for parameter in parameters if parameter.numel()]:
+            slots[kind] = list(filled)
     norms = [module for _, module in named_modules(model) if isinstance(module, NORM_LAYERS)]
     buffers = {id(b): b for norm in norms for b in norm.buffers() if b.is_floating_point()}
     if statistics and buffers:
@@ -131,9 +182,10 @@ def _slots(model: nn.Module, statistics: bool) -> dict[str, list[Tensor]]:
     return slots
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
+def _join(tensors: list[Tensor]) -> Tensor:
     dtype = _dtype(tensors)
-    return torch.cat([tensor.detach().to("cpu", dtype).flatten() for tensor in tensors])
+    parts = [tensor.detach().to("cpu", dtype).flatten() for tensor in tensors]
+    return torch.cat([torch.zeros(0, dtype=dtype), *parts])
 
 
 def _dtype(tensors: list[Tensor]) -> torch.dtype:
@@ -158,9 +210,9 @@ def _check(kind: str, found: object, shape: tuple[int, ...], *dtypes: torch.dtyp
         raise ValueError(f"{kind!r} has the shape {tuple(found.shape)}: this network's is {shape}")
 
 
-def _supports(model: nn.Module, state: Mapping[str, Tensor]) -> list[Tensor]:
+def _supports(model: nn.Module, counts: Tensor, support: Tensor) -> list[Tensor]:
     """The supports of a state, one for each layer, checked."""
-    layers, counts, support = _moving(model), state["nnz"], state["support"]
+    layers = _moving(model)
     _check("nnz", counts, (len(layers),), torch.int64)
     if bool((counts < 0).any()):
         raise ValueError(f"'nnz' holds {int(counts.min())}: a layer has 0 values or more")

@@ -52,8 +52,9 @@ def returns(model, **options):
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
-def test_every_layer_returns(kind, offset, nnz, dtype, alpha_trains, supports):
+def test_every_layer_returns(kind, offset, nnz, dtype, alpha_trains, supports, joined):
     layer = LAYERS[kind](offset=offset, nnz=nnz, dtype=dtype, alpha_trainable=alpha_trains)
     stir(layer)
     state = trainable_state(layer)
@@ -67,7 +68,7 @@ def test_every_layer_returns(kind, offset, nnz, dtype, alpha_trains, supports):
     assert {k: len(t) for k, t in state.items()} == {k: n for k, n in expected.items() if n}
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     assert all(tensor.dtype == wide for tensor in state.values())
-    assert returns(layer, supports=supports)
+    assert returns(layer, supports=supports, joined=joined)
 
 
 class Tied(nn.Module):
@@ -81,6 +82,33 @@ class Tied(nn.Module):
         self.norms = nn.ModuleList([nn.BatchNorm1d(6), nn.LayerNorm(6), nn.GroupNorm(2, 6)])
         self.attention = nn.MultiheadAttention(6, 2)
         self.again = self.one
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_all_kinds_as_one_tensor(statistics):
+    source, target = stir(trained(), 1), stir(trained(), 2)
+    apart = trainable_state(source, statistics)
+    state = trainable_state(source, statistics, joined=True)
+    assert torch.equal(state["numbers"], torch.cat(list(apart.values())))
+    load_trainable_state_(target, state)
+    assert all(torch.equal(apart[k], t) for k, t in trainable_state(target, statistics).items())
+    with pytest.raises(ValueError, match=r"'numbers' has the shape \(3,\): this network's is \(\d+,\)"):
+        load_trainable_state_(target, {"numbers": torch.ones(3)})
+    with pytest.raises(ValueError, match="'alpha' holds nan at 1"):
+        load_trainable_state_(
+            target,
+            {"numbers": torch.where(state["numbers"] == apart["alpha"][1], torch.nan, state["numbers"])},
+        )
+
+
+def test_values_reach_a_network_without_any():
+    dense, empty = (dctps.sparsify_(nn.Sequential(nn.Linear(6, 4)), d) for d in (0.5, 0.0))
+    state = trainable_state(stir(dense), supports=True)
+    assert torch.equal(load_trainable_state_(empty, state)[0].to_dense(), dense[0].to_dense())
+    assert empty[0].values.requires_grad
+    none = dctps.sparsify_(nn.Sequential(nn.Linear(6, 4)), 0.0)
+    load_trainable_state_(empty, trainable_state(none, supports=True))
+    assert empty[0].nnz == 0 and returns(empty, supports=True)
 
 
 @pytest.mark.parametrize("convert", [False, True])
@@ -213,7 +241,7 @@ def test_a_number_that_half_precision_cannot_hold_is_refused():
     layer = stir(dctps.DpSLinear(7, 5, nnz=4, dtype=torch.float16))
     state = trainable_state(layer)
     state["values"][3] = 1e6
-    with pytest.raises(ValueError, match=r"'values' holds 1000000.0 at 3, which no torch.float16 weight"):
+    with pytest.raises(ValueError, match=r"'values' holds 1000000.0 at 3, which no torch.float16 number"):
         load_trainable_state_(layer, state)
 
 

@@ -46,7 +46,7 @@ def average_over_union(
     for own, *theirs in zip(own_modules, *modules, strict=True):
         moved = isinstance(own, DpSLayer)
         if moved:
-            _join_(own, theirs, shares, keep_nnz)  # type: ignore[arg-type]
+            _join_(own, theirs, shares, keep_nnz)
         for key, tensor in [*own._parameters.items(), *own._buffers.items()]:
             if tensor is None or not tensor.is_floating_point() or (moved and key == "values"):
                 continue
