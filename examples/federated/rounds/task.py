@@ -31,6 +31,7 @@ def arrays_of(model: nn.Module, config) -> ArrayRecord:
     return ArrayRecord(dctps.trainable_state(model, config["statistics"], joined=True))
 
 
+@functools.lru_cache  # of one and the same tensor of labels
 def split(labels: torch.Tensor, clients: int, concentration: float, seed: int) -> list[torch.Tensor]:
     """Each client's images. Of each class client i has the share p_i, p ~ Dirichlet(concentration)."""
     draw, parts = np.random.default_rng(seed), [[] for _ in range(clients)]
