@@ -25,7 +25,7 @@ def average_over_union(
     Args:
         models: at least one; all made alike, up to their supports, which RigL, SET or DSR may have moved.
         weights: w_i >= 0, as the number of images that each has trained on; all alike by default.
-        keep_nnz: cut each layer back to the nnz that it has in the first network: the largest |values| of the
+        keep_nnz: cut each layer back to the nnz that it has in the first network: the largest values of the
             mean stay, of equal ones the earlier. Else the mean is exact, and each layer has its union's nnz.
 
     Returns:
