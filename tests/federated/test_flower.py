@@ -30,6 +30,7 @@ def simulate(config, faults, strategy, clients):
         "PYTHONPATH": PATHS,
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else a busy machine leaves them nothing
     }
     done = subprocess.run(
         [*command, strategy, str(clients)],
