@@ -4,7 +4,8 @@
 
 Flower's stock FedAvg and the app's own ClientApp, with its mods that count bytes, in one process: the clients
 of a round are called one after the other in place of Flower's engine, which changes no number. Central
-training takes the same network, sees as many images, in one-cycle cosine steps of Adam at batch 128.
+training takes the same network, sees as many images, in steps of Adam at batch 128, its rate on a cosine.
+The run `bytes` counts what a network's numbers weigh, and trains nothing.
 """
 
 from __future__ import annotations
@@ -142,7 +143,10 @@ def main() -> None:
     rows = json.loads(given.result.read_text())["rows"] if given.result.exists() else []
     for run in given.runs:
         config["concentration"] = given.concentration if run == "dirichlet" else 0.0
-        found = central(config, given.epochs) if run == "central" else federated(config)
+        if run == "bytes":
+            found = {"bytes": task.arrays_of(task.build(config), config).count_bytes()}
+        else:
+            found = central(config, given.epochs) if run == "central" else federated(config)
         row = {"run": run, "epochs": given.epochs, "clients": CLIENTS, **config, **found}
         row |= {"command": f"python benchmarks/federated.py {' '.join(sys.argv[1:])}", "commit": commit()}
         rows.append(row)
