@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from dctps.dynamic import SET as SET
     from dctps.dynamic import AveragedModel as AveragedModel
     from dctps.dynamic import RigL as RigL
+    from dctps.dynamic import average_over_union as average_over_union
     from dctps.dynamic import register_dynamics as register_dynamics
     from dctps.experiments import register_method as register_method
     from dctps.experiments.trained import load_run as load_run
+    from dctps.flat_state import load_trainable_state_ as load_trainable_state_
+    from dctps.flat_state import trainable_state as trainable_state
     from dctps.networks import explain as explain
     from dctps.networks import freeze_except_norms_ as freeze_except_norms_
     from dctps.networks import fuse_ as fuse_
@@ -60,9 +63,10 @@ _HOMES = {
         "adapters": "adapt_",
         "allocator": "keep_freed_memory",
         "checkpoint": "CheckpointError load_pretrained_ save_pretrained",
-        "dynamic": "AveragedModel DSR SET RigL register_dynamics",
+        "dynamic": "AveragedModel DSR SET RigL average_over_union register_dynamics",
         "experiments": "register_method",
         "experiments.trained": "load_run",
+        "flat_state": "load_trainable_state_ trainable_state",
         "networks": "explain freeze_except_norms_ fuse_ merge_ plain_norms_ register_conversion "
         "remove_biases_ set_backends_ share_norms_ tune_ unfuse_ zero_head_",
         "nn": "DpSConv1d DpSConv2d DpSLinear DpSMultiheadAttention",

@@ -143,7 +143,9 @@ def report(model: nn.Module) -> Report:
     ]
     converted = [row for row in rows if not row.reason]
     weights, nnz = sum(row.weights for row in converted), sum(row.nnz for row in converted)
-    trainable = _trainable(modules)
+    trainable = dict.fromkeys(("values", "alpha", "dense", "bias", "norm", "other"), 0)
+    for kind, parameters in trained_by_kind(model).items():
+        trainable[kind] = sum(parameter.numel() for parameter in parameters)
     tensors = _unique([t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)])
     norms = [module for module in modules.values() if isinstance(module, NORM_LAYERS)]
     statistics = _unique([buffer for norm in norms for buffer in norm.buffers()])
@@ -186,16 +188,23 @@ def _left_row(found: Found) -> LayerRow:
     return LayerRow(found.name, kind, shape, weights, trained, density, "", None, reason)
 
 
-def _trainable(modules: dict[str, nn.Module]) -> dict[str, int]:
-    counts = dict.fromkeys(("values", "alpha", "dense", "bias", "norm", "other"), 0)
+def trained_by_kind(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters that train, by kind, in the network's order; a shared one once, lazy ones left out.
+
+    Args:
+        model: any module, converted or not.
+
+    Returns:
+        kind -> parameters, the kinds as in `Report.trainable`; none of a kind that the network lacks.
+    """
+    found: dict[str, list[nn.Parameter]] = {}
     seen: set[int] = set()
-    for module in modules.values():
+    for _, module in named_modules(model):
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen and not is_lazy(parameter):
                 seen.add(id(parameter))
-                kind = _kind(module, name)
-                counts[kind] = counts.get(kind, 0) + parameter.numel()
-    return counts
+                found.setdefault(_kind(module, name), []).append(parameter)
+    return found
 
 
 def _kind(module: nn.Module, parameter: str) -> str:

@@ -12,3 +12,4 @@ from dctps.dynamic.rigl import RigL as RigL
 from dctps.dynamic.rigl import largest_gradients as largest_gradients
 from dctps.dynamic.support import change_support_ as change_support_
 from dctps.dynamic.support import take_sizes_ as take_sizes_
+from dctps.dynamic.union import average_over_union as average_over_union

@@ -1,0 +1,1 @@
+"""A Flower app: clients send what they train, and nothing else."""
