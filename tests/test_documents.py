@@ -75,14 +75,6 @@ def test_the_page_on_federated_rounds_runs() -> None:
     assert dctps.report(scope["mean"]).nnz == dctps.report(scope["server"]).nnz
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_page_on_private_training_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("opacus")
-    (example,) = blocks("docs/private.md")
-    exec(example, {})
-    assert "values" in capsys.readouterr().out
-
-
 def test_the_hyperplane_page_runs() -> None:
     example = blocks("docs/hyperplane.md")[0]
     scope: dict[str, object] = {}

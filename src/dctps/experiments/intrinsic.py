@@ -49,8 +49,8 @@ def intrinsic_dimension(
         choices: `data_dir`, `download`, `device`, `threads`, `progress`, `checkpoint_interval`: as for `run`.
 
     Returns:
-        What intrinsic.json holds, which is `intrinsic_dimension` (None: not even N reaches it), `too_small` (the
-        largest d seen below it that does not; None: d = 1 does), `target`, `dense_accuracy`, `share`,
+        What intrinsic.json holds, which is `intrinsic_dimension` (None: not even N reaches it), `too_small`
+        (the largest d seen below it that does not; None: d = 1 does), `target`, `dense_accuracy`, `share`,
         `seeds`, `weights` (N), and `tried`, a list of `dimensions` and `accuracy`.
 
     Raises:
