@@ -114,21 +114,6 @@ def selection_cost(result: dict[str, Any]) -> str:
     )
 
 
-def kill_sweep(result: dict[str, Any]) -> str:
-    """What became of a sweep that was killed again and again."""
-    finished = [moment["finished_runs"] for moment in result["moments"]]
-    epochs = [moment["recorded_epochs"] for moment in result["moments"]]
-    sweeps = "One sweep" if result["sweeps"] == 1 else f"{result['sweeps']} sweeps"
-    return (
-        f"{sweeps} of {result['runs_of_a_sweep']} runs and {result['epochs_of_a_sweep']} epochs, with all of "
-        f"its processes killed {result['kills']} times at random moments ({min(finished)} to {max(finished)} "
-        f"runs finished, {min(epochs)} to {max(epochs)} epochs recorded): {result['recorded_epochs_lost']} "
-        f"recorded epochs were lost, {result['finished_runs_done_again']} finished runs done again, and "
-        f"{result['runs_that_differed']} runs ended otherwise than in a sweep that was left alone.\n\n"
-        f"{source(result)}"
-    )
-
-
 def depthwise(result: dict[str, Any]) -> str:
     """Filters and channels of MobileNetV2's depthwise layers under each offset."""
     runs = {run["offset"]: run for run in result["runs"] if run["network"] == "mobilenetv2"}
@@ -276,8 +261,6 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
     cost = json.loads((RESULTS / "selection_cost.json").read_text())
     fill(ROOT / "docs" / "selection.md", "selection_cost", selection_cost(cost))
-    killed = json.loads((RESULTS / "kill_sweep.json").read_text())
-    fill(ROOT / "docs" / "sweeps.md", "kill_sweep", kill_sweep(killed))
     stacks = json.loads((RESULTS / "stacked.json").read_text())
     fill(ROOT / "docs" / "sweeps.md", "stacked", stacked(stacks))
     for name, made in worth.TABLES.items():
