@@ -4,8 +4,7 @@
     python benchmarks/worth.py runs/NAME [runs/OTHER ...]
 
 Writes benchmarks/results/worth-NAME.csv: a row for each finished run, with what the studies vary, all numbers
-that it trained, and what it reached. Without a folder only the
-tables are filled.
+that it trained, and what it reached; rows of other runs stay. Without a folder only the tables are filled.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -50,8 +49,15 @@ def collect(folder: Path) -> None:
     runs = [run for run in read_runs(folder) if run.summary is not None]
     found = rows_of(runs, {"commit": commit(), "hardware": processor()})
     path = RESULTS / f"worth-{folder.name}.csv"
-    write_atomically(path, to_csv(found))
+    made = {_key(row) for row in found}
+    kept = [row for row in read(folder.name) if _key(row) not in made] if path.exists() else []
+    write_atomically(path, to_csv([*kept, *found]))
     print(f"{path.relative_to(ROOT)}: {len(found)} runs")
+
+
+def _key(row: Mapping[str, object]) -> tuple[str, ...]:
+    """What makes a row's run the run that it is, as a file has it."""
+    return tuple("" if row.get(field) is None else str(row.get(field)) for field in FIELDS)
 
 
 def read(name: str, **wanted: object) -> list[Row]:
