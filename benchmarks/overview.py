@@ -44,7 +44,7 @@ def draw() -> Figure:
     }
     for i, (title, matrix) in enumerate(matrices.items()):
         axes = figure.add_subplot(grid[0, i])
-        axes.imshow(matrix, cmap="RdBu", vmin=-0.6, vmax=0.6)
+        axes.imshow(matrix.numpy(), cmap="RdBu", vmin=-0.6, vmax=0.6)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(title, fontsize=9)

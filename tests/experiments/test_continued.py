@@ -59,7 +59,7 @@ def test_more_epochs_learn_more_and_can_be_continued_again(tmp_path, monkeypatch
     assert accuracy > metrics(tmp_path / "a")[-1]["test_accuracy"] + 0.1
     assert main(["train", "--resume", str(b), "--epochs", "1", "--threads", "1", "--out", "c"]) == 0
     start = {
-        json.loads((f / "config.json").read_text())["start"] for f in (tmp_path / "a", b, tmp_path / "c")
+        json.loads((f / "config.json").read_text()).get("start") for f in (tmp_path / "a", b, tmp_path / "c")
     }
     assert len(start) == 3
     for command in ("report", "evaluate"):

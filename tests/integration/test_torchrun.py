@@ -67,7 +67,7 @@ def test_two_processes_are_one_run_and_write_once(tmp_path: Path) -> None:
     alone = run(RunConfig(**CONFIG, epochs=2), out=tmp_path / "one", device="cpu", threads=1)
     done = torchrun(*flags_of(CONFIG), "--epochs", "2", "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   2") == 1
+    assert done.stdout.count("\n    2  ") == 1
     lines = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

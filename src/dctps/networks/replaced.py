@@ -41,7 +41,8 @@ class _Watch:
         self.handle: Any = None
 
     def add(self, replaced: dict[int, _Replaced]) -> None:
-        self.replaced = self._alive() | replaced
+        self._forget_dead()
+        self.replaced.update(replaced)
         self.seen.clear()
         self.steps = 0
         if self.replaced and self.handle is None:
@@ -55,7 +56,7 @@ class _Watch:
         found: list[_Replaced] = []
         if optimizer not in self.seen:
             self.seen.add(optimizer)
-            self.replaced = self._alive()
+            self._forget_dead()
             held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
             found = [
                 entry
@@ -77,8 +78,9 @@ class _Watch:
                 stacklevel=3,
             )
 
-    def _alive(self) -> dict[int, _Replaced]:
-        return {key: entry for key, entry in self.replaced.items() if entry.parameter() is not None}
+    def _forget_dead(self) -> None:
+        for key in [key for key, entry in self.replaced.items() if entry.parameter() is None]:
+            del self.replaced[key]
 
 
 _WATCH = _Watch()
