@@ -45,15 +45,24 @@ def split(labels: torch.Tensor, clients: int, concentration: float, seed: int) -
     return [torch.from_numpy(np.concatenate(part)) for part in parts]
 
 
+def rate(config, first: float, server_round: int) -> float:
+    """It falls along a cosine."""
+    return first * (1 + math.cos(math.pi * (server_round - 1) / config["num-server-rounds"])) / 2
+
+
 def fit(model: nn.Module, own: torch.Tensor, config, server_round: int, seed: int) -> float:
-    """Train on a share of one's own images by Adam, and give the mean loss; the rate falls along a cosine."""
+    """Train on a share of one's own images, and give the mean loss.
+
+    By Adam; or where the server has an Adam of its own, one step along the gradient of all of them.
+    """
     found, draw = data(config["dataset"]), torch.Generator().manual_seed(seed)
     chosen = own[torch.randperm(len(own), generator=draw)[: math.ceil(config["share"] * len(own))]]
-    progress = (server_round - 1) / config["num-server-rounds"]
-    rate = config["lr"] * (1 + math.cos(math.pi * progress)) / 2
-    optimizer = torch.optim.Adam(model.train().parameters(), rate)
+    optimizer, size = torch.optim.SGD(model.train().parameters(), 1.0), max(1, len(chosen))
+    if not config["server-lr"]:
+        first = rate(config, config["lr"], server_round)
+        optimizer, size = torch.optim.Adam(model.parameters(), first), config["batch-size"]
     total = 0.0
-    for x, y in batches(found.train.select(chosen), config["batch-size"], mean=found.mean, std=found.std):
+    for x, y in batches(found.train.select(chosen), size, mean=found.mean, std=found.std):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
