@@ -88,9 +88,7 @@ def federated(config: dict[str, Any]) -> dict[str, Any]:
     if config["server-lr"]:
         strategy = server_app.CheckedAdam(model, beta_2=0.999, tau=1e-8, fraction_evaluate=0.0)
         strategy.config = config
-    result = strategy.start(
-        Here(config), task.arrays_of(model, config), rounds, evaluate_fn=evaluate
-    )
+    result = strategy.start(Here(config), task.arrays_of(model, config), rounds, evaluate_fn=evaluate)
     logging.getLogger("flwr").removeHandler(counted)
     return {
         "accuracy": result.evaluate_metrics_serverapp[rounds]["accuracy"],

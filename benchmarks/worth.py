@@ -122,28 +122,29 @@ def allocations() -> str:
 
 
 def deep() -> str:
-    """VGG19: each method at its rate."""
-    rows = sorted(
-        read("vgg19-16"), key=lambda row: (-float(row["density"] or -1), -float(row["test_accuracy"]))
-    )
-    heads = (
-        "method",
-        "begins with",
-        "rate",
-        "density",
-        "weights trained",
-        "all trained numbers",
-        "test accuracy",
-    )
-    return table(heads, [_deep(row) for row in rows])
+    """VGG19: each method at its rate, its seeds together, the most accurate of each density first."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in read("vgg19-16"):
+        found.setdefault(_deep(row), []).append(row)
+
+    def accuracy(rows: list[Row]) -> float:
+        return mean(float(row["test_accuracy"]) for row in rows)
+
+    order = sorted(found.items(), key=lambda entry: (-_density(entry[1][0]), -accuracy(entry[1])))
+    heads = ("method", "begins with", "rate", "density", "weights trained", "all trained numbers")
+    return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
 
 
-def _deep(row: Row) -> list[str]:
-    begins = "classifier at 0" if row["zero_head"] == "True" else row.get("init", "dense")
+def _density(row: Row) -> float:
+    return float(row["density"]) if row["density"] else -1.0
+
+
+def _deep(row: Row) -> tuple[str, ...]:
+    begins = "D" if "dctps" in row["method"] else row.get("init", "dense")
+    begins = "classifier at 0" if row["zero_head"] == "True" else begins
     density = f"{100 * float(row['density']):.3g}%" if row["density"] else "all"
-    begins = begins if row["zero_head"] == "True" or "dctps" not in row["method"] else "D"
     counts = (f"{int(row[name]):,}" for name in ("weights_trained", "numbers_trained"))
-    return [row["method"], begins, f"{float(row['lr']):g}", density, *counts, cell([row])]
+    return row["method"], begins, f"{float(row['lr']):g}", density, *counts
 
 
 def recipes() -> str:
