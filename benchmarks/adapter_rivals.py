@@ -30,29 +30,24 @@ def gradient(task: Task, model: nn.Module, seed: int) -> nn.Module:
     """Ours, as many positions in all, where the loss has the largest gradients on ten batches."""
     layers = _layers(task, model)
     nnz = sum(task.r * (w.shape[0] + w[0].numel()) for w in (layer.weight for layer in layers))
-    return dctps.adapt_(
-        model,
-        nnz=nnz,
-        target_modules=task.targets,
-        modules_to_save=task.saved,
-        seed=seed,
-        criterion="gradient",
-        loss=task.loss,
-        batches=list(islice(task.batches(seed), 10)),
-    )
+    return _by_gradient(task, model, seed, nnz=nnz)
 
 
 def layerwise(task: Task, model: nn.Module, seed: int) -> nn.Module:
     """Ours, r (m + n) positions of each layer by gradient."""
+    return _by_gradient(task, model, seed, r=task.r)
+
+
+def _by_gradient(task: Task, model: nn.Module, seed: int, **count: int) -> nn.Module:
     return dctps.adapt_(
         model,
-        r=task.r,
         target_modules=task.targets,
         modules_to_save=task.saved,
         seed=seed,
         criterion="gradient",
         loss=task.loss,
         batches=list(islice(task.batches(seed), 10)),
+        **count,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from dctps.analysis.aggregate import Cell
 from dctps.analysis.fates import Fates
 from dctps.analysis.runs import Run
+from dctps.analysis.style import to_csv as csv_of
 from dctps.experiments.config import RunConfig
 from dctps.names import lookup
 from dctps.tables import aligned
@@ -142,16 +141,17 @@ def to_markdown(table: Comparison) -> str:
 
 def to_csv(table: Comparison) -> str:
     """With a column for each number; accuracies are fractions, and every value of the test's is there."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    numbers = ["n", "wanted", "test_mean", "test_std", "val_mean", "val_std", "numbers_trained", "bytes"]
-    writer.writerow([*table.fields, *numbers, "seconds", "test_values", "not_finished"])
+    rows = []
     for row in table.rows:
         test, val = row.test, row.validation
-        values = [test.n, test.wanted, test.mean, test.std, val.mean, val.std, row.numbers, row.disk_bytes]
-        each, others = " ".join(map(repr, test.values)), _told(row)
-        writer.writerow([*row.key, *values, row.seconds, each, others])
-    return file.getvalue().rstrip("\n")
+        rows.append({
+            **dict(zip(table.fields, row.key, strict=True)),
+            "n": test.n, "wanted": test.wanted, "test_mean": test.mean, "test_std": test.std,
+            "val_mean": val.mean, "val_std": val.std, "numbers_trained": row.numbers, "bytes": row.disk_bytes,
+            "seconds": row.seconds, "test_values": " ".join(map(repr, test.values)),
+            "not_finished": _told(row),
+        })  # fmt: skip
+    return csv_of(rows).decode().rstrip("\n")
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"text": to_text, "csv": to_csv, "markdown": to_markdown}

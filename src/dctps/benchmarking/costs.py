@@ -15,9 +15,10 @@ from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.benchmarking.record import processor
 from dctps.benchmarking.trial import take_steps
 from dctps.experiments.config import RunConfig, resolve
-from dctps.experiments.folder import LAST, RunFolder
+from dctps.experiments.folder import RunFolder
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import scoring_batches, split
+from dctps.experiments.records import LAST
 from dctps.experiments.session import Session
 
 COST = "cost.json"

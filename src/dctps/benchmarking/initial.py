@@ -21,8 +21,9 @@ import dctps
 from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.data import Dataset, first_of, normalize
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve
-from dctps.experiments.folder import LAST, RunFolder
+from dctps.experiments.folder import RunFolder
 from dctps.experiments.network import restore_network
+from dctps.experiments.records import LAST
 from dctps.experiments.session import Session
 
 INITIAL = "initial.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 import dctps
 
 _FILES = {"cifar10": "cifar-10-", "cifar100": "cifar-100-", "tinyimagenet": "tiny-imagenet-200"}
-_OF_DEVELOPERS = ("dev", "docs", "peers")  # extras that nobody needs to use the program
+_OF_DEVELOPERS = ("dev", "docs", "peers", "release")  # extras that nobody needs to use the program
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dctps.experiments.session import Session
     from dctps.training import Processes
 
-_LAST = "model.safetensors"
 # What the network is, which the file decides.
 _OF_NETWORK = (
     "model", "method", "density", "seed", "offset", "allocation", "criterion", "alpha", "alpha_trainable",
@@ -85,7 +84,7 @@ def begin_from(
     if shape != dataset.description:
         raise ValueError(f"the network in {folder} is for {shape}, and the data are {dataset.description}")
     own = resolve(config)
-    model = restore_network(own, shape, folder / _LAST, device)
+    model = restore_network(own, shape, folder / records.LAST, device)
     if own.method == "norms":
         freeze_except_norms_(model)
     return Session(own, dataset, device, processes, model=model)
@@ -93,8 +92,8 @@ def begin_from(
 
 def _digest(folder: Path) -> str:
     try:
-        return hashlib.sha256((folder / _LAST).read_bytes()).hexdigest()[:32]
+        return hashlib.sha256((folder / records.LAST).read_bytes()).hexdigest()[:32]
     except FileNotFoundError:
-        raise records.damaged(folder / _LAST, "it is missing") from None
+        raise records.damaged(folder / records.LAST, "it is missing") from None
     except OSError as error:
-        raise records.unreadable(folder / _LAST, error) from None
+        raise records.unreadable(folder / records.LAST, error) from None

@@ -36,14 +36,12 @@ from torch import Tensor, nn
 from dctps.checkpoint import save_state
 from dctps.experiments import records
 from dctps.experiments.config import RunConfig, differences, from_dict, resolve, to_dict
-from dctps.experiments.records import CONFIG, DATA, METRICS, SUMMARY, Record, RunFolderError
+from dctps.experiments.records import BEST, CONFIG, DATA, LAST, METRICS, SUMMARY, Record, RunFolderError
 from dctps.experiments.state import State, StateError, read_state, write_state
 from dctps.experiments.unused import unused
 from dctps.files import make_folder, write_atomically
 
 STATE = "state.safetensors"
-LAST = "model.safetensors"
-BEST = "best.safetensors"
 BACKENDS = "backends.json"
 REWIND = "rewind.safetensors"  # of a run of imp, whose levels are runs in folders of their own within
 LOCK = "lock"

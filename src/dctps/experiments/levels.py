@@ -29,10 +29,10 @@ from torch import Tensor, nn
 import dctps
 from dctps.data import Dataset
 from dctps.experiments.config import ResolvedConfig, resolve
-from dctps.experiments.folder import BEST, LAST, REWIND, STATE, RunFolder
+from dctps.experiments.folder import REWIND, STATE, RunFolder
 from dctps.experiments.network import count_weights, plain_network, restore_network
 from dctps.experiments.parts import split
-from dctps.experiments.records import Record, RunFolderError, read_metrics
+from dctps.experiments.records import BEST, LAST, Record, RunFolderError, read_metrics
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of
 from dctps.experiments.state import State, StateError, read_state, write_state

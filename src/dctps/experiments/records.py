@@ -18,6 +18,8 @@ CONFIG = "config.json"
 DATA = "data.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+LAST = "model.safetensors"
+BEST = "best.safetensors"
 
 Record = dict[str, Any]
 

@@ -16,7 +16,7 @@ from dctps.data import Dataset, Description, is_published, load_dataset, resized
 from dctps.experiments import records
 from dctps.experiments.backends import apply_backends_, backends_of_run, choose_backends, read_backends
 from dctps.experiments.config import ResolvedConfig, RunConfig, resolve, run_name
-from dctps.experiments.folder import BEST, LAST, RunFolder
+from dctps.experiments.folder import RunFolder
 from dctps.experiments.levels import Levels
 from dctps.experiments.network import (
     build_network,
@@ -25,7 +25,7 @@ from dctps.experiments.network import (
     network_for_report,
     restore_network,
 )
-from dctps.experiments.records import Record
+from dctps.experiments.records import BEST, LAST, Record
 from dctps.experiments.saved_session import SavedSession
 from dctps.experiments.session import Session
 from dctps.experiments.settings import environment_of, torch_settings

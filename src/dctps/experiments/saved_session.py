@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import dctps
-from dctps.experiments.folder import BACKENDS, BEST, LAST, RunFolder
-from dctps.experiments.records import Record
+from dctps.experiments.folder import BACKENDS, RunFolder
+from dctps.experiments.records import BEST, LAST, Record
 from dctps.experiments.session import Session
 from dctps.experiments.signals import Stopped, StopRequest
 from dctps.experiments.state import State, StateError

@@ -15,8 +15,8 @@ from dctps.data.folder import image_files
 from dctps.experiments import records
 from dctps.experiments.backends import apply_backends_, backends_of_run
 from dctps.experiments.config import resolve
-from dctps.experiments.folder import BEST, LAST
 from dctps.experiments.network import restore_network
+from dctps.experiments.records import BEST, LAST
 from dctps.experiments.settings import device_of
 from dctps.names import lookup
 

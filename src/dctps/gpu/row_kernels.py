@@ -2,7 +2,7 @@
 
 With q = a b, inputs v[j1, j2] (j = j1 b + j2) and outputs k, a transform of length q is
 
-    Y[k1, k2] = Re sum_j2 T[k1, j2] (F v)[k1, j2] G[j2, k2]            (`rows.Products`)
+    Y[k1, k2] = Re sum_j2 T[k1, j2] (F v)[k1, j2] G[j2, k2]            (`products.Products`)
 
 so that a row is one tile, read once and written once: `apply_rows`, and `adjoint_rows` from its end. x and g
 come transposed to the kernels on S, so that a nonzero reads whole lines of memory: `sparse_rows` for S x, or
@@ -42,15 +42,9 @@ def _square(table, i, side, OPERAND: tl.constexpr):
 
 
 @triton.jit
-def _turned(table, i, side, OPERAND: tl.constexpr):
-    """Its transpose."""
-    inside = (i < side)[:, None] & (i < side)[None, :]
-    return tl.load(table + i[None, :] * side + i[:, None], mask=inside, other=0.0).to(OPERAND)
-
-
-@triton.jit
-def _columns(table, i, j, side, inside, OPERAND: tl.constexpr):
-    """Columns j of its transpose."""
+def _turned(table, i, j, side, OPERAND: tl.constexpr):
+    """Rows i and columns j of its transpose."""
+    inside = (i < side)[:, None] & (j < side)[None, :]
     return tl.load(table + j[None, :] * side + i[:, None], mask=inside, other=0.0).to(OPERAND)
 
 
@@ -124,16 +118,15 @@ def adjoint_rows(
     tiles = (i < a)[:, None] & (j < b)[None, :]
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * PART + tl.arange(0, PART)
-    columns = (j < b)[:, None] & (c < b)[None, :]
     inside = (i < a)[:, None] & (c < b)[None, :]
     place = i[:, None] * b + c[None, :]
     source = _source(place, q, COMPLEX)
     inputs = inside & (source < n)
     if WHOLE:
         inputs = tl.full((BA, PART), True, tl.int1)
-    f, g = _turned(first, i, a, OPERAND), _columns(last, j, c, b, columns, OPERAND)
+    f, g = _turned(first, i, i, a, OPERAND), _turned(last, j, c, b, OPERAND)
     if COMPLEX:
-        fi, gi = _turned(first + a * a, i, a, OPERAND), _columns(last + b * b, j, c, b, columns, OPERAND)
+        fi, gi = _turned(first + a * a, i, i, a, OPERAND), _turned(last + b * b, j, c, b, OPERAND)
     dx = tl.zeros((BA, PART), tl.float32)
     for block in range(BLOCKS):
         target = _target(order, k, block, q, m, tiles, ORDERED)

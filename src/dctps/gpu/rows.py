@@ -83,9 +83,11 @@ def gradients(
     if not len(x):
         return grad_x, grad_values, grad_alpha
     with device_of(x):
-        added = None
-        gt = _transposed(g) if len(values) or products is None else g
-        if grad_x is not None and (len(values) or products is None):
+        added, gt = None, g
+        sparse = len(values) > 0 or products is None
+        if sparse and (need_x or need_values):
+            gt = _transposed(g)
+        if sparse and grad_x is not None:
             added = grad_x if products is None else torch.empty_like(x)
             order = (support % n * m + support // n).sort()
             turned = values.index_select(0, order.indices), order.values
@@ -183,7 +185,7 @@ def _tables(products: Products, x: Tensor, m: int) -> dict[str, Any]:
         "OPERAND": _operand(x.dtype),
         "BA": _padded(a),
         "BB": _padded(b),
-        "num_warps": _warps(a * b, x.dtype),
+        "num_warps": _warps(a * b),
     }
 
 
@@ -220,8 +222,6 @@ def _padded(side: int) -> int:
     return max(16, 1 << (side - 1).bit_length())
 
 
-def _warps(q: int, dtype: torch.dtype) -> int:
-    """Of a program; the fewest with which no configuration spills."""
-    if dtype == torch.float32:
-        return 4 if q <= 1024 else 16
+def _warps(q: int) -> int:
+    """Of a program; the fewest with which no configuration in half precision spills."""
     return 4 if q <= 1024 else 8
