@@ -16,6 +16,7 @@ import overview
 import performance
 import speed_plots
 import worth
+import worth_plots
 from markdown_tables import table
 
 ROOT = Path(__file__).parent.parent
@@ -274,6 +275,7 @@ P v in the forward and P^T g in the backward pass, float32, once for each step w
     fill(ROOT / "README.md", "speed", performance.short_table())
     speed_plots.plots(ROOT / "docs" / "figures")
     overview.plot(ROOT / "docs" / "figures")
+    worth_plots.plots(ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":

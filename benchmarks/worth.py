@@ -130,12 +130,13 @@ def deep() -> str:
     def accuracy(rows: list[Row]) -> float:
         return mean(float(row["test_accuracy"]) for row in rows)
 
-    order = sorted(found.items(), key=lambda entry: (-_density(entry[1][0]), -accuracy(entry[1])))
+    order = sorted(found.items(), key=lambda entry: (-density(entry[1][0]), -accuracy(entry[1])))
     heads = ("method", "begins with", "rate", "density", "weights trained", "all trained numbers")
     return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
 
 
-def _density(row: Row) -> float:
+def density(row: Row) -> float:
+    """Of the runs that have one; below all others for those that do not."""
     return float(row["density"]) if row["density"] else -1.0
 
 
@@ -191,6 +192,7 @@ def hardware() -> str:
     return "Measured on " + "; ".join(sorted(found)) + "; one thread a run."
 
 
+COMPARED = "lenet", "vgg19-16"  # of several methods
 STUDIES = "lenet", "vgg19-16", "few", "start"
 TABLES = {
     "rates": rates, "allocations": allocations, "deep": deep, "left": left, "start": start,

@@ -189,7 +189,7 @@ def _label(axes: Axes, panel: Panel, width: float, notes: Sequence[str], quantit
 
 
 def _counted(panels: Sequence[Panel]) -> str:
-    seeds = sorted({panel.seeds for panel in panels})
-    if seeds == [1]:
+    counts = sorted({cell.wanted for panel in panels for cell in panel.cells})
+    if counts == [1]:
         return "one seed (n = 1)"
-    return f"mean ± standard deviation over seeds, n = {' or '.join(map(str, seeds))}"
+    return f"mean ± standard deviation over seeds, n = {' or '.join(map(str, counts))}"

@@ -75,11 +75,6 @@ class Panel:
         return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}{images}{pixels}"
 
     @property
-    def seeds(self) -> int:
-        """How many runs there should be of each setting, at most."""
-        return max(cell.wanted for cell in self.cells)
-
-    @property
     def rows(self) -> dict[str, list[Point]]:
         """Its curves, and a point for each method without a density, which is given as 1."""
         return self.curves | {method: [point] for method, point in self.flat.items()}
