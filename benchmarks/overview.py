@@ -55,8 +55,7 @@ def draw() -> Figure:
 def curves(axes: Axes) -> None:
     """LeNet-5: each method at the best of its rates and starts."""
     for name in ("dctps", "synflow", "random-epl"):
-        points = best(name)
-        densities, means, spreads = zip(*points, strict=True)
+        densities, means, spreads = zip(*points(name), strict=True)
         look: dict[str, Any] = STYLES[name].of_line() | {"markersize": 4}
         axes.errorbar([100 * d for d in densities], means, spreads, capsize=2, **look)
         axes.annotate(
@@ -76,17 +75,11 @@ def curves(axes: Axes) -> None:
     dress(axes, title="LeNet-5, CIFAR-10: accuracy in %, n = 3", x="weights that train", y="")
 
 
-def best(method: str) -> list[tuple[float, float, float]]:
-    """Density, mean and deviation in percent of the setting with the highest mean over three seeds."""
-    found: dict[float, dict[tuple[str, ...], list[float]]] = {}
-    for row in worth.read("lenet", method=method):
-        setting = tuple(row[field] for field in ("allocation", "alpha", "init", "lr", "weight_decay"))
-        cells = found.setdefault(float(row["density"]), {})
-        cells.setdefault(setting, []).append(100 * float(row["test_accuracy"]))
-    points = []
-    for density, cells in sorted(found.items()):
-        whole = [seeds for seeds in cells.values() if len(seeds) >= 3]
-        if density > 0 and whole:
-            seeds = max(whole, key=mean)
-            points.append((density, mean(seeds), stdev(seeds)))
-    return points
+def points(method: str) -> list[tuple[float, float, float]]:
+    """Density, mean and deviation in percent of the best setting, where it has three seeds."""
+    found = []
+    for rows in reversed(worth.best(worth.read("lenet", method=method))):
+        seeds = [100 * float(row["test_accuracy"]) for row in rows]
+        if worth.density(rows[0]) > 0 and len(seeds) > 2:
+            found.append((worth.density(rows[0]), mean(seeds), stdev(seeds)))
+    return found

@@ -1,4 +1,4 @@
-"""Small dense networks with about as many numbers as a sparse network trains: the rival that a reader asks for.
+"""Small dense networks of about as many numbers as a sparse network trains: a rival for both.
 
     dctps sweep --plugin benchmarks/worth/thin.py --file benchmarks/worth/thin.toml --out runs/thin
 
@@ -40,8 +40,8 @@ class Thin(nn.Module):
         return logits
 
 
-# 497 and 1,250 numbers beside LeNet-5's 550 at 0.5% and 1,476 at 2%; 10,624 and 28,860 beside VGG19's 13,037 at 0.01%
-# and 31,059 at 0.1%.
+# 497 and 1,250 numbers beside LeNet-5's 550 at 0.5% and 1,476 at 2%; 10,624 and 28,860 beside VGG19's 13,037
+# at 0.01% and 31,059 at 0.1%.
 for _name, _stages in {
     "thin-lenet-497": ((5,), (6,)),
     "thin-lenet-1250": ((8,), (12,)),
