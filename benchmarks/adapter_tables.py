@@ -81,10 +81,11 @@ def pitch(run: Run) -> str:
 
 
 def size(run: Run) -> str:
-    """Bytes of the files, and for each trained number."""
+    """Bytes of the smallest and largest files, and for each trained number."""
     heads = ("trained numbers", "method", "float32", "bytes a number", "float16", "bytes a number")
     rows = []
-    for row in run["rows"]:
+    ends = [min(row["r"] for row in run["rows"]), max(row["r"] for row in run["rows"])]
+    for row in (row for row in run["rows"] if row["r"] in ends):
         cells = [f"{row['trained']:,}", NAMES[row["method"]]]
         for dtype in ("float32", "float16"):
             size = row[dtype]

@@ -44,7 +44,7 @@ RESULT = Path(__file__).parent / "results" / "adapters.json"
 SEEDS = (0, 1, 2)
 COST = {"layers": 2, "width": 512, "context": 64, "r": 8}
 BATCHES = (1, 8, 32)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 
 
 def compare(part: str, cache: Path, methods: list[str]) -> Iterator[dict[str, Any]]:
