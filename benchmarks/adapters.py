@@ -48,7 +48,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 
 
 def compare(part: str, cache: Path, methods: list[str]) -> Iterator[dict[str, Any]]:
-    """Each rival at its best rate, all that are done so far after each."""
+    """Each rival at its best rate, all that are done so far after each, in the order of RIVALS."""
     task = TASKS[part](cache)
     base = task.base_score()
     runs = read_runs(RESULT) if methods else []
@@ -72,6 +72,7 @@ def compare(part: str, cache: Path, methods: list[str]) -> Iterator[dict[str, An
             }
         )
         print(rows[-1], flush=True)
+        rows.sort(key=lambda row: list(RIVALS[part]).index(row["method"]))
         yield {"settings": task.settings, "r": task.r, "seeds": SEEDS, "base": base, "rows": rows}
 
 
