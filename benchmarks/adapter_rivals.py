@@ -118,7 +118,7 @@ RIVALS: dict[str, dict[str, Make]] = {
         "full": full,
     },
     "text": {"random": random, "gradient": gradient, "shira": shira, "lora": lora},
-    "gpt2": {"random": random, "lora": lora, "lora-unscaled": lora_unscaled, "full": full},
+    "gpt2": {"random": random, "lora": lora, "lora-unscaled": lora_unscaled},
     "pitch": {"random": random, "lora": lora, "lora-unscaled": lora_unscaled, "norms": norms, "full": full},
 }
 
