@@ -17,6 +17,7 @@ import dctps
 from dctps.adapters import load_adapter_, save_adapter
 from dctps.adapters.targets import matches
 from dctps.networks import freeze_except_norms_
+from dctps.nn.adapter import can_adapt, is_transposed
 
 Make = Callable[[Task, nn.Module, int], nn.Module]
 
@@ -58,7 +59,11 @@ def lora(task: Task, model: nn.Module, seed: int, alpha: int = 8) -> nn.Module:
     torch.manual_seed(seed)
     names = _names(task, model)
     config = peft.LoraConfig(
-        r=task.r, lora_alpha=alpha, target_modules=names, modules_to_save=task.saved or None
+        r=task.r,
+        lora_alpha=alpha,
+        target_modules=names,
+        modules_to_save=task.saved or None,
+        fan_in_fan_out=all(is_transposed(layer) for layer in _layers(task, model)),
     )
     return peft.get_peft_model(model, config)
 
@@ -79,7 +84,7 @@ def shira(task: Task, model: nn.Module, seed: int) -> nn.Module:
 
 
 def norms(task: Task, model: nn.Module, seed: int) -> nn.Module:
-    """Scales and shifts of the norms, and the head."""
+    """Scales and shifts of the norms, and what is saved as a whole."""
     freeze_except_norms_(model)
     return _with_head(task, model)
 
@@ -89,16 +94,32 @@ def head(task: Task, model: nn.Module, seed: int) -> nn.Module:
     return _with_head(task, model.requires_grad_(False))
 
 
+def full(task: Task, model: nn.Module, seed: int) -> nn.Module:
+    """All weights."""
+    return model
+
+
 RIVALS: dict[str, dict[str, Make]] = {
     "images": {
         "random": random,
+        "layerwise": layerwise,
+        "lora": lora,
+        "lora-unscaled": lora_unscaled,
+        "norms": norms,
+        "head": head,
+        "full": full,
+    },
+    "images-100": {
+        "random": random,
+        "lora-unscaled": lora_unscaled,
         "lora": lora,
         "norms": norms,
         "head": head,
-        "layerwise": layerwise,
-        "lora-unscaled": lora_unscaled,
+        "full": full,
     },
     "text": {"random": random, "gradient": gradient, "shira": shira, "lora": lora},
+    "gpt2": {"random": random, "lora": lora, "lora-unscaled": lora_unscaled},
+    "pitch": {"random": random, "lora": lora, "lora-unscaled": lora_unscaled, "norms": norms, "full": full},
 }
 
 
@@ -133,11 +154,8 @@ def _layers(task: Task, model: nn.Module) -> list[Any]:
 
 def _names(task: Task, model: nn.Module) -> list[str]:
     """The layers that ours adapts, by their whole names: PEFT takes every module with such an end."""
-    kinds = nn.Linear | nn.Conv2d
     return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and matches(name, task.targets)
+        name for name, module in model.named_modules() if can_adapt(module) and matches(name, task.targets)
     ]
 
 

