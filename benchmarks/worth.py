@@ -69,7 +69,7 @@ def read(name: str, **wanted: object) -> list[Row]:
 
 
 def _same(text: str, value: object) -> bool:
-    if isinstance(value, int | float) and text:
+    if isinstance(value, int | float) and not isinstance(value, bool) and text:
         return abs(float(text) - value) < 1e-12
     return text == ("" if value is None else str(value))
 
@@ -150,15 +150,29 @@ def allocations() -> str:
     return pivot(rows, lambda row: (row["allocation"],), "density", ["allocation"])
 
 
-def deep() -> str:
-    """VGG19: each method at its rate, its seeds together, the most accurate of each density first."""
+def compared(rows: Iterable[Row]) -> str:
+    """Each method at its rate, its seeds together, the most accurate of each density first."""
     found: dict[tuple[str, ...], list[Row]] = {}
-    for row in read("vgg19-16"):
-        found.setdefault(_deep(row), []).append(row)
-
+    for row in rows:
+        found.setdefault(_named(row), []).append(row)
     order = sorted(found.items(), key=lambda entry: (-density(entry[1][0]), -accuracy(entry[1])))
     heads = ("method", "begins with", "rate", "density", "weights trained", "all trained numbers")
     return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
+
+
+def residual() -> str:
+    """ResNet-20, with the runs of the recipe `few`."""
+    return compared(read("resnet20") + read("few", model="resnet20", zero_head=True, epochs=10))
+
+
+def thin() -> str:
+    """Small dense networks at the better of two rates."""
+    rows = sorted((seeds[0] for seeds in best(read("thin"))), key=lambda row: int(row["numbers_trained"]))
+    lines = (
+        [row["model"], f"{int(row['numbers_trained']):,}", f"{float(row['lr']):g}", cell([row])]
+        for row in rows
+    )
+    return table(("network", "numbers", "rate", "test accuracy"), lines)
 
 
 def density(row: Row) -> float:
@@ -166,7 +180,7 @@ def density(row: Row) -> float:
     return float(row["density"]) if row["density"] else -1.0
 
 
-def _deep(row: Row) -> tuple[str, ...]:
+def _named(row: Row) -> tuple[str, ...]:
     begins = "D" if "dctps" in row["method"] else row.get("init", "dense")
     begins = "classifier at 0" if row["zero_head"] == "True" else begins
     density = f"{100 * float(row['density']):.3g}%" if row["density"] else "all"
@@ -219,9 +233,11 @@ def hardware() -> str:
 
 
 COMPARED = "lenet", "vgg19-16"  # of several methods
-STUDIES = "lenet", "vgg19-16", "few", "start"
+STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "few", "start", "thin"
 TABLES = {
-    "every": every, "rates": rates, "allocations": allocations, "deep": deep, "left": left, "start": start,
+    "every": every, "rates": rates, "allocations": allocations,
+    "deep": lambda: compared(read("vgg19-16")), "full-size": lambda: compared(read("vgg19-32")),
+    "residual": residual, "thin": thin, "left": left, "start": start,
     "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
 
