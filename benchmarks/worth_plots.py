@@ -8,17 +8,23 @@ from pathlib import Path
 import figure_tables
 import worth
 
-from dctps.analysis.accuracy import draw_panels
+from dctps.analysis.accuracy import Axis, draw_families, draw_panels
 from dctps.analysis.curves import Panel
 from dctps.analysis.style import image
 from dctps.files import write_atomically
 
+# Of more methods a plot of all would be too full.
+SHOWN = ("dctps", "sdctps", "dctps-rigl", "sdctps-rigl", "random-epl", "synflow", "rigl")
+AXES: dict[str, Axis] = {"worth": "density", "worth-trained": "trained"}
+
 
 def plots(folder: Path) -> None:
-    """worth.png, against density, and worth-trained.png, against all numbers trained."""
-    panels = [panel for name in worth.COMPARED for panel in panels_of(worth.read(name))]
-    for stem, x in (("worth", "density"), ("worth-trained", "trained")):
-        figure = draw_panels(panels, "test accuracy", x)  # type: ignore[arg-type]
+    """A few methods by density and by all numbers trained, and LeNet-5's figure 1 of every method."""
+    rows = [row for name in worth.COMPARED for row in worth.read(name) if row["method"] in SHOWN]
+    figures = {stem: draw_panels(panels_of(rows), "test accuracy", x) for stem, x in AXES.items()}
+    (lenet,) = panels_of([row for row in worth.read("lenet") if row["density"]])
+    figures["worth-lenet"] = draw_families(lenet, "test accuracy")
+    for stem, figure in figures.items():
         write_atomically(folder / f"{stem}.png", image(figure, "png"))
 
 

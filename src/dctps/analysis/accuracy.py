@@ -192,4 +192,5 @@ def _counted(panels: Sequence[Panel]) -> str:
     counts = sorted({cell.wanted for panel in panels for cell in panel.cells})
     if counts == [1]:
         return "one seed (n = 1)"
-    return f"mean ± standard deviation over seeds, n = {' or '.join(map(str, counts))}"
+    several = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"mean ± standard deviation over seeds, n = {several}"
