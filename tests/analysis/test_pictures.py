@@ -257,18 +257,20 @@ def test_the_committed_pictures_are_drawn_from_the_committed_numbers(monkeypatch
     import moments
     import overview
     import speed_plots
+    import worth_plots
 
     figures = {}
-    for module in (figure_tables, moments, overview, speed_plots):
+    for module in (figure_tables, moments, overview, speed_plots, worth_plots):
         monkeypatch.setattr(module, "image", lambda figure, kind: figure)
         monkeypatch.setattr(module, "write_atomically", lambda path, figure: figures.update({path: figure}))
     results = BENCHMARKS / "results"
     figure_tables.draw_figures(results)
     speed_plots.plots(moments.FIGURE.parent)
     overview.plot(moments.FIGURE.parent)
+    worth_plots.plots(moments.FIGURE.parent)
     moments.figure(json.loads(moments.RESULT.read_text()))
     committed = [*results.glob("*.png"), *moments.FIGURE.parent.glob("*.png")]
-    assert sorted(figures) == sorted(committed) and len(committed) == 8
+    assert sorted(figures) == sorted(committed) and len(committed) == 11
     for figure in figures.values():
         check(figure)
     for name in ("figure4-summary", "figure5"):
