@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
-from rounds import client_app, server_app, task
+from rounds import client_app, task
 
 import dctps
 from dctps.benchmarking.record import commit, processor
@@ -84,11 +84,9 @@ def federated(config: dict[str, Any]) -> dict[str, Any]:
         return MetricRecord({"accuracy": task.accuracy(model, config)})
 
     start = time.perf_counter()
-    strategy: Any = FedAvg(fraction_evaluate=0.0)
-    if config["server-lr"]:
-        strategy = server_app.CheckedAdam(model, beta_2=0.999, tau=1e-8, fraction_evaluate=0.0)
-        strategy.config = config
-    result = strategy.start(Here(config), task.arrays_of(model, config), rounds, evaluate_fn=evaluate)
+    result = FedAvg(fraction_evaluate=0.0).start(
+        Here(config), task.arrays_of(model, config), rounds, evaluate_fn=evaluate
+    )
     logging.getLogger("flwr").removeHandler(counted)
     return {
         "accuracy": result.evaluate_metrics_serverapp[rounds]["accuracy"],
@@ -129,7 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.02)
-    parser.add_argument("--server-lr", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--statistics", action="store_true")
@@ -142,7 +140,7 @@ def main() -> None:
     for name in ("model", "method", "density", "lr", "seed", "dataset", "statistics"):
         config[name] = getattr(given, name)
     config |= {"num-server-rounds": given.rounds, "share": given.epochs / given.rounds}
-    config |= {"batch-size": given.batch_size, "server-lr": given.server_lr}
+    config |= {"batch-size": given.batch_size, "steps": given.steps}
     rows = json.loads(given.result.read_text())["rows"] if given.result.exists() else []
     for run in given.runs:
         config["concentration"] = given.concentration if run == "dirichlet" else 0.0

@@ -2,9 +2,10 @@
 
     DCTPS_DATA=... python benchmarks/private.py
 
-`examples/private.py` does the training. For each network the clipping C and the rate are chosen at
-`--tune-epsilon` by the accuracy on 5,000 training images that are held out, with one seed; then each epsilon
-is run with `--seeds`. A rate is C times lr, as a step of clipped gradients is as long as that.
+`examples/private.py` does the training. For each network the clipping C, the rate and whether alpha trains
+are chosen at `--tune-epsilon` by the accuracy on 5,000 training images that are held out, with one seed,
+among all such rows of the result file; then each epsilon is run with `--seeds`. A rate is C times lr, as a
+step of clipped gradients is as long as that.
 `--speed` times the per-sample gradients of a batch instead: by Opacus, and by `torch.func`.
 """
 
@@ -98,11 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--densities", nargs="+", type=float, default=[0.005, 0.02, 1.0])
     parser.add_argument("--epsilons", nargs="+", type=float, default=[1.0, 3.0, 8.0])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--clippings", nargs="+", type=float, default=[0.1, 1.0])
     parser.add_argument("--rates", nargs="+", type=float, default=[0.1, 0.5])
+    parser.add_argument("--alpha", type=int, default=0)
     parser.add_argument("--tune-epsilon", type=float, default=3.0)
     parser.add_argument("--tune-epochs", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -133,13 +135,12 @@ def main() -> None:
     for density in given.densities:
         common = {"dataset": "cifar10", "density": density, "batch_size": given.batch_size}
         tuned = {**common, "epsilon": given.tune_epsilon, "epochs": given.tune_epochs}
-        grid = [
-            add("grid", example.Choices(**tuned, clipping=c, lr=rate / c), fit, held)
-            for c in given.clippings
-            for rate in given.rates
-        ]
+        for c in given.clippings:
+            for rate in given.rates:
+                add("grid", example.Choices(**tuned, alpha=given.alpha, clipping=c, lr=rate / c), fit, held)
+        grid = [row for row in rows if row["role"] == "grid" and tuned.items() <= row.items()]
         best = max(grid, key=lambda row: row["accuracy"])
-        chosen = {"clipping": best["clipping"], "lr": best["lr"], "epochs": given.epochs}
+        chosen = {key: best[key] for key in ("alpha", "clipping", "lr")} | {"epochs": given.epochs}
         for seed in given.seeds:
             for epsilon in given.epsilons:
                 add("run", example.Choices(**common, **chosen, epsilon=epsilon, seed=seed), data, test)

@@ -25,6 +25,7 @@ class Choices:
     Attributes:
         dataset: "digits", or "cifar10" in DCTPS_DATA.
         density: of the weights that train; 1 for the dense network.
+        alpha: 1 to train the offsets' factors too, whose gradients are much of the norm that is clipped.
         epsilon: with `delta`, what all steps together may reveal of one image.
         delta: well below 1 / images.
         clipping: C, which the norm of each image's gradient is clipped to.
@@ -36,6 +37,7 @@ class Choices:
 
     dataset: str = "digits"
     density: float = 0.005
+    alpha: int = 0
     epsilon: float = 8.0
     delta: float = 1e-5
     clipping: float = 1.0
@@ -55,7 +57,7 @@ def train(choices: Choices, data: TensorDataset, classes: int):  # type: ignore[
     torch.manual_seed(choices.seed)
     model: nn.Module = build_model("lenet5", classes, data.tensors[0].shape[1])
     if choices.density < 1:
-        dctps.sparsify_(model, choices.density, seed=choices.seed)
+        dctps.sparsify_(model, choices.density, alpha_trainable=bool(choices.alpha), seed=choices.seed)
     engine = PrivacyEngine()
     wrapped, optimizer, loader = engine.make_private_with_epsilon(
         module=per_sample(model),

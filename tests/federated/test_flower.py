@@ -14,7 +14,7 @@ from torch import nn
 import dctps
 from dctps.models import build_model
 
-pytest.importorskip("flwr")
+RecordDict = pytest.importorskip("flwr.app").RecordDict
 pytest.importorskip("ray")
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,22 @@ def test_each_image_has_one_client(task, concentration):
     shares = torch.stack([torch.bincount(labels[part], minlength=10) / labels.bincount() for part in parts])
     spread = float(shares.std(0).mean())
     assert (spread > 0.1) == (concentration == 0.3), spread
+
+
+def test_clients_know_the_mean_of_all_gradients_from_the_servers_move(task):
+    config = {"lr": 0.02, "num-server-rounds": 10, "steps": 2}
+    states, now = (
+        [RecordDict() for _ in range(3)],
+        torch.randn(50, generator=torch.Generator().manual_seed(0)),
+    )
+    gradients = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
+    scales = [task.scales(state, now, config, 1) for state in states]
+    now = torch.stack([now - 2 * s * g for s, g in zip(scales, gradients, strict=True)]).mean(0)
+    scales = [task.scales(state, now, config, 2) for state in states]
+    expected = task.rate(config, 2) / (gradients.mean(0).abs() + 1e-4)
+    for scale in scales:
+        torch.testing.assert_close(scale, expected, rtol=1e-2, atol=0)
+        assert torch.equal(scale, scales[0])
 
 
 def test_the_bytes_of_the_networks_of_the_page(task):
