@@ -125,7 +125,7 @@ def every() -> str:
 
 
 def rates() -> str:
-    """LeNet-5: each method at each density and rate."""
+    """LeNet-5: what was trained at several rates, each method at each density."""
     names = {"dctps": "`dct`", "sdctps": "`sdct`", "random-epl": "Random (EPL)", "synflow": "SynFlow"}
 
     def down(row: Row) -> tuple[str, ...]:
@@ -134,6 +134,10 @@ def rates() -> str:
 
     rows = read("lenet", allocation="epl", weight_decay=5e-4) + read("lenet", allocation="global")
     rows = [row for row in rows if row["method"] in names and row["criterion"] != "offset-gradient"]
+    tried: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        tried.setdefault(down(row), set()).add(row["lr"])
+    rows = [row for row in rows if len(tried[down(row)]) > 1]
     rows.sort(
         key=lambda row: (list(names).index(row["method"]), -float(row["density"]), row["init"] + row["alpha"])
     )
