@@ -164,11 +164,6 @@ def compared(rows: Iterable[Row]) -> str:
     return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
 
 
-def residual() -> str:
-    """ResNet-20, with the runs of the recipe `few`."""
-    return compared(read("resnet20") + read("few", model="resnet20", zero_head=True, epochs=10))
-
-
 def thin() -> str:
     """Small dense networks at the better of two rates."""
     rows = sorted((seeds[0] for seeds in best(read("thin"))), key=lambda row: int(row["numbers_trained"]))
@@ -237,11 +232,11 @@ def hardware() -> str:
 
 
 COMPARED = "lenet", "vgg19-16"  # of several methods
-STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "few", "start", "thin"
+STUDIES = "lenet", "vgg19-16", "vgg19-32", "few", "start", "thin"
 TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
     "deep": lambda: compared(read("vgg19-16")), "full-size": lambda: compared(read("vgg19-32")),
-    "residual": residual, "thin": thin, "left": left, "start": start,
+    "thin": thin, "left": left, "start": start,
     "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
 
