@@ -102,13 +102,6 @@ class Images:
         return images.select((images.labels < self.settings["adapted_classes"]).nonzero().squeeze(1))
 
 
-class ManyClasses(Images):
-    """The same network on all classes of CIFAR-100."""
-
-    name = "images-100"
-    settings: ClassVar = {**Images.settings, "adapted_classes": 100, "adapted_images": 10_000}
-
-
 @functools.cache
 def _images(name: str, size: int) -> Dataset:
     return load_dataset(name, image_size=size)

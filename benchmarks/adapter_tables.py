@@ -39,13 +39,6 @@ def images(run: Run) -> str:
     return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
 
 
-def many_classes(run: Run) -> str:
-    """The same on all classes."""
-    s = run["settings"]
-    text = f"The same network on all {s['adapted_classes']} classes, with {s['adapted_images']:,} images."
-    return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
-
-
 def text(run: Run) -> str:
     """Bits for a byte of the small Llama."""
     s = run["settings"]
@@ -125,7 +118,6 @@ def cost(run: Run) -> str:
 
 PARTS = {
     "images": images,
-    "images-100": many_classes,
     "text": text,
     "gpt2": gpt2,
     "pitch": pitch,

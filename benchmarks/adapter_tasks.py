@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from adapter_images import Images, ManyClasses
+from adapter_images import Images
 from adapter_pitch import Pitch
 from adapter_text import Gpt2, Text
 from torch import Tensor, nn
@@ -35,4 +35,4 @@ class Task(Protocol):
         """By part of the data: `validation` and `test`."""
 
 
-TASKS = {"images": Images, "images-100": ManyClasses, "text": Text, "gpt2": Gpt2, "pitch": Pitch}
+TASKS = {"images": Images, "text": Text, "gpt2": Gpt2, "pitch": Pitch}

