@@ -160,7 +160,7 @@ def compared(rows: Iterable[Row]) -> str:
     for row in rows:
         found.setdefault(_named(row), []).append(row)
     order = sorted(found.items(), key=lambda entry: (-density(entry[1][0]), -accuracy(entry[1])))
-    heads = ("method", "begins with", "rate", "density", "weights trained", "all trained numbers")
+    heads = ("method", "begins with", "rate", "density", "trained numbers")
     return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
 
 
@@ -183,8 +183,7 @@ def _named(row: Row) -> tuple[str, ...]:
     begins = "D" if "dctps" in row["method"] else row.get("init", "dense")
     begins = "classifier at 0" if row["zero_head"] == "True" else begins
     density = f"{100 * float(row['density']):.3g}%" if row["density"] else "all"
-    counts = (f"{int(row[name]):,}" for name in ("weights_trained", "numbers_trained"))
-    return row["method"], begins, f"{float(row['lr']):g}", density, *counts
+    return row["method"], begins, f"{float(row['lr']):g}", density, f"{int(row['numbers_trained']):,}"
 
 
 def recipes() -> str:
@@ -193,6 +192,7 @@ def recipes() -> str:
 
     def down(row: Row) -> tuple[str, ...]:
         recipe = "few" if row["zero_head"] == "True" else "few, classifier as the others"
+        recipe += "" if row["lr"] == "0.02" else f", rate {row['lr']}"
         recipe = "paper" if row["schedule"] == "constant" else recipe
         return row["model"], f"{100 * float(row['density']):.3g}%", row["numbers_trained"], recipe
 
@@ -231,7 +231,7 @@ def hardware() -> str:
     return "Measured on " + "; ".join(sorted(found)) + "; one thread a run."
 
 
-COMPARED = "lenet", "vgg19-16"  # of several methods
+COMPARED = "lenet", "vgg19-16"  # at several densities
 STUDIES = "lenet", "vgg19-16", "vgg19-32", "few", "start", "thin"
 TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
