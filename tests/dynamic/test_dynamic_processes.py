@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from tests.support.dynamics import batch, layers_of, network, supports
+from tests.support.processes import in_group
 from torch import nn
 
 from dctps import DSR, SET, RigL
@@ -27,8 +28,10 @@ def train(model, share, kind, wrapped=None, **choices):
 
 
 def worker(rank, port, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results.put((rank, in_group(rank, port, moved)))
+
+
+def moved(rank):
     found = {}
     for kind in (RigL, SET):
         sent = []
@@ -53,9 +56,7 @@ def worker(rank, port, results):
         RigL(sharded, torch.optim.SGD(sharded.parameters(), lr=0.1), end=3)
     except ValueError as error:
         found["sharded"] = str(error)
-    results.put((rank, found))
-    dist.barrier()
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")

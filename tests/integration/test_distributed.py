@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from tests.support.layers import draws
+from tests.support.processes import in_group
 from torch import Tensor, nn
 
 from dctps import project_, sparsify_
@@ -36,8 +38,13 @@ def train(model: nn.Module, share: slice) -> None:
 
 
 def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    found = in_group(rank, port, trained, wrapper)
+    if rank == 0:
+        results.put(found)
+
+
+def trained(rank: int, wrapper: str) -> dict[str, Any]:
+    """This process's half of the training, and what came out."""
     model = lenet(wrapper)
     if wrapper.startswith("ddp"):
         buffers = wrapper == "ddp-buffers"  # every forward then sends the supports
@@ -51,33 +58,27 @@ def worker(rank: int, wrapper: str, port: int, results: mp.SimpleQueue) -> None:
                 fully_shard(child, mesh=mesh)
         wrapped = fully_shard(model, mesh=mesh)
     train(wrapped, slice(rank * BATCH // 2, (rank + 1) * BATCH // 2))
-    found = {
+    return {
         name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().numpy().copy()
         for name, p in model.named_parameters()
         if p.requires_grad
     }
-    if rank == 0:
-        results.put(found)
-    del wrapped  # it holds the process group, whose threads must not outlive it
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def other_seed(rank: int, port: int, results: mp.SimpleQueue) -> None:
-    """DDP makes rank 1, built from another seed, a copy of rank 0 in place."""
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results.put((rank, in_group(rank, port, wrapped_with_its_own_seed)))
+
+
+def wrapped_with_its_own_seed(rank: int) -> str:
+    """DDP makes rank 1, built from another seed, a copy of rank 0 in place: the error of its first call."""
     model = sparsify_(nn.Sequential(nn.Linear(16, 8)), 0.5, offset="sdct", seed=rank)
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(model)
     try:
         with torch.no_grad():
             wrapped(torch.ones(1, 16))
-        found = "no error"
     except ValueError as error:
-        found = str(error)
-    results.put((rank, found))
-    del wrapped
-    dist.barrier()
-    dist.destroy_process_group()
+        return str(error)
+    return "no error"
 
 
 def test_processes_of_other_seeds_are_refused() -> None:

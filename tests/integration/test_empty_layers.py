@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from tests.support.layers import draws
+from tests.support.processes import in_group
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -107,8 +108,12 @@ def test_conversion_leaves_them_without_a_gradient() -> None:
 
 
 def worker(rank: int, wrapper: str, port: int, results: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    found = in_group(rank, port, trained, wrapper)
+    if rank == 0:
+        results.put(found)
+
+
+def trained(rank: int, wrapper: str) -> list[Any]:
     model = network()
     if wrapper == "fsdp2":
         from torch.distributed.fsdp import fully_shard
@@ -124,11 +129,7 @@ def worker(rank: int, wrapper: str, port: int, results: Any) -> None:
         )
     train(wrapped, slice(3 * rank, 3 * rank + 3))
     found = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
-    if rank == 0:
-        results.put([p.detach().numpy().copy() for p in found])
-    del wrapped
-    dist.barrier()
-    dist.destroy_process_group()
+    return [p.detach().numpy().copy() for p in found]
 
 
 def train(model: nn.Module, share: slice) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from tests.support.processes import in_group
 from torch import Tensor, nn
 
 import dctps
@@ -255,8 +255,10 @@ def test_biases_go_from_dense_and_converted_layers():
 
 
 def worker(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.save(in_group(rank, port, trained_apart), folder / f"{rank}.pt")
+
+
+def trained_apart(rank: int) -> list[Tensor]:
     model = share_norms_(network())
     wrapped = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
@@ -264,9 +266,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
         optimizer.zero_grad()
         wrapped(images(2 * step + rank)).square().mean().backward()
         optimizer.step()
-    torch.save([p.detach() for p in model.parameters()], folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return [p.detach() for p in model.parameters()]
 
 
 def test_shared_norms_under_ddp(tmp_path):
