@@ -36,7 +36,7 @@ def images(run: Run) -> str:
         f"{s['adapted_batch']}; accuracy on {s['test_images']:,} test images. The head's "
         f"{65 * s['adapted_classes']:,} numbers are in every count."
     )
-    return f"{text}\n\n{_scores(run, 'test accuracy', 100, '%')}\n\n{_source(run)}"
+    return _scored(run, text, "test accuracy", 100, "%")
 
 
 def text(run: Run) -> str:
@@ -48,7 +48,7 @@ def text(run: Run) -> str:
         f"for {s['adapted_steps']} steps of {s['adapted_batch']} windows of {s['context']} bytes. Bits for a "
         f"byte, less is better; {-run['base']:.3f} before anything is adapted."
     )
-    return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
+    return _scored(run, about, "bits for a byte", -1, "")
 
 
 def gpt2(run: Run) -> str:
@@ -57,7 +57,7 @@ def gpt2(run: Run) -> str:
         f"The same with a GPT-2 of that size ({-run['base']:.3f} bits before). PEFT's SHiRA does not take "
         f"its `Conv1D`."
     )
-    return f"{about}\n\n{_scores(run, 'bits for a byte', -1, '')}\n\n{_source(run)}"
+    return _scored(run, about, "bits for a byte", -1, "")
 
 
 def pitch(run: Run) -> str:
@@ -69,7 +69,7 @@ def pitch(run: Run) -> str:
         f"loud as they are: {s['steps']} steps of {s['batch']} tones. Share of {s['test_tones']:,} test "
         f"tones found to {s['cents']} cents; {run['base']:.1%} before."
     )
-    return f"{about}\n\n{_scores(run, 'found', 100, '%')}\n\n{_source(run)}"
+    return _scored(run, about, "found", 100, "%")
 
 
 def size(run: Run) -> str:
@@ -129,6 +129,11 @@ PARTS = {
 def tables() -> dict[str, str]:
     """By the name of the mark in the page."""
     return {f"adapters-{run['part']}": PARTS[run["part"]](run) for run in read_runs(RESULT)}
+
+
+def _scored(run: Run, about: str, what: str, scale: float, unit: str) -> str:
+    """What was measured, the scores, and how they were made."""
+    return f"{about}\n\n{_scores(run, what, scale, unit)}\n\n{_source(run)}"
 
 
 def _scores(run: Run, what: str, scale: float, unit: str) -> str:

@@ -20,6 +20,7 @@ class Text:
     """A small Llama trained on bytes of Python's source, adapted to its manual's prose."""
 
     name = "text"
+    file = "llama-bytes.pt"
     targets: ClassVar = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     saved: ClassVar[list[str]] = []
     r = 4
@@ -29,7 +30,7 @@ class Text:
     }  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "llama-bytes.pt"
+        self.path = folder / self.file
 
     def _network(self) -> nn.Module:
         from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 (heavy)
@@ -109,10 +110,8 @@ class Gpt2(Text):
     """The same with a GPT-2, whose layers are transformers' `Conv1D`."""
 
     name = "gpt2"
+    file = "gpt2-bytes.pt"
     targets: ClassVar = ["c_attn", "c_proj", "c_fc"]
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "gpt2-bytes.pt"
 
     def _network(self) -> nn.Module:
         from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415 (heavy)

@@ -50,13 +50,13 @@ def collect(folder: Path) -> None:
     runs = [run for run in read_runs(folder) if run.summary is not None]
     found = rows_of(runs, {"commit": commit(), "hardware": processor()})
     path = RESULTS / f"worth-{folder.name}.csv"
-    made = {_key(row) for row in found}
-    kept = [row for row in read(folder.name) if _key(row) not in made] if path.exists() else []
+    made = {key_of(row) for row in found}
+    kept = [row for row in read(folder.name) if key_of(row) not in made] if path.exists() else []
     write_atomically(path, to_csv([*kept, *found]))
     print(f"{path.relative_to(ROOT)}: {len(found)} runs")
 
 
-def _key(row: Mapping[str, object]) -> tuple[str, ...]:
+def key_of(row: Mapping[str, object]) -> tuple[str, ...]:
     """What makes a row's run the run that it is, as a file has it."""
     return tuple("" if row.get(field) is None else str(row.get(field)) for field in FIELDS)
 

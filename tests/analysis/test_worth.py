@@ -1,0 +1,28 @@
+"""The studies of docs/worth.md: a file's rows are runs that its commands train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dctps.experiments.config import resolve
+from dctps.sweeps.grid import grid, read_tables
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize("study", ["lenet", "vgg19-16", "vgg19-32", "few", "start", "thin"])
+def test_each_row_is_a_run_of_the_studys_files(monkeypatch, study):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import worth
+
+    folder = BENCHMARKS / "worth"
+    runs = set()
+    for path in (folder / f"{study}.toml", *folder.glob(f"{study}-*.toml")):
+        shared, tables = read_tables(path)
+        for config in map(resolve, grid(*tables, shared=shared).values()):
+            runs.add(worth.key_of({field: getattr(config, field) for field in worth.FIELDS}))
+    rows = worth.read(study)
+    assert study in worth.STUDIES and len(worth.STUDIES) == 6
+    assert rows and [row for row in rows if worth.key_of(row) not in runs] == []
