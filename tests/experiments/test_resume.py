@@ -22,7 +22,7 @@ CONFIGS = [
     replace(TINY, method="random-erk", amp="fp16", decay_alpha=False, decay_norm_bias=False),
     replace(TINY, method="dctps-rigl", update_interval=2, dynamics_end=1.0),
     replace(TINY, method="rigl", update_interval=1, dynamics_end=1.0, amp="fp16", optimizer="sgd", lr=0.05),
-    replace(TINY, method="set", update_interval=2, dynamics_end=1.0, optimizer="adamw"),
+    replace(TINY, method="set", update_interval=2, dynamics_end=1.0, optimizer="adamw", schedule="cosine"),
     replace(TINY, method="dsr", update_interval=1, dynamics_end=1.0, drop_fraction=0.5),
 ]
 

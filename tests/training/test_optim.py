@@ -125,7 +125,7 @@ def test_what_lr_scales_names_learns_at_its_share_of_the_rate(wrap):
     assert all(rates[name] == (0.3, 0.5) for name in rates if name.endswith(("values", "weight")))
     assert rates["scale"][1] == rates["other.bias"][1] == 0
     assert optimizer.param_groups[0]["lr"] == 0.3  # the first group's rate is the one that is reported
-    for schedule in ("constant", "multistep", "onecycle"):
+    for schedule in ("constant", "multistep", "cosine", "onecycle"):
         steps = build_schedule(schedule, optimizer, total_steps=10)
         for _ in range(8):
             optimizer.step()

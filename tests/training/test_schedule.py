@@ -27,6 +27,11 @@ def test_multistep_divides_by_ten_at_shares_of_the_run():
     assert rates("multistep", 10, milestones=(0.6, 0.8)) == pytest.approx(expected)
 
 
+def test_cosine_falls_from_the_rate_to_zero():
+    expected = [0.25 * (1 + math.cos(math.pi * step / 40)) for step in range(40)]
+    assert rates("cosine", 40) == pytest.approx(expected)
+
+
 def test_onecycle_follows_its_two_cosines():
     total = 100
     up = 0.3 * total - 1
@@ -43,7 +48,7 @@ def test_onecycle_follows_its_two_cosines():
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("name", ["constant", "multistep", "onecycle"])
+@pytest.mark.parametrize("name", ["constant", "multistep", "cosine", "onecycle"])
 def test_the_shortest_runs_work(name, total_steps):
     assert all(0 < lr <= 0.5 for lr in rates(name, total_steps))
 

@@ -87,7 +87,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     decay_norm_bias: bool = True
     """weight decay on biases and normalisation layers"""
     schedule: str = "onecycle"
-    """of the learning rate: constant, multistep, onecycle"""
+    """of the learning rate: constant, multistep, cosine, onecycle"""
     milestones: tuple[float, ...] = (0.6, 0.8)
     """where multistep divides the rate by 10, as shares of the run"""
     batch_size: int | None = None

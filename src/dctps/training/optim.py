@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from dctps.names import lookup
 from dctps.networks.surgery import named_modules
@@ -132,12 +132,13 @@ def build_schedule(
 
     - `"constant"`: that rate throughout.
     - `"multistep"`: a tenth of it from each milestone on.
+    - `"cosine"`: from that rate down to 0 along half a cosine.
     - `"onecycle"`: up from 1/25 of it over the first 30% of the steps, then down to 4e-6 of it, both along a
       cosine; momentum and betas stay as they are.
 
     Args:
         name: of the schedule.
-        optimizer: its rates become the base (constant, multistep) or the peak (onecycle).
+        optimizer: its rates become the base (constant, multistep, cosine) or the peak (onecycle).
         total_steps: optimizer steps of the whole run, >= 1.
         milestones: shares of the run, in (0, 1), rising: 0.6 of 20 epochs is the end of epoch 12. As shares
             they keep their meaning when the number of epochs changes.
@@ -153,6 +154,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, int, Sequence[float]], LRScheduler]] =
     "multistep": lambda optimizer, steps, milestones: MultiStepLR(
         optimizer, [round(share * steps) for share in milestones], gamma=0.1
     ),
+    "cosine": lambda optimizer, steps, milestones: CosineAnnealingLR(optimizer, steps),
     "onecycle": lambda optimizer, steps, milestones: OneCycleLR(
         optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, cycle_momentum=False
     ),
