@@ -42,6 +42,15 @@ def test_the_papers_optimizer_depends_on_the_method(method):
         assert [round(share * 200) for share in config.milestones] == [119, 159]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_few_gives_each_method_its_own_start(method):
+    """A plain sparse network with a random support stands at chance from the dense start (docs/worth.md)."""
+    config = build_recipe("few", method=method)
+    begins_sparse = {"random-uniform", "random-epl", "random-epf", "random-erk", "rigl", "set", "dsr", "snip"}
+    assert (config.init == "fan-in") == (method in begins_sparse)
+    assert config.zero_head == method.removesuffix("-rigl").endswith("dctps")
+
+
 def test_a_fixup_network_starts_at_its_own_norms():
     assert build_recipe("paper", model="fixup-resnet110").alpha == "match"
     assert build_recipe("paper").alpha == "one"

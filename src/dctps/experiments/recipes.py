@@ -66,10 +66,13 @@ def few(model: str = "resnet20", dataset: str = "cifar10", method: str = "dctps"
     From 2% of the weights down to none the best rate of an offset's values is 1.5e-2 to 2e-2, whatever the
     density and the network (`docs/worth.md`). With a classifier at zero the first steps are not spent on
     making the loss smaller. The alphas of a Fixup network match its initialisation. Methods without an
-    offset train as under `short`.
+    offset train as under `short`; the values of random supports and of SNIP begin at the variance that their
+    fan-in asks for, which the others gain nothing by.
     """
     if not _has_offset(method):
-        return short(model, dataset, method)
+        chosen = lookup("method", METHODS, method)
+        init: Literal["dense", "fan-in"] = "fan-in" if chosen.criterion in ("random", "snip") else "dense"
+        return RunConfig(model=model, dataset=dataset, method=method, init=init)
     alpha: Literal["one", "match"] = "match" if model.startswith("fixup") else "one"
     return RunConfig(model=model, dataset=dataset, method=method, lr=2e-2, zero_head=True, alpha=alpha)
 
