@@ -67,7 +67,7 @@ LINES = [
     ("sweep epochs=1.0", "epochs has the wrong type: a whole number is wanted, got '1.0'"),
     ("sweep model=LeNet5", "did you mean 'lenet5'"),
     ("sweep dataset=Digits", "did you mean 'digits'"),
-    ("sweep schedule=cosine", "unknown schedule 'cosine'"),
+    ("sweep schedule=step", "unknown schedule 'step'"),
     ("sweep method=dense density=.1", "density 0.1 would have no effect"),
     ("sweep seed=1 --file nowhere.toml", "nowhere.toml cannot be read"),
     ("sweep seed=1 --workers 0", "--workers must be at least 1, got 0"),

@@ -81,6 +81,8 @@ def test_the_laws() -> None:
     assert allocate("epf", LENET, 236) == {"c1": 6, "c2": 16, "f1": 120, "f2": 84, "f3": 10}
     erk = {"c1": 6 + 3 + 5 + 5, "c2": 16 + 6 + 5 + 5, "f1": 520, "f2": 204, "f3": 94}
     assert allocate("erk", LENET, sum(erk.values())) == erk
+    widths = {"a": (64, 3, 3, 3), "b": (128, 64, 3, 3), "c": (64, 512, 1, 1), "d": (512, 512)}
+    assert allocate("narrow", widths, 64 + 16 + 1 + 1) == {"a": 64, "b": 16, "c": 1, "d": 1}
     # 450 weights in c1 and 840 in f3 are full; the three others share the rest
     assert allocate("epl", LENET, 3000 * 5) == {"c1": 450, "c2": 2400, "f1": 5655, "f2": 5655, "f3": 840}
 

@@ -22,7 +22,7 @@ X = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("offset", ["zero", "dct", "sdct", "hadamard", "gaussian"])
-@pytest.mark.parametrize("allocation", ["uniform", "epl", "epf", "erk"])
+@pytest.mark.parametrize("allocation", ["uniform", "epl", "epf", "erk", "narrow"])
 def test_a_meta_network_becomes_a_real_one_that_trains(offset: str, allocation: str) -> None:
     with torch.device("meta"):
         model = network()

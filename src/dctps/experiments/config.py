@@ -50,7 +50,7 @@ class RunConfig:  # noqa: PLW1641 (as a frozen dataclass it has a hash)
     offset: str | None = None
     """D: zero, dct, sdct, hadamard, gaussian (None: the method's)"""
     allocation: str | None = None
-    """weights per layer: uniform, epl, epf, erk, global, or those of a criterion (None: the method's)"""
+    """weights per layer: uniform, epl, epf, erk, narrow, global, or a criterion's (None: the method's)"""
     criterion: str | None = None
     """which weights: random, magnitude, snip, grasp, force, iter-snip, synflow, offset-snip, offset-gradient
     (None: the method's)"""

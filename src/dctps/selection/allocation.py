@@ -133,6 +133,16 @@ def erdos_renyi_kernel(shapes: Mapping[str, Shape], total: int, seed: int = 0) -
     return share_out({name: Fraction(sum(shape)) for name, shape in shapes.items()}, shapes, total)
 
 
+@register_allocation("narrow")
+def inverse_square_of_width(shapes: Mapping[str, Shape], total: int, seed: int = 0) -> dict[str, int]:
+    """In proportion to 1 / max(out, in / groups)^2: most in narrow layers, whose weights meet most pixels.
+
+    In a network that halves its images where it doubles its channels a layer's share is that of its outputs'
+    pixels.
+    """
+    return share_out({n: Fraction(1, max(shape[:2]) ** 2) for n, shape in shapes.items()}, shapes, total)
+
+
 @register_allocation("uniform")
 def uniform(shapes: Mapping[str, Shape], total: int, seed: int = 0) -> dict[str, int]:
     """Every weight alike: counts of one draw of K of the N positions, keyed (seed, "", "counts")."""

@@ -55,9 +55,9 @@ def sparsify_(
         density: fraction of the prunable weights that train, in [0, 1]; above 0 without an offset.
         offset: D: a name, a class of offsets, or an `Offset`, whose class, options and seed each
             layer then has.
-        allocation: how many train in each layer: `"uniform"`, `"epl"`, `"epf"`, `"erk"`, shares by
-            layer name, a function, or a criterion (`"synflow"`, `partial(criteria.synflow, rounds=10)`): as
-            many as that one keeps there.
+        allocation: how many train in each layer: `"uniform"`, `"epl"`, `"epf"`, `"erk"`, `"narrow"`, shares
+            by layer name, a function, or a criterion (`"synflow"`, `partial(criteria.synflow, rounds=10)`):
+            as many as that one keeps there.
             None: `"epl"` for random, else `"global"`, the whole network ranked as one.
         criterion: which train: `"random"`; a score's name (`"magnitude"`, `"snip"`, `"grasp"`, `"force"`,
             `"iter-snip"`, `"synflow"`; under an offset `"offset-snip"`, `"offset-gradient"`) or function;
