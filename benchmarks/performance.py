@@ -60,26 +60,6 @@ def slopes(cells: list[Cell]) -> str:
     return f"{found[0]}, {found[1]} and {found[2]}, from n = {cells[0]['n']} to {cells[-1]['n']}"
 
 
-def flattening(cells: list[Cell]) -> str:
-    """For each width and offset the density at which a layer takes 1.5 times its least, by interpolation."""
-    rows = []
-    for n in sorted({cell["n"] for cell in cells}):
-        line = sorted((cell for cell in cells if cell["n"] == n), key=lambda cell: cell["density"])
-        found = []
-        for name in ("dct", "sdct"):
-            points = [(cell["density"], median(cell, name)) for cell in line]
-            limit = 1.5 * min(time for _, time in points)
-            above = next((i for i, (_, time) in enumerate(points) if time > limit and i), None)
-            if above is None:
-                found.append(f"above {points[-1][0]:.1%}")
-                continue
-            (p0, t0), (p1, t1) = points[above - 1], points[above]
-            share = (math.log(limit) - math.log(t0)) / (math.log(t1) - math.log(t0))
-            found.append(f"{100 * math.exp(math.log(p0) + share * (math.log(p1) - math.log(p0))):.2g}%")
-        rows.append([str(n), *found, f"{100 * math.log2(n) / n:.2g}%"])
-    return table(["n", "`dct`", "`sdct`", "log2(n) / n"], rows)
-
-
 def transforms(cells: list[Cell]) -> str:
     """Milliseconds of the real FFT, and how much faster (above 1) or slower each DCT is."""
     names = ("native", "dctps on torch", "scipy", "torch-dct")
@@ -116,6 +96,7 @@ def memory(machines: Machines) -> str:
         + [f"{cell['share']:.1%}"]
         for name, cells in machines.items()
         for cell in cells.get("memory", [])
+        if cell["offset"] != "dense"
     ]
     heads = [
         "",
@@ -140,11 +121,12 @@ def fused_norms(result: dict[str, Any]) -> str:
 
 
 def halves(result: dict[str, Any]) -> str:
-    """Layers in bfloat16 beside the dense one in bfloat16."""
+    """Layers in bfloat16 beside the dense one in bfloat16, at the lowest and the highest density."""
     rows = [
         [cell["what"], shown("density", cell["density"]), milliseconds(median(cell, "dense bfloat16"))]
         + [f"{speed(cell, f'{offset} bfloat16', 'dense bfloat16'):.2f}" for offset in ("dct", "sdct")]
         for cell in result["cells"]
+        if cell["density"] != 0.01
     ]
     return table(["layer", "density", "dense, ms", "`dct`", "`sdct`"], rows)
 
@@ -257,7 +239,6 @@ def tables() -> dict[str, str]:
             ["dct", "sdct", "SparseProp"],
         ),
         "slope": f"With 8 nonzeros in each row, time grows with n to the power of {slopes(newest('slope'))}.",
-        "flattening": flattening(newest("density")),
         "half": f"{halves(scripts['half'])}\n\n{made(scripts['half'])}",
         "transform": transforms(newest("transform")),
         "conv": side_by_side(machines, "conv", convolution, ["channels, kernel", "images", "density"]),

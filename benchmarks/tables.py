@@ -36,7 +36,7 @@ def selection_cost(result: dict[str, Any]) -> str:
             f"{row['peak_bytes'] / 1e6:,.0f}",
         )
         for row in result["rows"]
-        if row["model"] != "linear"
+        if row["model"] == "resnet50"
     ]
     first = result["rows"][0]
     return (

@@ -126,13 +126,14 @@ def every() -> str:
 
 def rates() -> str:
     """LeNet-5: what was trained at several rates, each method at each density."""
-    names = {"dctps": "`dct`", "sdctps": "`sdct`", "random-epl": "Random (EPL)", "synflow": "SynFlow"}
+    names = {"dctps": "`dct`", "random-epl": "Random (EPL)", "synflow": "SynFlow"}
 
     def down(row: Row) -> tuple[str, ...]:
         begins = f"alpha {row['alpha']}" if "dctps" in row["method"] else row["init"]
-        return names[row["method"]], begins, f"{100 * float(row['density']):.3g}%", row["numbers_trained"]
+        return names[row["method"]], begins, f"{100 * float(row['density']):.3g}%"
 
     rows = read("lenet", allocation="epl", weight_decay=5e-4) + read("lenet", allocation="global")
+    rows = [row for row in rows if row["schedule"] == "onecycle"]
     rows = [row for row in rows if row["method"] in names and row["criterion"] != "offset-gradient"]
     tried: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
@@ -141,7 +142,7 @@ def rates() -> str:
     rows.sort(
         key=lambda row: (list(names).index(row["method"]), -float(row["density"]), row["init"] + row["alpha"])
     )
-    return pivot(rows, down, "lr", ["S on", "begins with", "density", "trained numbers"])
+    return pivot(rows, down, "lr", ["S on", "begins with", "density"])
 
 
 def allocations() -> str:
@@ -164,6 +165,44 @@ def compared(rows: Iterable[Row]) -> str:
     return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
 
 
+def deep() -> list[Row]:
+    """VGG19, CIFAR-10; under `sdct` a classifier at zero gains nothing."""
+    rows = read("vgg19-16", epochs=15)
+    return [row for row in rows if row["method"] != "sdctps" or row["zero_head"] == "False"]
+
+
+def residual() -> list[Row]:
+    """ResNet-20: an offset's rivals, and the recipe `few`, which is as long."""
+    return read("resnet20") + read("few", model="resnet20", epochs=10, zero_head=True)
+
+
+def compared_networks() -> list[Row]:
+    """The runs of the networks that were trained by several methods at several densities."""
+    return read("lenet") + deep() + residual() + read("cifar100")
+
+
+def tried() -> str:
+    """What did not gain, by what is not as usual."""
+    usual = {
+        "criterion": ("random", "synflow"), "allocation": ("epl", "global"), "alpha": ("one",),
+        "schedule": ("onecycle",), "weight_decay": ("0.0005",),
+    }  # fmt: skip
+
+    def changed(row: Row) -> tuple[str, ...]:
+        other = [
+            f"{name.replace('_', ' ')} {row[name]}"
+            for name, values in usual.items()
+            if row[name] not in values
+        ]
+        return row["model"], row["method"], *(other or ["a scale for each row, 73 values"])
+
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in read("tried"):
+        found.setdefault(changed(row), []).append(row)
+    heads = ("network", "method", "tried", "test accuracy")
+    return table(heads, ([*names, cell(rows)] for names, rows in found.items()))
+
+
 def thin() -> str:
     """Small dense networks at the better of two rates."""
     rows = sorted((seeds[0] for seeds in best(read("thin"))), key=lambda row: int(row["numbers_trained"]))
@@ -182,8 +221,13 @@ def density(row: Row) -> float:
 def _named(row: Row) -> tuple[str, ...]:
     begins = "D" if "dctps" in row["method"] else row.get("init", "dense")
     begins = "classifier at 0" if row["zero_head"] == "True" else begins
-    density = f"{100 * float(row['density']):.3g}%" if row["density"] else "all"
-    return row["method"], begins, f"{float(row['lr']):g}", density, f"{int(row['numbers_trained']):,}"
+    without = "none" if row["weights_trained"] == "0" else "all"
+    density = f"{100 * float(row['density']):.3g}%" if row["density"] else without
+    rate = f"{float(row['lr']):g}" + ("" if row["schedule"] == "onecycle" else f", {row['schedule']}")
+    method = row["method"] + (
+        "" if row["allocation"] in ("epl", "erk", "global", "") else f", {row['allocation']}"
+    )
+    return method, begins, rate, density, f"{int(row['numbers_trained']):,}"
 
 
 def recipes() -> str:
@@ -217,27 +261,18 @@ def left() -> str:
     return table(heads, lines)
 
 
-def start() -> str:
-    """The first epochs of VGG19, with a classifier at zero and without."""
-    rows = read("start")
-    for row in rows:
-        row["classifier"] = "at zero" if row["zero_head"] == "True" else "as the others"
-    return pivot(rows, lambda row: (row["method"],), "classifier", ["method"])
-
-
 def hardware() -> str:
     """Where the runs were made."""
-    found = {f"{row['hardware']}, commit `{row['commit'][:10]}`" for name in STUDIES for row in read(name)}
-    return "Measured on " + "; ".join(sorted(found)) + "; one thread a run."
+    found = {row["hardware"] for name in STUDIES for row in read(name)}
+    return f"Measured on {'; '.join(sorted(found))}; one thread a run. Each row of the files has its commit."
 
 
-COMPARED = "lenet", "vgg19-16"  # at several densities
-STUDIES = "lenet", "vgg19-16", "vgg19-32", "few", "start", "thin"
+STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "cifar100", "few", "thin", "tried"
 TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
-    "deep": lambda: compared(read("vgg19-16")), "full-size": lambda: compared(read("vgg19-32")),
-    "thin": thin, "left": left, "start": start,
-    "recipes": recipes, "hardware": hardware,
+    "deep": lambda: compared(deep()), "full-size": lambda: compared(read("vgg19-32")),
+    "residual": lambda: compared(residual()), 
+    "thin": thin, "tried": tried, "left": left, "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
 
 

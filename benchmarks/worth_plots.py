@@ -20,7 +20,7 @@ AXES: dict[str, Axis] = {"worth": "density", "worth-trained": "trained"}
 
 def plots(folder: Path) -> None:
     """A few methods by density and by all numbers trained, and LeNet-5's figure 1 of every method."""
-    rows = [row for name in worth.COMPARED for row in worth.read(name) if row["method"] in SHOWN]
+    rows = [row for row in worth.compared_networks() if row["method"] in SHOWN]
     figures = {stem: draw_panels(panels_of(rows), "test accuracy", x) for stem, x in AXES.items()}
     (lenet,) = panels_of([row for row in worth.read("lenet") if row["density"]])
     figures["worth-lenet"] = draw_families(lenet, "test accuracy")
