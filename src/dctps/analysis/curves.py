@@ -96,8 +96,8 @@ class Panel:
 
 
 MODELS = {
-    "lenet5": "LeNet-5", "resnet18": "ResNet18", "resnet50": "ResNet50", "vgg19": "VGG19",
-    "mobilenetv2": "MobileNetV2", "fixup-resnet110": "FixupResNet110",
+    "lenet5": "LeNet-5", "resnet18": "ResNet18", "resnet20": "ResNet-20", "resnet50": "ResNet50",
+    "vgg19": "VGG19", "mobilenetv2": "MobileNetV2", "fixup-resnet110": "FixupResNet110",
 }  # fmt: skip
 
 
