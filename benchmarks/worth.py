@@ -83,32 +83,39 @@ def cell(rows: Sequence[Row]) -> str:
     return f"{mean(found):.1f}%{spread} ({len(found)})"
 
 
+def grouped(rows: Iterable[Row], label: Callable[[Row], tuple[str, ...]]) -> dict[tuple[str, ...], list[Row]]:
+    """The rows of each label, in the order met."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(label(row), []).append(row)
+    return found
+
+
 def pivot(
     rows: Iterable[Row], down: Callable[[Row], tuple[str, ...]], across: str, heads: Sequence[str]
 ) -> str:
     """A table of `cell`s: a line for each value of `down`, in the order met, a column for each `across`."""
-    cells: dict[tuple[str, ...], dict[str, list[Row]]] = {}
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns[row[across]] = None
-        cells.setdefault(down(row), {}).setdefault(row[across], []).append(row)
-    order = sorted(columns, key=float) if across in ("lr", "density") else list(columns)
-    lines = [[*names, *(cell(found.get(column, [])) for column in order)] for names, found in cells.items()]
+    rows = list(rows)
+    columns = list(dict.fromkeys(row[across] for row in rows))
+    order = sorted(columns, key=float) if across in ("lr", "density") else columns
+    lines = [
+        [*names, *(cell([row for row in found if row[across] == column]) for column in order)]
+        for names, found in grouped(rows, down).items()
+    ]
     return table([*heads, *(f"{across} {column}" for column in order)], lines)
 
 
 def best(rows: Iterable[Row]) -> list[list[Row]]:
     """Of each network, method and density the setting with the best mean: the rows of its seeds.
 
-    One with several seeds goes before a single run.
+    One with three seeds goes before one with fewer.
     """
-    settings: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        settings.setdefault(tuple(row[name] for name in FIELDS if "seed" not in name), []).append(row)
+    rows = list(rows)
+    settings = grouped(rows, lambda row: tuple(row[name] for name in FIELDS if "seed" not in name))
     found: dict[tuple[str, ...], list[Row]] = {}
     for seeds in settings.values():
         point = tuple(seeds[0][name] for name in (*PANEL, "method", "density"))
-        found[point] = max(found.get(point, []), seeds, key=lambda rows: (min(len(rows), 2), accuracy(rows)))
+        found[point] = max(found.get(point, []), seeds, key=lambda rows: (min(len(rows), 3), accuracy(rows)))
     methods = in_order({row["method"] for row in rows})
     return sorted(found.values(), key=lambda seeds: (methods.index(seeds[0]["method"]), -density(seeds[0])))
 
@@ -133,7 +140,6 @@ def rates() -> str:
         return names[row["method"]], begins, f"{100 * float(row['density']):.3g}%"
 
     rows = read("lenet", allocation="epl", weight_decay=5e-4) + read("lenet", allocation="global")
-    rows = [row for row in rows if row["schedule"] == "onecycle"]
     rows = [row for row in rows if row["method"] in names and row["criterion"] != "offset-gradient"]
     tried: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
@@ -157,10 +163,9 @@ def allocations() -> str:
 
 def compared(rows: Iterable[Row]) -> str:
     """Each method at its rate, its seeds together, the most accurate of each density first."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(_named(row), []).append(row)
-    order = sorted(found.items(), key=lambda entry: (-density(entry[1][0]), -accuracy(entry[1])))
+    order = sorted(
+        grouped(rows, _named).items(), key=lambda entry: (-density(entry[1][0]), -accuracy(entry[1]))
+    )
     heads = ("method", "begins with", "rate", "density", "trained numbers")
     return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
 
@@ -198,11 +203,9 @@ def tried() -> str:
         ]
         return row["model"], row["method"], *(other or ["a scale for each row, 73 values"])
 
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in read("tried"):
-        found.setdefault(changed(row), []).append(row)
     heads = ("network", "method", "tried", "test accuracy")
-    return table(heads, ([*names, cell(rows)] for names, rows in found.items()))
+    found = grouped(read("tried"), changed).items()
+    return table(heads, ([*names, cell(rows)] for names, rows in found))
 
 
 def thin() -> str:
@@ -225,11 +228,8 @@ def _named(row: Row) -> tuple[str, ...]:
     begins = "classifier at 0" if row["zero_head"] == "True" else begins
     without = "none" if row["weights_trained"] == "0" else "all"
     density = f"{100 * float(row['density']):.3g}%" if row["density"] else without
-    rate = f"{float(row['lr']):g}" + ("" if row["schedule"] == "onecycle" else f", {row['schedule']}")
-    method = row["method"] + (
-        "" if row["allocation"] in ("epl", "erk", "global", "") else f", {row['allocation']}"
-    )
-    return method, begins, rate, density, f"{int(row['numbers_trained']):,}"
+    method = row["method"] + (", narrow" if row["allocation"] == "narrow" else "")
+    return method, begins, f"{float(row['lr']):g}", density, f"{int(row['numbers_trained']):,}"
 
 
 def recipes() -> str:

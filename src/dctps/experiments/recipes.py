@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from dctps.experiments.config import RunConfig
@@ -70,9 +71,8 @@ def few(model: str = "resnet20", dataset: str = "cifar10", method: str = "dctps"
     fan-in asks for, which the others gain nothing by.
     """
     if not _has_offset(method):
-        chosen = lookup("method", METHODS, method)
-        init: Literal["dense", "fan-in"] = "fan-in" if chosen.criterion in ("random", "snip") else "dense"
-        return RunConfig(model=model, dataset=dataset, method=method, init=init)
+        begins_sparse = METHODS[method].criterion in ("random", "snip")
+        return replace(short(model, dataset, method), init="fan-in" if begins_sparse else "dense")
     alpha: Literal["one", "match"] = "match" if model.startswith("fixup") else "one"
     return RunConfig(model=model, dataset=dataset, method=method, lr=2e-2, zero_head=True, alpha=alpha)
 

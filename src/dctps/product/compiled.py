@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import library as torch_library
 
 from dctps.offsets import Offset, offset_of
 from dctps.product.function import choose
@@ -22,7 +23,7 @@ from dctps.product.precision import no_autocast
 from dctps.product.rule import Backend
 from dctps.product.weight import Weight
 
-_library = torch.library.Library("dctps", "FRAGMENT")
+_library = torch_library.Library("dctps", "FRAGMENT")
 _ARGUMENTS = (
     "Tensor x, Tensor values, Tensor? alpha, Tensor support, str offset, int[] window, str backend, "
     "bool training"
@@ -43,7 +44,7 @@ def _layout(x: Tensor) -> torch.memory_format:
     return layout_of(x) if x.dim() == 4 else torch.contiguous_format
 
 
-@torch.library.impl(_library, "product", "CompositeExplicitAutograd")
+@torch_library.impl(_library, "product", "CompositeExplicitAutograd")
 def _product(
     x: Tensor,
     values: Tensor,
@@ -62,7 +63,7 @@ def _product(
     return y.contiguous(memory_format=_layout(x))
 
 
-@torch.library.impl(_library, "product_backward", "CompositeExplicitAutograd")
+@torch_library.impl(_library, "product_backward", "CompositeExplicitAutograd")
 def _product_backward(
     g: Tensor,
     x: Tensor,
@@ -88,7 +89,7 @@ def _product_backward(
     return grad_x, *(empty if grad is None else grad.contiguous() for grad in others)
 
 
-@torch.library.register_fake("dctps::product", lib=_library)  # type: ignore[untyped-decorator]
+@torch_library.register_fake("dctps::product", lib=_library)  # type: ignore[untyped-decorator]
 def _product_fake(
     x: Tensor,
     values: Tensor,
@@ -106,7 +107,7 @@ def _product_fake(
     return torch.empty(geometry.outputs(x), dtype=x.dtype, device=x.device, memory_format=_layout(x))
 
 
-@torch.library.register_fake("dctps::product_backward", lib=_library)  # type: ignore[untyped-decorator]
+@torch_library.register_fake("dctps::product_backward", lib=_library)  # type: ignore[untyped-decorator]
 def _product_backward_fake(
     g: Tensor, x: Tensor, values: Tensor, alpha: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
@@ -129,4 +130,4 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return (*grads, None, None, None, None, None)
 
 
-torch.library.register_autograd("dctps::product", _backward, setup_context=_setup_context, lib=_library)
+torch_library.register_autograd("dctps::product", _backward, setup_context=_setup_context, lib=_library)

@@ -13,8 +13,9 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch import library as torch_library
 
-_library = torch.library.Library("dctps", "DEF")
+_library = torch_library.Library("dctps", "DEF")
 _library.define("spmm(Tensor values, Tensor support, Tensor x, int m, int n, bool transposed) -> Tensor")
 _library.define("sddmm(Tensor g, Tensor x, Tensor support, int m, int n) -> Tensor")
 
@@ -31,7 +32,7 @@ def sddmm_csr(g: Tensor, x: Tensor, support: Tensor, m: int, n: int) -> Tensor:
     return entries
 
 
-@torch.library.impl(_library, "spmm", "CompositeExplicitAutograd")
+@torch_library.impl(_library, "spmm", "CompositeExplicitAutograd")
 def _spmm(values: Tensor, support: Tensor, x: Tensor, m: int, n: int, transposed: bool) -> Tensor:
     if values.numel() == 0 or x.shape[0] == 0:
         return x.new_zeros(x.shape[0], n if transposed else m)
@@ -43,7 +44,7 @@ def _spmm(values: Tensor, support: Tensor, x: Tensor, m: int, n: int, transposed
     return (matrix @ x.T).T.contiguous()
 
 
-@torch.library.impl(_library, "sddmm", "CompositeExplicitAutograd")
+@torch_library.impl(_library, "sddmm", "CompositeExplicitAutograd")
 def _sddmm(g: Tensor, x: Tensor, support: Tensor, m: int, n: int) -> Tensor:
     if support.numel() == 0 or x.shape[0] == 0:
         return x.new_zeros(support.shape)
@@ -54,12 +55,12 @@ def _sddmm(g: Tensor, x: Tensor, support: Tensor, m: int, n: int) -> Tensor:
     return entries
 
 
-@torch.library.register_fake("dctps::spmm", lib=_library)  # type: ignore[untyped-decorator]
+@torch_library.register_fake("dctps::spmm", lib=_library)  # type: ignore[untyped-decorator]
 def _spmm_fake(values: Tensor, support: Tensor, x: Tensor, m: int, n: int, transposed: bool) -> Tensor:
     return x.new_empty(x.shape[0], n if transposed else m)
 
 
-@torch.library.register_fake("dctps::sddmm", lib=_library)  # type: ignore[untyped-decorator]
+@torch_library.register_fake("dctps::sddmm", lib=_library)  # type: ignore[untyped-decorator]
 def _sddmm_fake(g: Tensor, x: Tensor, support: Tensor, m: int, n: int) -> Tensor:
     return x.new_empty(support.shape)
 

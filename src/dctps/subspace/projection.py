@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch import library as torch_library
 from torch.autograd import Function
 
 from dctps.arguments import whole
@@ -144,7 +145,7 @@ class _Product(Function):
 
 
 # One torch operator for `torch.compile`, which need not see inside a product.
-_library = torch.library.Library("dctps", "FRAGMENT")
+_library = torch_library.Library("dctps", "FRAGMENT")
 _library.define("projected(Tensor x, str spec, int size, int dimensions, bool transposed) -> Tensor")
 
 # By their specs, so that the compiled network and the model share the tables of one.
@@ -158,12 +159,12 @@ def _spec(projection: Projection) -> str:
     return text
 
 
-@torch.library.impl(_library, "projected", "CompositeExplicitAutograd")
+@torch_library.impl(_library, "projected", "CompositeExplicitAutograd")
 def _projected(x: Tensor, spec: str, size: int, dimensions: int, transposed: bool) -> Tensor:
     return _Product.forward(x, _in_use[spec], transposed)
 
 
-@torch.library.register_fake("dctps::projected", lib=_library)  # type: ignore[untyped-decorator]
+@torch_library.register_fake("dctps::projected", lib=_library)  # type: ignore[untyped-decorator]
 def _projected_fake(x: Tensor, spec: str, size: int, dimensions: int, transposed: bool) -> Tensor:
     return x.new_empty(dimensions if transposed else size)
 
@@ -176,7 +177,7 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return torch.ops.dctps.projected(g, *ctx.constants, not ctx.transposed), None, None, None, None
 
 
-torch.library.register_autograd("dctps::projected", _backward, setup_context=_setup_context, lib=_library)
+torch_library.register_autograd("dctps::projected", _backward, setup_context=_setup_context, lib=_library)
 
 
 PROJECTIONS: Registry[type[Projection]] = Registry("projection", reserved=("auto",), names_classes=True)
