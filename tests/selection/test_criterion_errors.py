@@ -5,11 +5,13 @@ from functools import partial
 
 import pytest
 import torch
+from tests.support import naive_selection as naive
 from torch import nn
 
 import dctps
 from dctps import criteria, sparsify_
 from dctps.selection.criteria.registry import CRITERIA, register_criterion
+from dctps.selection.weights import choose
 
 DATA = [(torch.randn(8, 20), torch.randint(3, (8,)))]
 ROUNDS = ("force", "iter-snip", "synflow")
@@ -218,3 +220,68 @@ def test_blocks_that_do_not_cover_a_layer():
             sparsify_(network(), 0.1, criterion="blocks")
     finally:
         del CRITERIA["blocks"]
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "force", "iter-snip", "synflow"])
+def test_what_starts_at_zero_is_refused_and_the_message_says_what_to_use(criterion):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    for layer in naive.layers_of(model).values() if criterion == "grasp" else [model[2]]:
+        nn.init.zeros_(layer.weight)  # GraSP's Hessian still ties the two layers, as long as one is not zero
+    data = [(torch.randn(10, 6), torch.randint(3, (10,)))]
+    with pytest.raises(
+        ValueError, match=rf"criterion '{criterion}' cannot rank this network: all 72 .*'erk'"
+    ):
+        sparsify_(model, 0.1, offset="zero", criterion=criterion, batches=data)
+    assert type(model[0]) is nn.Linear
+
+
+def test_scores_that_are_partly_zero():
+    model = nn.Sequential(nn.Linear(10, 4, bias=False), nn.Linear(4, 2, bias=False))
+    x = torch.randn(20, 10)
+    x[:, 5:] = 0  # inputs that are never there: 20 scores of 48 are zero
+    data = [(x, torch.randint(2, (20,)))]
+    ask = partial(choose, "snip", model, naive.layers_of(model), None, data)
+    assert int(ask(28)["0"].sum()) == 20
+    with pytest.raises(ValueError, match="cannot choose 29 weights of this network: only 28 of 48 scores"):
+        ask(29)
+    with pytest.raises(ValueError, match="cannot choose 21 weights of layer '0': only 20 of 40 scores"):
+        ask({"0": 21, "1": 3})
+    assert all(mask.all() for mask in ask(48).values())  # nothing to rank
+    assert not any(mask.any() for mask in ask(0).values())
+
+
+def test_a_schedule_that_loses_the_signal_goes_by_its_last_ranking():
+    def fading(model, layers, loss, batches):
+        early = torch.arange(12.0)  # cannot rank the first, and needs not
+        yield {"0": early.view(3, 4)}, 0.25
+        early[11] = -torch.inf  # never again
+        late = torch.where(early == 2, 5.0, 0.0)
+        for step in range(2, 5):
+            yield {"0": torch.where(early == -torch.inf, early, late).view(3, 4)}, step / 4
+
+    model = nn.Sequential(nn.Linear(4, 3))
+    with pytest.warns(UserWarning, match="last step of fading: .* only 1 of 12 scores"):
+        kept = choose(fading, model, naive.layers_of(model), None, None, 3)
+    assert kept["0"].flatten().nonzero().flatten().tolist() == [2, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "batches", "message"),
+    [
+        ("snip", None, r"'snip' looks at data: pass batches=\[\(inputs, labels\)"),
+        ("force", [], "batches are empty"),
+        ("grasp", [], "batches are empty"),
+        ("synflow", [], "shape of its input from the first batch"),
+        ("synflow", [torch.ones(1, dtype=torch.int64)], "floating-point"),
+        (partial(criteria.snip, mode="test"), [1], 'mode must be "train" or "eval"'),
+        (partial(criteria.grasp, temperature=0), [1], "temperature must be above 0"),
+        ("snp", None, "unknown criterion 'snp': did you mean 'snip'"),
+    ],
+)
+def test_errors_say_what_to_pass(criterion, batches, message):
+    model = naive.Network(0)
+    with pytest.raises(ValueError, match=message):
+        sparsify_(model, 0.1, criterion=criterion, batches=batches)
+    with pytest.raises(ValueError, match="must return one number as a tensor, got a tensor of shape"):
+        sparsify_(model, 0.1, criterion="snip", batches=[1], loss=lambda model, batch: torch.ones(3))

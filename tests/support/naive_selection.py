@@ -188,3 +188,8 @@ def synflow(model, batches, keep, *, rounds):
         kept = kept_of(scores, schedule(keep, sizes, step, rounds), earlier)
         masks = {n: mask.double() for n, mask in kept.items()}
     return {n: m.bool() for n, m in masks.items()}
+
+
+def layers_of(model):
+    """The dense layers that a criterion scores, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
