@@ -69,22 +69,6 @@ def depthwise(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def learn(result: dict[str, Any]) -> str:
-    """Held-out losses of the networks."""
-    lines = [
-        "| network | peak rate | values | other trained numbers | loss before | after | accuracy |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in result["rows"]:
-        values = row["trainable"]["values"]
-        others = sum(row["trainable"].values()) - values
-        lines.append(
-            f"| `{row['model']}` | {row['lr']} | {values:,} | {others:,} | {row['held_out_loss_before']:.3f} "
-            f"| {row['held_out_loss']:.3f} | {row['held_out_accuracy']:.1%} |"
-        )
-    return "\n".join(lines)
-
-
 def fill(page: Path, name: str, table: str) -> None:
     """Put a table between a page's marks `<!-- name -->` and `<!-- /name -->`."""
     marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -163,14 +147,13 @@ def source(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Fill and draw all of them."""
-    moments, learnt, plane = (
-        json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("moments", "networks_learn", "hyperplane")
+    moments, plane = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("moments", "hyperplane")
     )
     fill(ROOT / "docs" / "hyperplane.md", "hyperplane", hyperplane(plane))
     networks = ROOT / "docs" / "networks.md"
     fill(networks, "depthwise", f"{depthwise(moments)}\n\n{source(moments)}")
-    fill(networks, "learn", f"{learn(learnt)}\n\n{source(learnt)}")
+    fill(networks, "left", worth.left())
     memory = json.loads((RESULTS / "rigl_memory.json").read_text())
     fill(ROOT / "docs" / "dynamic.md", "rigl_memory", rigl_memory(memory))
     cost = json.loads((RESULTS / "selection_cost.json").read_text())

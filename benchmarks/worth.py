@@ -21,6 +21,7 @@ from markdown_tables import table
 from dctps.analysis.runs import Run, read_runs
 from dctps.analysis.style import in_order, style, to_csv
 from dctps.benchmarking.record import commit, processor
+from dctps.experiments.config import RunConfig
 from dctps.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +60,11 @@ def collect(folder: Path) -> None:
 def key_of(row: Mapping[str, object]) -> tuple[str, ...]:
     """What makes a row's run the run that it is, as a file has it."""
     return tuple("" if row.get(field) is None else str(row.get(field)) for field in FIELDS)
+
+
+def key_of_config(config: RunConfig) -> tuple[str, ...]:
+    """The same of a run that may not be there yet."""
+    return key_of({field: getattr(config, field) for field in FIELDS})
 
 
 def read(name: str, **wanted: object) -> list[Row]:
@@ -274,7 +280,7 @@ TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
     "deep": lambda: compared(deep()), "full-size": lambda: compared(read("vgg19-32")),
     "residual": lambda: compared(residual()), 
-    "thin": thin, "tried": tried, "left": left, "recipes": recipes, "hardware": hardware,
+    "thin": thin, "tried": tried, "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
 
 

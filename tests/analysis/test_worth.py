@@ -25,7 +25,7 @@ def test_each_row_is_a_run_of_the_studys_files(monkeypatch, study):
     for path in (folder / f"{study}.toml", *folder.glob(f"{study}-*.toml")):
         shared, tables = read_tables(path)
         for config in map(resolve, grid(*tables, shared=shared).values()):
-            runs.add(worth.key_of({field: getattr(config, field) for field in worth.FIELDS}))
+            runs.add(worth.key_of_config(config))
     rows = worth.read(study)
     assert sorted(worth.STUDIES) == sorted(STUDIES)
     assert rows and [row for row in rows if worth.key_of(row) not in runs] == []
