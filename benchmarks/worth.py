@@ -167,13 +167,19 @@ def allocations() -> str:
     return pivot(rows, lambda row: (row["allocation"],), "density", ["allocation"])
 
 
-def compared(rows: Iterable[Row]) -> str:
-    """Each method at its rate, its seeds together, the most accurate of each density first."""
+def compared(rows: Iterable[Row], of_several: bool = False) -> str:
+    """Each method at its rate, its seeds together, of each network and density the most accurate first."""
+    networks = ("network",) if of_several else ()
+
+    def names(row: Row) -> tuple[str, ...]:
+        return *([row["model"]] if of_several else []), *_named(row)
+
     order = sorted(
-        grouped(rows, _named).items(), key=lambda entry: (-density(entry[1][0]), -accuracy(entry[1]))
+        grouped(rows, names).items(),
+        key=lambda entry: (entry[1][0]["model"], -density(entry[1][0]), -accuracy(entry[1])),
     )
-    heads = ("method", "begins with", "rate", "density", "trained numbers")
-    return table([*heads, "test accuracy"], ([*names, cell(rows)] for names, rows in order))
+    heads = (*networks, "method", "begins with", "rate", "density", "trained numbers", "test accuracy")
+    return table(heads, ([*names, cell(rows)] for names, rows in order))
 
 
 def deep() -> list[Row]:
@@ -275,11 +281,11 @@ def hardware() -> str:
     return f"Measured on {'; '.join(sorted(found))}; one thread a run. Each row of the files has its commit."
 
 
-STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "cifar100", "few", "thin", "tried"
+STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "deeper", "cifar100", "few", "thin", "tried"
 TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
     "deep": lambda: compared(deep()), "full-size": lambda: compared(read("vgg19-32")),
-    "residual": lambda: compared(residual()), 
+    "residual": lambda: compared(residual()), "deeper": lambda: compared(read("deeper"), of_several=True),
     "thin": thin, "tried": tried, "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from dctps.analysis.style import image
 from dctps.files import write_atomically
 
 # Of more methods a plot of all would be too full.
-SHOWN = ("dctps", "sdctps", "dctps-rigl", "sdctps-rigl", "random-epl", "synflow", "rigl")
+SHOWN = ("dctps", "sdctps", "dctps-rigl", "sdctps-rigl", "random-epl", "synflow", "rigl", "norms", "dense")
 AXES: dict[str, Axis] = {"worth": "density", "worth-trained": "trained"}
 
 

@@ -12,7 +12,7 @@ from dctps.sweeps.grid import grid, read_tables
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-STUDIES = ["lenet", "vgg19-16", "vgg19-32", "resnet20", "cifar100", "few", "thin", "tried"]
+STUDIES = ["lenet", "vgg19-16", "vgg19-32", "resnet20", "deeper", "cifar100", "few", "thin", "tried"]
 
 
 @pytest.mark.parametrize("study", STUDIES)
