@@ -1,6 +1,6 @@
 """Figures 2 and 3 and Table 1, reduced, from the studies' files instead of folders of runs.
 
-    python benchmarks/study_figures.py runs
+    python benchmarks/study_figures.py runs [2 3 table1]
 
 The runs of `dctps figure 2 --scale reduced` and of figure 3 are runs of the studies (`worth.py`), whose
 accuracies are in benchmarks/results/worth-*.csv. Table 1's costs are measured, in the folder that is given.
@@ -47,7 +47,9 @@ def draw(figures: Iterable[str], folder: Path) -> None:
         wanted = runs_of_figure(figure, "reduced")
         failed = for_all(measure_cost, wanted.costed, folder, print, threads=1)
         runs = runs_from_studies(wanted.runs, folder)
-        draw_figure(figure, runs, list(wanted.runs.values()), {}, worth.RESULTS)
+        for file in draw_figure(figure, runs, list(wanted.runs.values()), {}, worth.RESULTS):
+            if file.suffix == ".pdf":  # which no page shows
+                file.unlink()
         made = {
             "command": f"dctps figure {figure} --scale reduced",
             "commit": commit(),
@@ -62,4 +64,4 @@ def draw(figures: Iterable[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(FROM_STUDIES, Path(sys.argv[1]))
+    draw(sys.argv[2:] or FROM_STUDIES, Path(sys.argv[1]))

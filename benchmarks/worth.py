@@ -196,7 +196,7 @@ def residual() -> list[Row]:
 
 def compared_networks() -> list[Row]:
     """The networks that were trained by several methods at several densities, with the usual allocations."""
-    rows = read("lenet") + deep() + residual()
+    rows = read("lenet") + deep() + residual() + read("deeper", model="mobilenetv2")
     return [row for row in rows if row["allocation"] != "narrow"]  # which few methods were given
 
 

@@ -17,7 +17,7 @@ from dctps.analysis.figure_runs import for_all, keep_failures, read_failures, ru
 from dctps.analysis.figures import FIGURES, draw_figure
 from dctps.analysis.runs import read_runs
 from dctps.analysis.style import STYLES, Style, save, style, to_csv
-from dctps.benchmarking.costs import measure_cost
+from dctps.benchmarking.costs import measure_cost, read_cost
 from dctps.benchmarking.initial import examine, read_examined
 from dctps.cli import main
 from dctps.experiments.config import RunConfig, resolve
@@ -314,6 +314,14 @@ def test_what_cannot_be_examined_does_not_stop_the_rest(tmp_path):
     (name,) = failed = for_all(examine, runs, tmp_path, notes.append, threads=1)
     assert name == "bad" and "score" in failed["bad"] and len(notes) == 2
     assert read_examined(tmp_path / "good") is not None
+
+
+def test_the_second_cost_of_a_process_counts_memory_that_the_first_has_freed(tmp_path):
+    dense = RunConfig(method="dense", model="vgg11", train_images=8, eval_images=8, batch_size=4)
+    for name in ("first", "second"):
+        measure_cost(dense, tmp_path / name, threads=1)
+        cost = read_cost(tmp_path / name)
+        assert cost["begin_peak_bytes"] >= 0.95 * cost["final_bytes"] > 3e7
 
 
 def test_table_1_has_what_is_lost_and_what_was_measured(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 import dctps
-from dctps.benchmarking.memory import peak_resident, reset_peak, resident
+from dctps.benchmarking.memory import peak_resident, release_freed, reset_peak, resident
 from dctps.benchmarking.opened import opened, read_json, write_json
 from dctps.benchmarking.record import processor
 from dctps.benchmarking.trial import take_steps
@@ -42,6 +42,7 @@ def measure_cost(
         return
     with opened(folder, data_dir=data_dir, device="cpu", threads=threads) as (device, dataset):
         batches = scoring_batches(config, split(config, dataset, device).train, dataset)
+        release_freed()
         reset_peak()
         before, started, used = resident(), time.perf_counter(), time.process_time()
         model = build_network(config, dataset.description, device, batches=batches)
