@@ -82,8 +82,8 @@ def fill_figures(page: Path, results: Path, fill: Callable[[Path, str, str], Non
     for part, names in {**parts, "spectra": ["figure4", "figure5"]}.items():
         if (results / f"{names[0]}.csv").exists():
             pictures = "\n\n".join(f"![{name}](../benchmarks/results/{name}.png)" for name in names)
-            made = origin(results / f"{names[0].removesuffix('-longer')}.json")
-            fill(page, part, f"{pictures}\n\n{made} Numbers: `benchmarks/results/{names[0]}.csv`.")
+            made = "" if part == "figure1-longer" else f"{origin(results / f'{names[0]}.json')} "
+            fill(page, part, f"{pictures}\n\n{made}Numbers: `benchmarks/results/{names[0]}.csv`.")
     if (results / "table1.md").exists():
         made = origin(results / "table1.json")
         fill(page, "table1", f"{(results / 'table1.md').read_text()}\n{made}")

@@ -91,23 +91,15 @@ def slowest(machines: Machines) -> str:
 
 def memory(machines: Machines) -> str:
     rows = [
-        [name, cell["model"], cell["offset"]]
-        + [f"{cell[field] / 1e6:.1f}" for field in ("activations", "dense_state", "peak_above_activations")]
-        + [f"{cell['share']:.1%}"]
+        [
+            *(name, cell["model"], cell["offset"]),
+            *(f"{cell['peak_above_activations'] / 1e6:.1f}", f"{cell['share']:.1%}"),
+        ]
         for name, cells in machines.items()
         for cell in cells.get("memory", [])
         if cell["offset"] != "dense"
     ]
-    heads = [
-        "",
-        "network",
-        "offset",
-        "activations, MB",
-        "dense state, MB",
-        "peak above activations, MB",
-        "share",
-    ]
-    return table(heads, rows)
+    return table(["", "network", "offset", "peak above activations, MB", "share"], rows)
 
 
 def fused_norms(result: dict[str, Any]) -> str:
