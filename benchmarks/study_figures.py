@@ -45,7 +45,8 @@ def draw(figures: Iterable[str], folder: Path) -> None:
     """Write the figures into benchmarks/results/, with what made them."""
     for figure in figures:
         wanted = runs_of_figure(figure, "reduced")
-        costed = {name: config for name, config in wanted.costed.items() if config.seed == 0}  # all cost alike
+        # seeds cost alike
+        costed = {name: config for name, config in wanted.costed.items() if config.seed == 0}
         failed = for_all(measure_cost, costed, folder, print, threads=1)
         runs = runs_from_studies(wanted.runs, folder)
         for file in draw_figure(figure, runs, list(wanted.runs.values()), {}, worth.RESULTS):

@@ -270,7 +270,7 @@ def test_the_committed_pictures_are_drawn_from_the_committed_numbers(monkeypatch
     worth_plots.plots(moments.FIGURE.parent)
     moments.figure(json.loads(moments.RESULT.read_text()))
     committed = [*results.glob("*.png"), *moments.FIGURE.parent.glob("*.png")]
-    assert sorted(figures) == sorted(committed) and len(committed) == 11
+    assert sorted(figures) == sorted(committed) and len(committed) == 13
     for figure in figures.values():
         check(figure)
     for name in ("figure4-summary", "figure5"):
