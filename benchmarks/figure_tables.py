@@ -78,12 +78,15 @@ def draw_figures(results: Path) -> None:
 
 def fill_figures(page: Path, results: Path, fill: Callable[[Path, str, str], None]) -> None:
     """Put the pictures that are there into the page, with what made them; their numbers are in CSV files."""
-    parts = {name: [name] for name in ("figure1", "figure1-longer", "figure2", "figure3")}
-    for part, names in {**parts, "spectra": ["figure4", "figure5"]}.items():
+    parts = {
+        "figure1": ["figure1", "figure1-longer"], "figure2": ["figure2"], "figure3": ["figure3"],
+        "spectra": ["figure4", "figure5"],
+    }  # fmt: skip
+    for part, names in parts.items():
         if (results / f"{names[0]}.csv").exists():
             pictures = "\n\n".join(f"![{name}](../benchmarks/results/{name}.png)" for name in names)
-            made = "" if part == "figure1-longer" else f"{origin(results / f'{names[0]}.json')} "
-            fill(page, part, f"{pictures}\n\n{made}Numbers: `benchmarks/results/{names[0]}.csv`.")
+            made = origin(results / f"{names[0]}.json")
+            fill(page, part, f"{pictures}\n\n{made} Numbers: `benchmarks/results/{names[0]}.csv`.")
     if (results / "table1.md").exists():
         made = origin(results / "table1.json")
         fill(page, "table1", f"{(results / 'table1.md').read_text()}\n{made}")

@@ -167,19 +167,15 @@ def allocations() -> str:
     return pivot(rows, lambda row: (row["allocation"],), "density", ["allocation"])
 
 
-def compared(rows: Iterable[Row], of_several: bool = False) -> str:
+def compared(rows: Sequence[Row]) -> str:
     """Each method at its rate, its seeds together, of each network and density the most accurate first."""
-    networks = ("network",) if of_several else ()
-
-    def names(row: Row) -> tuple[str, ...]:
-        return *([row["model"]] if of_several else []), *_named(row)
-
     order = sorted(
-        grouped(rows, names).items(),
-        key=lambda entry: (entry[1][0]["model"], -density(entry[1][0]), -accuracy(entry[1])),
+        grouped(rows, lambda row: (row["model"], *_named(row))).items(),
+        key=lambda entry: (entry[0][0], -density(entry[1][0]), -accuracy(entry[1])),
     )
-    heads = (*networks, "method", "begins with", "rate", "density", "trained numbers", "test accuracy")
-    return table(heads, ([*names, cell(rows)] for names, rows in order))
+    heads = ("network", "method", "begins with", "rate", "density", "trained numbers", "test accuracy")
+    one = len({row["model"] for row in rows}) == 1  # whose name stands above the table
+    return table(heads[one:], ([*names[one:], cell(seeds)] for names, seeds in order))
 
 
 def deep() -> list[Row]:
@@ -286,7 +282,7 @@ STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "deeper", "cifar100", "fe
 TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
     "deep": lambda: compared(deep()), "full-size": lambda: compared(read("vgg19-32")),
-    "residual": lambda: compared(residual()), "deeper": lambda: compared(read("deeper"), of_several=True),
+    "residual": lambda: compared(residual()), "deeper": lambda: compared(read("deeper")),
     "thin": thin, "tried": tried, "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
 
