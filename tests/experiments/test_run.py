@@ -156,14 +156,12 @@ def test_subnormal_numbers_are_flushed_within_a_run_only(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["dense", "dctps"])
-def test_channels_last_as_on_a_gpu_the_run_learns_and_is_restored(tmp_path, monkeypatch, method):
-    for module in ("dctps.data.augment", "dctps.experiments.session"):
-        monkeypatch.setattr(f"{module}.layout_on", lambda device: torch.channels_last)
+def test_images_and_filters_are_channels_last(tmp_path, monkeypatch, method):
     seen = []
     convolve = torch.nn.functional.conv2d
 
     def watched(x, weight, *rest):
-        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        seen.extend(t.is_contiguous(memory_format=torch.channels_last) for t in (x, weight))
         return convolve(x, weight, *rest)
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", watched)

@@ -3,7 +3,6 @@
 from dctps.data.arrays import from_arrays as from_arrays
 from dctps.data.arrays import load_arrays as load_arrays
 from dctps.data.augment import batches as batches
-from dctps.data.augment import layout_on as layout_on
 from dctps.data.augment import normalize as normalize
 from dctps.data.augment import random_crop_flip as random_crop_flip
 from dctps.data.cifar import load_cifar10 as load_cifar10

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dctps.data import Dataset, ImageTensors, layout_on
+from dctps.data import Dataset, ImageTensors
 from dctps.experiments.config import ResolvedConfig
 from dctps.experiments.network import build_network
 from dctps.experiments.parts import Parts, Stream, scoring_batches, split
@@ -63,8 +63,7 @@ class Session:
         self.model = model or build_network(
             config, dataset.description, device, batches=scoring, supports=supports
         )
-        if (layout := layout_on(device)) != torch.preserve_format:
-            self.model.to(memory_format=layout)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainer = Trainer(config, self.model, len(images), device, processes or Processes())
         self.records: list[Record] = []
         self._best: dict[str, Any] | None = None

@@ -53,6 +53,8 @@ class Stack:
                     )
             if len(chain) != len(chains[0]):
                 raise NotAChain("one network has more layers than another: stack those of one architecture")
+        for model in models:  # as native code reads them
+            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.models = list(models)
         self._links, self._chains = chains[0], chains
         self._layers = _lay_out(self._links)
