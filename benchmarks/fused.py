@@ -1,4 +1,4 @@
-"""What fused norms are worth: training steps and forward passes beside the same network with torch's own.
+"""What fused norms and channels last are worth: steps beside those with torch's own norms, and in NCHW.
 
 python benchmarks/fused.py [--compile] [--rounds N]
 
@@ -37,11 +37,15 @@ def main() -> None:
     for model in asked.models:
         images = images_for(BATCHES[model])
         fused = network_for(model, "sdct", 1e-3)
-        networks = {"torch's norms": unfuse_(copy.deepcopy(fused)), "fused": fused}
+        networks = {
+            "torch's norms": (unfuse_(copy.deepcopy(fused)), images),
+            "fused": (fused, images),
+            "fused, NCHW": (copy.deepcopy(fused), images.contiguous()),
+        }
         for what, make in (("training step", training_step), ("forward pass", forward_pass)):
-            steps = {name: make(network, images) for name, network in networks.items()}
+            steps = {name: make(*given) for name, given in networks.items()}
             if asked.compile and what == "training step":
-                plain = copy.deepcopy(networks["torch's norms"])
+                plain = copy.deepcopy(networks["torch's norms"][0])
                 steps["torch.compile"] = make(torch.compile(plain), images)
             taken = {name: [] for name in steps}
             for _ in range(asked.rounds + 2):

@@ -102,14 +102,25 @@ def memory(machines: Machines) -> str:
     return table(["", "network", "offset", "peak above activations, MB", "share"], rows)
 
 
-def fused_norms(result: dict[str, Any]) -> str:
-    """Processor time of steps with torch's norms, and how much less it is with fused ones."""
+def fused_norms(result: dict[str, Any], earlier: dict[str, Any]) -> str:
+    """Processor time of steps, and how many times as long they take in NCHW, and with torch's norms.
+
+    The latter on the machine of an `earlier` result too.
+    """
     rows = []
-    for cell in result["cells"]:
-        base, fused, *_ = times = cell["median_ms"]
-        row = [cell["model"], str(cell["batch"]), cell["what"], milliseconds(times[base])]
-        rows.append([*row, f"{times[base] / times[fused]:.2f}"])
-    return table(["network", "batch", "what", "torch's norms, ms", "fused"], rows)
+    for cell, other in zip(result["cells"], earlier["cells"], strict=True):
+        ratios = [
+            times[name] / times["fused"]
+            for times, name in (
+                (cell["median_ms"], "fused, NCHW"),
+                (cell["median_ms"], "torch's norms"),
+                (other["median_ms"], "torch's norms"),
+            )
+        ]
+        row = [cell["model"], str(cell["batch"]), cell["what"], milliseconds(cell["median_ms"]["fused"])]
+        rows.append([*row, *(f"{ratio:.2f}" for ratio in ratios)])
+    heads = ["network", "batch", "what", "AMD, ms", "NCHW", "torch's norms", "and on Intel"]
+    return f"{table(heads, rows)}\n\n{made(result)}"
 
 
 def halves(result: dict[str, Any]) -> str:
@@ -208,7 +219,7 @@ def tables() -> dict[str, str]:
     """What stands between the marks of docs/performance.md."""
     scripts = {
         name: json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("fused", "half", "inference", "kept_memory")
+        for name in ("fused", "fused-intel", "half", "inference", "kept_memory")
     }
     read = {
         "AMD" if "AMD" in runs[-1]["hardware"] else "Intel": (cells, runs)
@@ -240,7 +251,7 @@ def tables() -> dict[str, str]:
             lambda cell: (cell["model"], str(cell["batch"]), cell["what"]),
             ["network", "batch", "what"],
         ),
-        "fused": f"{fused_norms(scripts['fused'])}\n\n{made(scripts['fused'])}",
+        "fused": fused_norms(scripts["fused"], scripts["fused-intel"]),
         "kept": f"{kept(scripts['kept_memory'])}\n\n{made(scripts['kept_memory'])}",
         "latency": side_by_side(machines, "latency", lambda cell: (cell["model"],), ["network"]),
         "inference": f"{inference(scripts['inference'])}\n\n{made(scripts['inference'])}",
