@@ -18,6 +18,7 @@ CONFIGS = [
     replace(TINY, optimizer="sgd", lr=0.05, schedule="multistep", milestones=(0.3, 0.6), clip_norm=1.0),
     replace(TINY, optimizer="sgd", lr=0.05, momentum=0.0, schedule="constant", validation_size=0.0),
     replace(TINY, optimizer="adamw", method="dense", density=None, amp="bf16"),
+    replace(TINY, model="resnet20", method="dense", density=None),  # filters of several channels
     replace(TINY, mixup=0.7),
     replace(TINY, method="random-erk", amp="fp16", decay_alpha=False, decay_norm_bias=False),
     replace(TINY, method="dctps-rigl", update_interval=2, dynamics_end=1.0),
@@ -25,9 +26,10 @@ CONFIGS = [
     replace(TINY, method="set", update_interval=2, dynamics_end=1.0, optimizer="adamw", schedule="cosine"),
     replace(TINY, method="dsr", update_interval=1, dynamics_end=1.0, drop_fraction=0.5),
 ]
+NAMES = [f"{c.model}-{c.method}-{c.optimizer}-{c.schedule}-{c.amp}" for c in CONFIGS]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.method}-{c.optimizer}-{c.schedule}-{c.amp}")
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, config, steps):
     run(config, out=tmp_path / "whole", threads=1)

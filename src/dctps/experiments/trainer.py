@@ -138,16 +138,22 @@ class Trainer:
         """Go on where `state` was taken; raises ValueError, or what loading raises, where it does not fit."""
         self.fill(self.model, state["model"])
         saved, slots = self.optimizer.state_dict(), state["slots"]
+        laid_out: dict[int, dict[str, Tensor]] = {}
         for index, named in slots.items():
             if named.keys() != _SLOTS[self.config.optimizer]:
                 raise ValueError(f"the optimizer has {', '.join(named)} for parameter {index}")
+            parameter = self.parameters[int(index)]
             for name, slot in named.items():
-                # A fused optimizer would read past the end of a slot that is too small.
-                if slot.shape != (() if name == "step" else self.parameters[int(index)].shape):
+                if slot.shape != (() if name == "step" else parameter.shape):
                     raise ValueError(f"the optimizer's {name} of parameter {index} is {tuple(slot.shape)}")
+            # A fused optimizer pairs numbers by their place in memory, and a file's are in another order.
+            laid_out[int(index)] = {
+                name: slot if name == "step" else torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
+                for name, slot in named.items()
+            }
         for group, rate in zip(saved["param_groups"], state["rates"], strict=True):
             group["lr"] = float(rate)
-        self.optimizer.load_state_dict(saved | {"state": {int(index): s for index, s in slots.items()}})
+        self.optimizer.load_state_dict(saved | {"state": laid_out})
         self._schedule.load_state_dict({name: state["schedule"][name] for name in _SCHEDULE_STATE})
         self._precision.scaler.load_state_dict(state["scaler"])
         if self.dynamics is not None:
