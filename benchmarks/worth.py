@@ -167,14 +167,18 @@ def allocations() -> str:
     return pivot(rows, lambda row: (row["allocation"],), "density", ["allocation"])
 
 
-def compared(rows: Sequence[Row]) -> str:
-    """Each method at its rate, its seeds together, of each network and density the most accurate first."""
+def compared(rows: Sequence[Row], by: str = "model") -> str:
+    """Each method at its rate, its seeds together, of each network and density the most accurate first.
+
+    Or of each number of epochs, in place of networks, with `by="epochs"`.
+    """
     order = sorted(
-        grouped(rows, lambda row: (row["model"], *_named(row))).items(),
+        grouped(rows, lambda row: (row[by], *_named(row))).items(),
         key=lambda entry: (entry[0][0], -density(entry[1][0]), -accuracy(entry[1])),
     )
-    heads = ("network", "method", "begins with", "rate", "density", "trained numbers", "test accuracy")
-    one = len({row["model"] for row in rows}) == 1  # whose name stands above the table
+    first = "network" if by == "model" else by
+    heads = (first, "method", "begins with", "rate", "density", "trained numbers", "test accuracy")
+    one = len({row[by] for row in rows}) == 1  # which stands above the table
     return table(heads[one:], ([*names[one:], cell(seeds)] for names, seeds in order))
 
 
@@ -237,7 +241,10 @@ def _named(row: Row) -> tuple[str, ...]:
     begins = "classifier at 0" if row["zero_head"] == "True" else begins
     without = "none" if row["weights_trained"] == "0" else "all"
     density = f"{100 * float(row['density']):.3g}%" if row["density"] else without
-    method = row["method"] + (", narrow" if row["allocation"] == "narrow" else "")
+    method = row["method"] + (
+        " on synflow" if (row["method"], row["criterion"]) == ("rigl", "synflow") else ""
+    )
+    method += ", narrow" if row["allocation"] == "narrow" else ""
     return method, begins, f"{float(row['lr']):g}", density, f"{int(row['numbers_trained']):,}"
 
 
@@ -281,7 +288,7 @@ def hardware() -> str:
 STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "deeper", "cifar100", "few", "thin", "tried"
 TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
-    "deep": lambda: compared(deep()), "full-size": lambda: compared(read("vgg19-32")),
+    "deep": lambda: compared(deep()), "full-size": lambda: compared(read("vgg19-32"), by="epochs"),
     "residual": lambda: compared(residual()), "deeper": lambda: compared(read("deeper")),
     "thin": thin, "tried": tried, "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
