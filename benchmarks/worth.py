@@ -142,18 +142,17 @@ def rates() -> str:
     names = {"dctps": "`dct`", "random-epl": "Random (EPL)", "synflow": "SynFlow"}
 
     def down(row: Row) -> tuple[str, ...]:
-        begins = f"alpha {row['alpha']}" if "dctps" in row["method"] else row["init"]
+        begins = "D" if "dctps" in row["method"] else row["init"]
         return names[row["method"]], begins, f"{100 * float(row['density']):.3g}%"
 
-    rows = read("lenet", allocation="epl", weight_decay=5e-4) + read("lenet", allocation="global")
+    rows = read("lenet", allocation="epl", alpha="one", weight_decay=5e-4)
+    rows += read("lenet", allocation="global")
     rows = [row for row in rows if row["method"] in names and row["criterion"] != "offset-gradient"]
     tried: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         tried.setdefault(down(row), set()).add(row["lr"])
     rows = [row for row in rows if len(tried[down(row)]) > 1]
-    rows.sort(
-        key=lambda row: (list(names).index(row["method"]), -float(row["density"]), row["init"] + row["alpha"])
-    )
+    rows.sort(key=lambda row: (list(names).index(row["method"]), -float(row["density"]), row["init"]))
     return pivot(rows, down, "lr", ["S on", "begins with", "density"])
 
 
