@@ -126,6 +126,15 @@ def best(rows: Iterable[Row]) -> list[list[Row]]:
     return sorted(found.values(), key=lambda seeds: (methods.index(seeds[0]["method"]), -density(seeds[0])))
 
 
+def foremost(rows: Iterable[Row], name: str, key: Callable[[Sequence[Row]], float]) -> list[Row]:
+    """Of settings that differ in the field `name` alone the seeds of the one whose `key` is the largest."""
+    others = [field for field in FIELDS if "seed" not in field and field != name]
+    found = []
+    for setting in grouped(rows, lambda row: tuple(row[field] for field in others)).values():
+        found += max(grouped(setting, lambda row: (row[name],)).values(), key=key)
+    return found
+
+
 def accuracy(rows: Sequence[Row]) -> float:
     """Mean over the runs, a fraction; below all others where there are none."""
     return mean(float(row["test_accuracy"]) for row in rows) if rows else -1.0
@@ -182,9 +191,14 @@ def compared(rows: Sequence[Row], by: str = "model") -> str:
 
 
 def deep() -> list[Row]:
-    """VGG19, CIFAR-10; under `sdct` a classifier at zero gains nothing."""
-    rows = read("vgg19-16", epochs=15)
+    """VGG19, CIFAR-10, each at its best rate; under `sdct` a classifier at zero gains nothing."""
+    rows = foremost(read("vgg19-16", epochs=15), "lr", accuracy)
     return [row for row in rows if row["method"] != "sdctps" or row["zero_head"] == "False"]
+
+
+def full_size() -> list[Row]:
+    """VGG19 at 32 x 32 pixels, each trained as long as it was."""
+    return foremost(read("vgg19-32"), "epochs", lambda seeds: float(seeds[0]["epochs"]))
 
 
 def residual() -> list[Row]:
@@ -287,7 +301,7 @@ def hardware() -> str:
 STUDIES = "lenet", "vgg19-16", "vgg19-32", "resnet20", "deeper", "cifar100", "few", "thin", "tried"
 TABLES = {
     "every": every, "rates": rates, "allocations": allocations,
-    "deep": lambda: compared(deep()), "full-size": lambda: compared(read("vgg19-32"), by="epochs"),
+    "deep": lambda: compared(deep()), "full-size": lambda: compared(full_size(), by="epochs"),
     "residual": lambda: compared(residual()), "deeper": lambda: compared(read("deeper")),
     "thin": thin, "tried": tried, "recipes": recipes, "hardware": hardware,
 }  # fmt: skip
