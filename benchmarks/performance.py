@@ -105,7 +105,7 @@ def memory(machines: Machines) -> str:
 def fused_norms(result: dict[str, Any], earlier: dict[str, Any]) -> str:
     """Processor time of steps, and how many times as long they take in NCHW, and with torch's norms.
 
-    The latter on the machine of an `earlier` result too.
+    The latter on the machine of an `earlier` result too, which is elsewhere.
     """
     rows = []
     for cell, other in zip(result["cells"], earlier["cells"], strict=True):
@@ -119,8 +119,8 @@ def fused_norms(result: dict[str, Any], earlier: dict[str, Any]) -> str:
         ]
         row = [cell["model"], str(cell["batch"]), cell["what"], milliseconds(cell["median_ms"]["fused"])]
         rows.append([*row, *(f"{ratio:.2f}" for ratio in ratios)])
-    heads = ["network", "batch", "what", "AMD, ms", "NCHW", "torch's norms", "and on Intel"]
-    return f"{table(heads, rows)}\n\n{made(result)}"
+    heads = ["network", "batch", "what", "ms", "NCHW", "torch's norms", "elsewhere"]
+    return f"{table(heads, rows)}\n\n{made(result)}\n\nElsewhere: {made(earlier)}"
 
 
 def halves(result: dict[str, Any]) -> str:

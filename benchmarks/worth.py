@@ -254,9 +254,8 @@ def _named(row: Row) -> tuple[str, ...]:
     begins = "classifier at 0" if row["zero_head"] == "True" else begins
     without = "none" if row["weights_trained"] == "0" else "all"
     density = f"{100 * float(row['density']):.3g}%" if row["density"] else without
-    method = row["method"] + (
-        " on synflow" if (row["method"], row["criterion"]) == ("rigl", "synflow") else ""
-    )
+    method = row["method"]
+    method += " on synflow" if method == "rigl" and row["criterion"] == "synflow" else ""
     method += ", narrow" if row["allocation"] == "narrow" else ""
     return method, begins, f"{float(row['lr']):g}", density, f"{int(row['numbers_trained']):,}"
 

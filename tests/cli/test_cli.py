@@ -55,7 +55,8 @@ def test_train_evaluate_report_agree(tmp_path, trained, capfd):
 def test_report_of_the_paths_that_layers_take(tmp_path, trained, capfd):
     assert main(["report", "--backend", "--density", "0.05"]) == 0
     by_flags = capfd.readouterr().out
-    lines = [line.split() for line in by_flags.splitlines()]
+    lines = [line.replace("channels last", "channels-last").split() for line in by_flags.splitlines()]
+    assert "channels-last" in lines[2]  # as runs have their images
     assert [line[0] for line in lines[1:]] == [
         "features.0",
         "features.3",

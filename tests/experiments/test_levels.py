@@ -118,6 +118,7 @@ def test_supports_are_nested_and_values_go_back(tmp_path, rewind):
         for name, layer in layers.items():
             assert torch.equal(layer.values, start[f"{name}.weight"].flatten()[layer.support])
             assert before is None or now[name] <= before[name]
+        assert sum(map(len, now.values())) == level_nnz(0.1, WEIGHTS, level, 3)
         before = now
 
 

@@ -9,11 +9,16 @@ from tests.support.faults import TINY, outcome, stop_after, train_tiny
 from torch import nn
 
 import dctps
+from dctps.data import Description
 from dctps.experiments.backends import apply_backends_, read_backends
+from dctps.experiments.config import resolve
+from dctps.experiments.network import explain_training
 from dctps.experiments.run import evaluate_run, explain_run, run
+from dctps.experiments.trainer import Trainer
 from dctps.kernels import variant
 from dctps.product.machine import forced_machine, use_machine
 from dctps.product.rule import paths_of
+from dctps.training import Processes
 
 
 def test_measured_backends_are_recorded_reused_and_repeat(tmp_path):
@@ -40,6 +45,25 @@ def test_measured_backends_are_recorded_reused_and_repeat(tmp_path):
     assert len(notes) == 1
     assert outcome(tmp_path / "third") == outcome(tmp_path / "first")
     assert evaluate_run(tmp_path / "first", threads=1)["last"].accuracy == summary["last_test_accuracy"]
+
+
+def test_paths_are_measured_and_explained_on_images_as_in_training(monkeypatch):
+    """Those of channels last are others than those of NCHW."""
+    seen = []
+
+    def watched(function):
+        def watching(model, images, **rest):
+            seen.append(images.is_contiguous(memory_format=torch.channels_last))
+            return function(model, images, **rest)
+
+        return watching
+
+    monkeypatch.setattr("dctps.experiments.trainer.tune_", watched(dctps.tune_))
+    monkeypatch.setattr("dctps.explain", watched(dctps.explain))
+    config, model = resolve(TINY), dctps.sparsify_(nn.Sequential(nn.Conv2d(3, 4, 3)), 0.2)
+    Trainer(config, model, 48, torch.device("cpu"), Processes()).tune(torch.zeros(16, 3, 8, 8).byte())
+    explain_training(config, model, Description(3, 3, 8))
+    assert seen == [True, True]
 
 
 def test_measuring_changes_no_random_number(tmp_path):

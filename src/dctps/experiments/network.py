@@ -207,7 +207,8 @@ def network_for_report(
 
 def explain_training(config: ResolvedConfig, model: nn.Module, data: Description) -> Explanation:
     """Which paths the layers take in the training of `config`, whose network for `data` is `model`."""
-    images = torch.zeros(2, data.channels, data.image_size, data.image_size)
+    shape = 2, data.channels, data.image_size, data.image_size
+    images = torch.zeros(shape).to(memory_format=torch.channels_last)  # as batches are
     with Precision(config.amp, "cpu").autocast():
         return dctps.explain(model, images, batch_size=config.batch_size)
 

@@ -114,7 +114,7 @@ class Trainer:
         """Measure the layers' paths on the uint8 `images` of a step of one process, and fix the fastest."""
         batch = images[: math.ceil(self.config.batch_size / self._processes.count)]
         with self._precision.autocast():
-            return tune_(self.model, batch.float() / 255)
+            return tune_(self.model, batch.to(torch.float32, memory_format=torch.channels_last) / 255)
 
     def fill(self, model: nn.Module, state: dict[str, Any]) -> None:
         """Load a network's state into `model`; under DSR its supports may have other sizes."""
